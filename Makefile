@@ -1,0 +1,71 @@
+# What newcomers, developers and continuous integration run; `make help` lists it.
+
+PYTHON ?= python3
+ARGS ?=
+
+PY := .venv/bin/python
+RUN := .venv/.installed-run
+DEV := .venv/.installed-dev
+UNFINISHED := .venv/.unfinished
+
+# A stamp says that an installation came to its end. It is void where the environment's Python is
+# gone, or where an installation was interrupted: that may have left packages half written.
+VOID := $(shell test -x $(PY) -a ! -e $(UNFINISHED) || rm -f $(RUN) $(DEV))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test test-full lint clean
+
+help:  ## list these commands
+	@grep -E '^[a-z-]+:.*  ## ' Makefile | awk -F ':.*  ## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo '  options: PYTHON=python3.12 (makes .venv), ARGS="-k name" (given to demo and pytest)'
+
+demo: $(RUN)  ## fine-tune a real network on real photographs, in about ten minutes on 2 cores
+	$(PY) -m experiments.demo $(ARGS)
+
+test: $(DEV)  ## install what tests need and run them
+	$(PY) -m pytest $(ARGS)
+
+test-full: $(DEV)  ## run the exhaustive tests too (every architecture; long)
+	$(PY) -m pytest -m "full or not full" $(ARGS)
+
+lint: $(DEV)  ## check style and formatting
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+clean:  ## remove the environment, caches and builds; runs/ is left alone
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(RUN): requirements.txt
+	$(make_venv)
+	$(call install,requirements.txt)
+	@touch $@
+
+$(DEV): requirements-dev.txt requirements.txt
+	$(make_venv)
+	$(call install,requirements-dev.txt)
+	@touch $(RUN) $@
+
+# Keeps a sound environment; otherwise makes one, if this Python can.
+define make_venv
+@if test ! -e $(UNFINISHED) && $(PY) -m pip --version >/dev/null 2>&1; then exit 0; fi; \
+"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	echo "make: Python 3.11 or newer is needed; $(PYTHON) is" \
+		"$$("$(PYTHON)" --version 2>/dev/null || echo 'no working Python')." >&2; \
+	echo "make: name one, for example: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }; \
+"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	echo "make: $(PYTHON) cannot make virtual environments: it lacks venv or ensurepip." >&2; \
+	echo "make: on Debian or Ubuntu install the package python3-venv and run make again." >&2; exit 1; }; \
+"$(PYTHON)" -m venv --clear .venv
+endef
+
+# The mark stays only if the installation is cut short: pip undoes one that fails, not one killed.
+define install
+@echo "installing $(1) into .venv (the first time this takes minutes)"
+@touch $(UNFINISHED)
+@trap 'exit 130' HUP INT TERM; \
+$(PY) -m pip install --quiet --disable-pip-version-check --progress-bar off -r $(1) </dev/null; \
+status=$$?; rm -f $(UNFINISHED); exit $$status
+endef

@@ -1,0 +1,23 @@
+"""Defects of solar cells (ELPV), EfficientNet-Lite0: the head first, then all layers.
+
+    python -m tl_jax train configs/demo.py --workdir runs/demo
+"""
+
+from tl_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+
+
+def get_config() -> Config:
+    """Returns the configuration."""
+    return Config(
+        model=ModelConfig(name="tf_efficientnet_lite0"),
+        data=DataConfig(source="elpv", test_split="test", batch_size=32, image_size=160),
+        augment=AugmentConfig(scale=(0.6, 1.0), vertical_flip=True),
+        optim=OptimConfig(
+            name="adamw",
+            learning_rate=5e-4,
+            head_learning_rate=5e-3,
+            weight_decay=0.05,
+            warmup_epochs=0.25,
+        ),
+        train=TrainConfig(head_epochs=1, epochs=3, label_smoothing=0.1),
+    )

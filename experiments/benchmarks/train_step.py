@@ -1,0 +1,374 @@
+"""Times a training step of tl_jax beside the same step of timm in torch, alternating in one run.
+
+    python -m experiments.benchmarks.train_step --device cpu --model resnet50 --mode full
+
+Both sides start from the same weights and train on the same normalised images, which lie in the
+device's memory: no loader has a part in it. Both take SGD with momentum and cross-entropy.
+
+- CPU: float32, batch 16, 128 px; torch runs eagerly in channels_last, its fastest layout there.
+- GPU: bfloat16, batch 256, 224 px; torch runs under `torch.compile`, autocast and channels_last.
+- `--mode head`: the backbone stands still. torch gets what tl_jax does by itself: the backbone in
+  `eval()` and under `no_grad`, the optimizer over the classifier alone.
+
+The first losses of the two sides must agree, or nothing is timed. The result goes to
+`experiments/results/benchmarks/train_step-<device>-<model>-<mode>.json`.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from experiments.torch_peer import import_timm
+from tl_jax.models.registry import architecture, create_model
+from tl_jax.training import optim, parallel, state
+from tl_jax.training.step import make_train_step
+from tl_jax.transfer import freeze
+from tl_jax.weights.state_dict import abstract_variables, from_state_dict
+
+RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "torch", "torchvision", "timm")
+NUM_CLASSES = 1000
+LEARNING_RATE, MOMENTUM = 1e-3, 0.9
+SIDES = ("tl_jax", "torch")
+# The first losses' largest relative difference: rounding alone, in each device's precision.
+LOSS_TOLERANCE = {"cpu": 1e-4, "gpu": 2e-2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is timed: the device, the network, the part that is trained, and the sizes."""
+
+    device: str
+    model: str
+    mode: str
+    batch_size: int
+    image_size: int
+    steps: int
+    blocks: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One of the two programs, ready to train.
+
+    Attributes:
+      run: takes that many steps, waits for the last and returns its loss.
+      peak_bytes: the most device memory used so far; on a CPU, None.
+    """
+
+    run: Callable[[int], float]
+    peak_bytes: Callable[[], int | None]
+
+
+def make_batch(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images as if normalised, float32 [B, H, W, 3], and labels, int32 [B]."""
+    rng = np.random.default_rng(0)
+    size = setting.image_size
+    images = rng.standard_normal((setting.batch_size, size, size, 3), dtype=np.float32)
+    return images, rng.integers(0, NUM_CLASSES, setting.batch_size, dtype=np.int32)
+
+
+def make_jax_side(setting: Setting, variables: dict[str, Any] | None) -> Side:
+    """Returns tl_jax's side, from the given variables or, where only memory counts, from zeros."""
+    dtype = jnp.bfloat16 if setting.device == "gpu" else jnp.float32
+    model = create_model(setting.model, num_classes=NUM_CLASSES, dtype=dtype)
+    if variables is None:
+        shapes = abstract_variables(model)
+        variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    head = [architecture(setting.model).classifier]
+    plan = freeze.plan(variables["params"], head, train_backbone=setting.mode == "full")
+    rates = {freeze.HEAD: LEARNING_RATE, freeze.BACKBONE: LEARNING_RATE}
+    tx = optim.optimizer("sgd", rates, plan, momentum=MOMENTUM)
+    mesh = parallel.data_mesh(jax.devices()[:1])
+    step = parallel.jit_train_step(
+        make_train_step(
+            model, tx, plan, prepare=lambda key, batch: batch["image"], seed_key=jax.random.key(0)
+        ),
+        mesh,
+    )
+    images, labels = make_batch(setting)
+    batch = parallel.put_batch({"image": images, "label": labels}, mesh)
+    train_state = jax.device_put(state.create(variables, tx, plan), parallel.replicated(mesh))
+
+    def run(steps: int) -> float:
+        nonlocal train_state
+        for _ in range(steps):
+            train_state, metrics = step(train_state, batch)
+        jax.block_until_ready(train_state)
+        return float(metrics["loss"])
+
+    def peak_bytes() -> int | None:
+        return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+    return Side(run, peak_bytes)
+
+
+def make_torch_side(setting: Setting, model: torch.nn.Module) -> Side:
+    """Returns timm's side: channels_last, and on a GPU compiled, in bfloat16 and with fused SGD."""
+    gpu = setting.device == "gpu"
+    device = torch.device("cuda" if gpu else "cpu")
+    model = model.to(device=device, memory_format=torch.channels_last)
+    forward, parameters = torch_parts(model, setting.mode)
+    optimizer = torch.optim.SGD(parameters, lr=LEARNING_RATE, momentum=MOMENTUM, fused=gpu)
+    if gpu:
+        torch.backends.cudnn.benchmark = True
+        forward = torch.compile(forward)
+    images, labels = make_batch(setting)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).to(device, memory_format=torch.channels_last)
+    y = torch.from_numpy(labels).to(device, torch.int64)
+
+    def run(steps: int) -> float:
+        for _ in range(steps):
+            with torch.autocast(device.type, torch.bfloat16, enabled=gpu):
+                loss = torch.nn.functional.cross_entropy(forward(x), y)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        if gpu:
+            torch.cuda.synchronize()
+        return loss.item()
+
+    return Side(run, lambda: torch.cuda.max_memory_allocated() if gpu else None)
+
+
+def torch_parts(
+    model: torch.nn.Module, mode: str
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], list[torch.nn.Parameter]]:
+    """Returns the forward pass to train through, and the parameters to train."""
+    if mode == "full":
+        return model.train(), list(model.parameters())
+    model.eval().requires_grad_(False)
+    head = model.get_classifier().requires_grad_(True)
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            pooled = model.forward_head(model.forward_features(x), pre_logits=True)
+        return head(pooled)
+
+    return forward, list(head.parameters())
+
+
+def timm_model(setting: Setting) -> torch.nn.Module:
+    """Returns timm's network with random weights, always the same."""
+    torch.manual_seed(0)
+    return import_timm().create_model(setting.model, num_classes=NUM_CLASSES)
+
+
+def first_step(side: Side) -> tuple[float, float]:
+    """Returns the loss and the seconds of the first step, compilation included."""
+    start = time.perf_counter()
+    loss = side.run(1)
+    return loss, time.perf_counter() - start
+
+
+def alternate(sides: dict[str, Side], steps: int, blocks: int) -> dict[str, list[float]]:
+    """Returns seconds per step of each side, block by block; who begins changes with each block."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for block in range(blocks):
+        for name in list(sides)[:: -1 if block % 2 else 1]:
+            sides[name].run(1)  # Untimed: brings caches and threads back from the other side.
+            start = time.perf_counter()
+            sides[name].run(steps)
+            seconds[name].append((time.perf_counter() - start) / steps)
+            print(f"  block {block + 1}/{blocks} {name:7} {seconds[name][-1]:.4f} s/step")
+    return seconds
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    """Runs the benchmark and returns its result, ready to be written."""
+    peaks = {name: cpu_peak_bytes(setting, name) for name in SIDES if setting.device == "cpu"}
+    model = timm_model(setting)
+    jax_model = create_model(setting.model, num_classes=NUM_CLASSES)
+    variables = from_state_dict(jax_model, model.state_dict())
+    sides = {
+        "tl_jax": make_jax_side(setting, variables),
+        "torch": make_torch_side(setting, model),
+    }
+    firsts = {name: first_step(side) for name, side in sides.items()}
+    check_losses({name: loss for name, (loss, _) in firsts.items()}, LOSS_TOLERANCE[setting.device])
+    seconds = alternate(sides, setting.steps, setting.blocks)
+    medians = {name: statistics.median(blocks) for name, blocks in seconds.items()}
+    result: dict[str, Any] = {
+        name: {
+            "median_seconds_per_step": medians[name],
+            "images_per_second": setting.batch_size / medians[name],
+            "seconds_per_step": seconds[name],
+            "compile_seconds": max(firsts[name][1] - medians[name], 0.0),
+            "peak_bytes": peaks.get(name, side.peak_bytes()),
+            "first_loss": firsts[name][0],
+        }
+        for name, side in sides.items()
+    }
+    ratios = [t / j for j, t in zip(seconds["tl_jax"], seconds["torch"], strict=True)]
+    return {
+        "setting": dataclasses.asdict(setting),
+        **result,
+        "speed_over_torch": statistics.median(ratios),
+        "speed_over_torch_by_block": ratios,
+    }
+
+
+def check_losses(losses: dict[str, float], tolerance: float) -> None:
+    """Raises a RuntimeError unless the two sides' first losses agree."""
+    ours, peer = losses["tl_jax"], losses["torch"]
+    if not math.isclose(ours, peer, rel_tol=tolerance):
+        raise RuntimeError(
+            f"the first losses differ: tl_jax {ours}, torch {peer} (tolerance {tolerance}); the "
+            "two sides do not compute the same step, so their times say nothing"
+        )
+
+
+def cpu_peak_bytes(setting: Setting, name: str) -> int | None:
+    """Returns the main memory that one side adds to its process, measured in a process of its own.
+
+    It is the peak after three steps less what the process held before the side was made, so it
+    counts the compiler's work too, and neither side's libraries.
+    """
+    command = [sys.executable, "-m", "experiments.benchmarks.train_step", "--memory-of", name]
+    for field in ("device", "model", "mode", "batch_size", "image_size"):
+        command += [f"--{field.replace('_', '-')}", str(getattr(setting, field))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"measuring the memory of {name} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def added_bytes(setting: Setting, name: str) -> int | None:
+    """Returns what `cpu_peak_bytes` asks its process for; None where the kernel does not say."""
+    import_timm()
+    before = process_bytes("VmRSS")
+    if name == "tl_jax":
+        side = make_jax_side(setting, None)
+    else:
+        side = make_torch_side(setting, timm_model(setting))
+    side.run(3)
+    after = process_bytes("VmHWM")
+    return None if before is None or after is None else after - before
+
+
+def process_bytes(field: str) -> int | None:
+    """Returns this process's resident memory, now ("VmRSS") or at most ("VmHWM"), on Linux.
+
+    `getrusage` would not do: its peak is inherited from the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(lines[field].split()[0]) * 1024
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Returns what the figures were taken on."""
+    facts = {
+        "cpu": cpu_name(),
+        "cores": cores(),
+        "load_before": os.getloadavg()[0],
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+    return facts | ({"gpu": torch.cuda.get_device_name()} if device == "gpu" else {})
+
+
+def cpu_name() -> str:
+    """Returns the processor's name, as well as the system tells it."""
+    table = Path("/proc/cpuinfo")
+    lines = table.read_text().splitlines() if table.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def table(result: dict[str, Any]) -> str:
+    """Returns the result as a small table."""
+    lines = [f"{'':8}{'s/step':>10}{'images/s':>10}{'compile s':>11}{'peak MiB':>10}"]
+    for name in SIDES:
+        side = result[name]
+        peak = "-" if side["peak_bytes"] is None else f"{side['peak_bytes'] / 2**20:.0f}"
+        lines.append(
+            f"{name:8}{side['median_seconds_per_step']:10.4f}{side['images_per_second']:10.1f}"
+            f"{side['compile_seconds']:11.1f}{peak:>10}"
+        )
+    return "\n".join([*lines, f"tl_jax is {result['speed_over_torch']:.2f} times as fast as torch"])
+
+
+def prepare_device(device: str) -> None:
+    """Binds both libraries to the device and its cores, before either first uses it."""
+    jax.config.update("jax_platforms", "cuda" if device == "gpu" else "cpu")
+    torch.set_num_threads(cores())
+    # JAX reserves 3/4 of a GPU's memory by default; here two libraries share it.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
+    if device == "gpu" and not torch.cuda.is_available():
+        sys.exit("--device gpu: torch finds no GPU here; take --device cpu")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line; the sizes that are left out follow the device."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--model", default="resnet50", help="timm's name of the architecture")
+    parser.add_argument("--mode", choices=("full", "head"), default="full")
+    parser.add_argument("--batch-size", type=int, help="default: 16 on a CPU, 256 on a GPU")
+    parser.add_argument("--image-size", type=int, help="pixels; default: 128 or 224")
+    parser.add_argument("--steps", type=int, help="steps a block; default: 3 or 20")
+    parser.add_argument("--blocks", type=int, default=10, help="blocks of each side")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result file")
+    parser.add_argument("--memory-of", choices=SIDES, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    gpu = options.device == "gpu"
+    for name, value in (
+        ("batch_size", 256 if gpu else 16),
+        ("image_size", 224 if gpu else 128),
+        ("steps", 20 if gpu else 3),
+    ):
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the benchmark, prints its table and writes its result."""
+    options = parse(arguments)
+    prepare_device(options.device)
+    names = [field.name for field in dataclasses.fields(Setting)]
+    setting = Setting(**{name: getattr(options, name) for name in names})
+    if options.memory_of is not None:
+        print(json.dumps(added_bytes(setting, options.memory_of)))
+        return
+    facts = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": machine(setting.device),
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
+    result = measure(setting) | facts
+    name = f"train_step-{setting.device}-{setting.model}-{setting.mode}.json"
+    options.results.mkdir(parents=True, exist_ok=True)
+    (options.results / name).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(f"{table(result)}\nwritten to {options.results / name}")
+
+
+if __name__ == "__main__":
+    main()

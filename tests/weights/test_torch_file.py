@@ -1,0 +1,343 @@
+"""The torch-free reader equals torch.load, refuses code, and survives damaged files."""
+
+import collections
+import io
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from tl_jax.weights.torch_file import TorchFileError, load_torch_file, state_dict_of
+
+DTYPES = [
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.uint16,
+    torch.uint32,
+    torch.bool,
+    torch.complex64,
+    torch.complex128,
+]
+NOT_IN_LEGACY = (torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint32)
+BOTH_FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(value, zipped=True, **options):
+        path = tmp_path / "saved.pth"
+        torch.save(value, path, _use_new_zipfile_serialization=zipped, **options)
+        return path
+
+    return save
+
+
+def _bits(array):
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _assert_equal(got, tensor):
+    tensor = tensor.detach()
+    bits = tensor.contiguous().reshape(-1).view(torch.uint8).numpy() if tensor.numel() else []
+    assert got.shape == tuple(tensor.shape)
+    assert str(got.dtype) == str(tensor.dtype).removeprefix("torch.")
+    if tensor.numel():
+        np.testing.assert_array_equal(_bits(got), bits)
+
+
+@BOTH_FORMATS
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_equals_torch_load_for_every_type(save, zipped, dtype):
+    tensor = torch.randn(5, 3).mul(40).abs().to(dtype)
+    saved = {"w": tensor, "scalar": tensor[1, 2].clone()}
+    path = save(saved, zipped)
+    # torch writes its newest types in the older format too, but cannot read them back.
+    expected = saved if dtype in NOT_IN_LEGACY and not zipped else torch.load(path)
+    got = load_torch_file(path)
+    assert list(got) == list(expected)
+    for key in expected:
+        _assert_equal(got[key], expected[key])
+
+
+@BOTH_FORMATS
+def test_equals_torch_load_for_every_layout(save, zipped):
+    base = torch.arange(120.0).reshape(2, 3, 4, 5)
+    tensors = {
+        "whole": base,
+        "transposed": base.permute(3, 1, 0, 2),
+        "channels_last": base.clone().to(memory_format=torch.channels_last),
+        "offset": base[1, 2],
+        "stepped": base[:, ::2, :, 1::2],
+        "expanded": torch.ones(1).expand(7, 3),
+        "empty": torch.empty(0, 3),
+        "scalar": torch.tensor(3.5),
+        "parameter": torch.nn.Parameter(base[0]),
+    }
+    path = save(tensors, zipped)
+    got, expected = load_torch_file(path), torch.load(path)
+    assert list(got) == list(expected)
+    for key, tensor in expected.items():
+        _assert_equal(got[key], tensor)
+    assert got["transposed"].strides == tuple(
+        4 * step for step in base.permute(3, 1, 0, 2).stride()
+    )
+
+
+@BOTH_FORMATS
+def test_tensors_that_share_a_storage_share_memory(save, zipped):
+    base = torch.zeros(6)
+    got = load_torch_file(save([base, base[2:]], zipped))
+    got[0][2] = 5.0
+    assert got[1][0] == 5.0
+
+
+@BOTH_FORMATS
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_reads_a_module_state_dict_inside_a_checkpoint(save, zipped, protocol):
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    checkpoint = {"epoch": 3, "state_dict": module.state_dict(), "best": (0.5, None, True, "a")}
+    got = load_torch_file(save(checkpoint, zipped, pickle_protocol=protocol))
+    assert (got["epoch"], got["best"]) == (3, (0.5, None, True, "a"))
+    state_dict = state_dict_of(got)
+    assert list(state_dict) == list(module.state_dict())
+    for key, tensor in module.state_dict().items():
+        _assert_equal(state_dict[key], tensor)
+
+
+def test_state_dict_of_takes_averaged_weights_first_and_strips_prefixes():
+    array = np.zeros(2)
+    plain, averaged = {"module.fc.weight": array}, {"_orig_mod.module.fc.bias": array}
+    assert list(state_dict_of({"model": plain})) == ["fc.weight"]
+    assert list(state_dict_of({"state_dict": plain, "state_dict_ema": averaged})) == ["fc.bias"]
+    assert list(state_dict_of({"state_dict": plain, "state_dict_ema": None})) == ["fc.weight"]
+    assert list(state_dict_of({"model_ema": averaged, "model": plain})) == ["fc.bias"]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "message"),
+    [
+        ([1, 2], "got a list"),
+        ({"epoch": 3}, "got 'epoch' of type int"),
+        ({"module.a": np.zeros(1), "a": np.zeros(1)}, "both named 'a'"),
+    ],
+)
+def test_state_dict_of_refuses_what_holds_none(checkpoint, message):
+    with pytest.raises(TorchFileError, match=message):
+        state_dict_of(checkpoint)
+
+
+class _Call:
+    """Pickles to a call of any function."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@BOTH_FORMATS
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"w": torch.ones(2), "x": [x]}])
+@pytest.mark.parametrize("function", [os.system, eval, exec], ids=["system", "eval", "exec"])
+def test_code_is_refused_and_not_run(save, tmp_path, zipped, wrap, function):
+    proof = tmp_path / "proof"
+    code = f"touch {proof}" if function is os.system else f"open({str(proof)!r}, 'w').close()"
+    path = save(wrap(_Call(function, code)), zipped)
+    with pytest.raises(TorchFileError, match=rf"saved\.pth asks for \w+\.{function.__name__}"):
+        load_torch_file(path)
+    assert not proof.exists()
+    torch.load(path, weights_only=False)  # The file is truly harmful where it is not refused.
+    assert proof.exists()
+
+
+def test_a_pickled_module_is_refused_by_name(save):
+    with pytest.raises(TorchFileError, match=r"torch\.nn\.modules\.linear\.Linear.*state_dict"):
+        load_torch_file(save(torch.nn.Linear(2, 2)))
+
+
+def test_other_tensors_than_dense_ones_are_refused(save):
+    with pytest.raises(TorchFileError, match="_rebuild_sparse_tensor"):
+        load_torch_file(save(torch.eye(3).to_sparse()))
+
+
+def test_attributes_put_on_admitted_globals_do_not_outlive_the_file(tmp_path):
+    # The opcode BUILD sets attributes on whatever lies on the stack, such as an admitted function.
+    pickled = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\x04\x00\x00\x00markK\x01s\x86b."
+    _write_zip(tmp_path / "bad.pth", pickled)
+    assert load_torch_file(tmp_path / "bad.pth").mark == 1
+    _write_zip(tmp_path / "next.pth", b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n.")
+    assert not hasattr(load_torch_file(tmp_path / "next.pth"), "mark")
+
+
+def _write_zip(path, pickled, records=None, order=b"little", compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/byteorder", order)
+        for name, data in (records or {}).items():
+            archive.writestr(f"archive/data/{name}", data)
+
+
+def _pickle_of_tensor(offset, shape, strides, numel=4):
+    """Returns the pickle of a tensor over storage "0", whose numbers need not make sense."""
+    stream = io.BytesIO()
+    _Pickler(stream, protocol=2).dump(_Tensor(offset, shape, strides, numel))
+    return stream.getvalue()
+
+
+class _Tensor:
+    def __init__(self, offset, shape, strides, numel):
+        self.args = _Storage(numel), offset, shape, strides, False, collections.OrderedDict()
+
+    def __reduce__(self):
+        return torch._utils._rebuild_tensor_v2, self.args
+
+
+class _Storage:
+    def __init__(self, numel):
+        self.numel = numel
+
+
+class _Pickler(pickle.Pickler):
+    def persistent_id(self, value):
+        if isinstance(value, _Storage):
+            return "storage", torch.FloatStorage, "0", "cpu", value.numel
+        return None
+
+
+def test_a_handmade_tensor_is_read(tmp_path):
+    records = {"0": np.arange(4, dtype=np.float32).tobytes()}
+    _write_zip(tmp_path / "good.pth", _pickle_of_tensor(1, (3,), (1,)), records)
+    assert load_torch_file(tmp_path / "good.pth").tolist() == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((2, (3,), (1,)), "beyond its storage"),
+        ((0, (5,), (1,)), "beyond its storage"),
+        ((0, (2, 2), (3, 1)), "beyond its storage"),
+        ((2**61, (1,), (1,)), "beyond its storage"),
+        ((0, (2,), (2**62,)), "beyond its storage"),
+        ((-1, (2,), (1,)), "cannot be"),
+        ((3, (2,), (-1,)), "cannot be"),
+        ((0, (-2,), (1,)), "cannot be"),
+        ((0, (2,), (1, 1)), "cannot be"),
+        ((0, (1.5,), (1,)), "cannot be"),
+        ((0, (2**62, 4), (0, 1)), "too big"),
+        ((0, (2,), (1,), 5), "has 16 bytes, expected 20"),
+        ((0, (2,), (1,), 2**60), "has 16 bytes, expected"),
+        ((0, (2,), (1,), -4), "has -4 elements"),
+    ],
+    ids=str,
+)
+def test_a_tensor_beyond_its_storage_is_an_error(tmp_path, numbers, message):
+    path = tmp_path / "bad.pth"
+    _write_zip(path, _pickle_of_tensor(*numbers), {"0": bytes(16)})
+    with pytest.raises(TorchFileError, match=rf"bad\.pth.*{message}"):
+        load_torch_file(path)
+
+
+def test_storages_larger_than_their_file_are_not_reserved(save):
+    path = save({"a": torch.ones(100), "b": torch.ones(100)}, zipped=False)
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(TorchFileError, match="ends after 100 of 400 bytes"):
+        load_torch_file(path)
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(TorchFileError, match="of 400 bytes does not fit"):
+        load_torch_file(path)
+
+
+def test_records_that_are_compressed_or_of_other_byte_order_are_errors(tmp_path):
+    pickled, records = _pickle_of_tensor(0, (4,), (1,)), {"0": bytes(16)}
+    _write_zip(tmp_path / "a.pth", pickled, records, compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(TorchFileError, match=r"a\.pth.*compressed"):
+        load_torch_file(tmp_path / "a.pth")
+    _write_zip(tmp_path / "b.pth", pickled, records, order=b"big")
+    with pytest.raises(TorchFileError, match=r"b\.pth.*byte order 'big'"):
+        load_torch_file(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize(
+    ("pickled", "message"),
+    [
+        (b"\x80\x02}r\xff\xff\xff\x7f.", "memo index 2147483647"),  # It would reserve gigabytes.
+        (b"\x80\x02(i__main__\nx\n.", "the pickle opcode INST"),
+        (b"\x80\x02(ctorch\nfloat32\no.", "the pickle opcode OBJ"),
+        (b"\x80\x02\x82\x01.", "the pickle opcode EXT1"),
+        (b"\x80\x02ctorch\nfloat32\n)\x81.", "NEWOBJ"),
+    ],
+    ids=["memo", "INST", "OBJ", "EXT1", "NEWOBJ"],
+)
+def test_opcodes_that_no_state_dict_needs_are_errors(tmp_path, pickled, message):
+    _write_zip(tmp_path / "bad.pth", pickled)
+    with pytest.raises(TorchFileError, match=rf"bad\.pth.*{message}"):
+        load_torch_file(tmp_path / "bad.pth")
+
+
+@BOTH_FORMATS
+def test_a_file_cut_short_anywhere_is_an_error_that_names_it(save, zipped):
+    path = save({"w": torch.ones(3, 4), "b": torch.ones(2, dtype=torch.float16)}, zipped)
+    whole = path.read_bytes()
+    for length in [*range(len(whole) - 1, 0, -7), 0]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(TorchFileError, match=r"saved\.pth"):
+            load_torch_file(path)
+
+
+@BOTH_FORMATS
+def test_a_damaged_file_never_raises_anything_else(save, zipped):
+    path = save({"w": torch.ones(3, 4), "b": torch.ones(2, dtype=torch.float16)}, zipped)
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(500):
+        damaged = bytearray(whole)
+        for _ in range(random.integers(1, 4)):
+            damaged[random.integers(len(whole))] = random.integers(256)
+        path.write_bytes(damaged)
+        try:
+            load_torch_file(path)
+        except TorchFileError as error:
+            assert "saved.pth" in str(error)
+            refused += 1
+    assert refused > 50
+
+
+def test_a_flipped_bit_in_the_weights_of_a_zip_file_is_found(save):
+    path = save({"w": torch.full((64,), 1.25)})
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(torch.full((64,), 1.25).numpy().tobytes()) + 9] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(TorchFileError, match="CRC"):
+        load_torch_file(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights\n", b"<!DOCTYPE html>", b"\x93NUMPY\x01"])
+def test_other_files_are_errors(tmp_path, content):
+    path = tmp_path / "other.pth"
+    path.write_bytes(content)
+    with pytest.raises(TorchFileError, match=r"other\.pth is (empty|not a file of torch\.save)"):
+        load_torch_file(path)
+
+
+def test_other_pickles_and_archives_are_errors(tmp_path):
+    path = tmp_path / "other.pth"
+    path.write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(TorchFileError, match="a pickle, but not one"):
+        load_torch_file(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(TorchFileError, match="a zip archive, but not one"):
+        load_torch_file(path)

@@ -1,0 +1,59 @@
+"""Transfer learning with pretrained convolutional networks in JAX.
+
+A timm network as a pure Flax function with timm's numbers, and its fine-tuning on your images:
+
+    import tl_jax
+
+    model, variables = tl_jax.load_pretrained("tf_efficientnet_lite0")
+    images = tl_jax.preprocess(["cat.png"], tl_jax.pretrained_config("tf_efficientnet_lite0"))
+    logits = model.apply(variables, images)
+
+    config = tl_jax.Config(data=tl_jax.DataConfig(source="folder:photos"))
+    report = tl_jax.fit(config, "runs/photos")
+"""
+
+import importlib
+from typing import Any
+
+from tl_jax import trees
+
+__version__ = "0.1.0"
+
+# Where each public name lives. They are imported on first use, so that a machine that only runs
+# models and steps needs neither the data libraries nor the writers of pictures and logs.
+_HOME = {
+    "AugmentConfig": "tl_jax.config",
+    "Config": "tl_jax.config",
+    "DataConfig": "tl_jax.config",
+    "ModelConfig": "tl_jax.config",
+    "OptimConfig": "tl_jax.config",
+    "TrainConfig": "tl_jax.config",
+    "Preprocess": "tl_jax.data.preprocess",
+    "preprocess": "tl_jax.data.preprocess",
+    "PretrainedConfig": "tl_jax.weights.index",
+    "pretrained_config": "tl_jax.weights.index",
+    "architecture": "tl_jax.models.registry",
+    "create_model": "tl_jax.models.registry",
+    "list_models": "tl_jax.models.registry",
+    "features": "tl_jax.models.features",
+    "load_pretrained": "tl_jax.weights.pretrained",
+    "from_state_dict": "tl_jax.weights.state_dict",
+    "to_state_dict": "tl_jax.weights.state_dict",
+    "fit": "tl_jax.training.loop",
+    "load_run": "tl_jax.evaluation.run",
+    "evaluate": "tl_jax.evaluation.evaluate",
+    "predict": "tl_jax.evaluation.predict",
+    "export_timm": "tl_jax.evaluation.export",
+}
+
+__all__ = list(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'tl_jax' has no attribute {name!r}{trees.hint(name, _HOME)}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

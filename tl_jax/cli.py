@@ -1,0 +1,245 @@
+"""The commands of `python -m tl_jax`; thin: each calls one function of the library."""
+
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from tl_jax import trees
+from tl_jax.config import Config
+from tl_jax.evaluation import evaluate as evaluation
+from tl_jax.evaluation import export as exporting
+from tl_jax.evaluation import predict as prediction
+from tl_jax.models import registry
+from tl_jax.training import loop
+from tl_jax.weights.index import pretrained_config
+
+_USAGE = """usage: python -m tl_jax COMMAND [ARGUMENTS]
+
+  train CONFIG.py [--SECTION.FIELD VALUE ...] [--workdir DIR]   fine-tune as configured
+  evaluate RUN [--split SPLIT]                                  measure a run
+  predict RUN_OR_MODEL IMAGE...                                 name what is in images
+  models [PATTERN] [--pretrained]                               list the networks
+  export RUN --to timm FILE.safetensors                         write a run for timm
+
+Each command explains itself: python -m tl_jax COMMAND --help"""
+
+Positional = tyro.conf.Positional
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command and returns the exit status: 0, 1 on failure, 2 on misuse."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE)
+        return 0 if arguments else 2
+    command, *rest = arguments
+    if command not in _COMMANDS:
+        hint = trees.hint(command, _COMMANDS)
+        print(f"unknown command {command!r}{hint}\n\n{_USAGE}", file=sys.stderr)
+        return 2
+    try:
+        return _COMMANDS[command](rest)
+    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the newest checkpoint", file=sys.stderr)
+        return 130
+
+
+@dataclasses.dataclass(frozen=True)
+class _Train:
+    """Fine-tunes a pretrained network as a configuration says.
+
+    The first argument is the configuration file; every field of it can be changed here. Called
+    again on the same --workdir it goes on from the newest checkpoint.
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    workdir: Path = Path("runs")
+    """Folder of the run: checkpoints, metrics, pictures, report."""
+    stop_after_epoch: int | None = None
+    """Stop when this many epochs are done in all; the same command goes on later."""
+
+
+def _train(arguments: list[str]) -> int:
+    path, rest = _first_positional(arguments)
+    default = Config() if path is None else read_config(Path(path))
+    workdir = Path("runs") / (Path(path).stem if path else "run")
+    parsed = _parse(_Train, "train CONFIG.py", rest, default=_Train(default, workdir))
+    if path is None:
+        print("error: train needs a configuration, such as configs/demo.py", file=sys.stderr)
+        return 2
+    report = loop.fit(
+        parsed.config, parsed.workdir, stop_after_epoch=parsed.stop_after_epoch
+    )
+    if report is not None:
+        print(summary(report))
+        print(f"curves.png, confusion.png, report.json and tensorboard/ are in {parsed.workdir}")
+    return 0
+
+
+def read_config(path: Path) -> Config:
+    """Reads a configuration file: a Python module with `get_config() -> Config`.
+
+    Raises:
+      ValueError: if the file is missing or has no such function.
+    """
+    if not path.is_file():
+        beside = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise ValueError(f"there is no configuration {path}{trees.hint(str(path), beside)}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is no Python file; expected one that defines get_config()")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    get_config = vars(module).get("get_config")
+    config = get_config() if callable(get_config) else None
+    if not isinstance(config, Config):
+        raise ValueError(f"{path} must define get_config() that returns a tl_jax.Config")
+    return config
+
+
+def summary(report: dict[str, Any]) -> str:
+    """Returns the table of a report's metrics by split, as text."""
+    lines = [
+        f"best epoch {report['best_epoch']} of {report['epochs']} by {report['best_metric']}",
+        f"{'split':<12} {'count':>6} {'loss':>8} {'accuracy':>9} {'95% interval':>15} "
+        f"{'balanced':>9} {'macro F1':>9}",
+    ]
+    for split, found in report["metrics"].items():
+        low, high = found["accuracy_interval"]
+        lines.append(
+            f"{split:<12} {found['count']:>6} {found['loss']:>8.4f} {found['accuracy']:>9.4f} "
+            f"{f'{low:.3f} to {high:.3f}':>15} {found['balanced_accuracy']:>9.4f} "
+            f"{found['macro_f1']:>9.4f}"
+        )
+    return "\n".join(lines)
+
+
+def _evaluate(arguments: list[str]) -> int:
+    def evaluate(
+        run: Positional[Path],
+        split: str | None = None,
+        source: str | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        """Measures the best checkpoint of a run.
+
+        Args:
+          run: Folder of the run.
+          split: Split to measure on; the default is the run's test split, or else its evaluation
+            split.
+          source: Other data with the same classes, such as "folder:PATH".
+          batch_size: Images at once; the default is the run's.
+        """
+        found = evaluation.evaluate(run, split=split, source=source, batch_size=batch_size)
+        low, high = found["accuracy_interval"]
+        print(f"{found['split']}: {found['count']} images, checkpoint of step {found['step']}")
+        print(f"  accuracy           {found['accuracy']:.4f}  (95%: {low:.4f} to {high:.4f})")
+        print(f"  balanced accuracy  {found['balanced_accuracy']:.4f}")
+        print(f"  macro F1           {found['macro_f1']:.4f}")
+        print(f"  loss               {found['loss']:.4f}")
+        for name, recall, precision in zip(
+            found["class_names"], found["recall"], found["precision"], strict=True
+        ):
+            print(f"  {name}: recall {recall:.4f}, precision {precision:.4f}")
+
+    _parse(evaluate, "evaluate", arguments)
+    return 0
+
+
+def _predict(arguments: list[str]) -> int:
+    def predict(
+        run_or_model: Positional[str],
+        images: Positional[tuple[Path, ...]],
+        weights: str | None = None,
+        top: int = 5,
+    ) -> None:
+        """Names what is in images, with a trained run or a pretrained network.
+
+        Args:
+          run_or_model: Folder of a run, or timm's name of a network.
+          images: Image files.
+          weights: Where a network's weights come from: "package", "hub", "hub@REVISION",
+            "hub:OWNER/REPO@REVISION", or a .safetensors or .pth file.
+          top: How many classes are shown.
+        """
+        if not images:
+            raise ValueError("predict needs at least one image file")
+        results = prediction.predict(run_or_model, images, weights=weights, top=top)
+        for image, classes in zip(images, results, strict=True):
+            print(image)
+            for name, probability in classes:
+                print(f"  {probability:7.2%}  {name}")
+
+    _parse(predict, "predict", arguments)
+    return 0
+
+
+def _models(arguments: list[str]) -> int:
+    def models(pattern: Positional[str] = "*", pretrained: bool = False) -> None:
+        """Lists the networks.
+
+        Args:
+          pattern: Shell wildcards, such as "resnet*".
+          pretrained: List the published weights (arch.tag) with what is known of them.
+        """
+        found = registry.list_models(pattern, pretrained=pretrained)
+        if not found:
+            known = registry.list_models(pretrained=pretrained)
+            raise ValueError(f"no network matches {pattern!r}{trees.hint(pattern, known)}")
+        if not pretrained:
+            print("\n".join(found))
+            return
+        print(f"{'weights':<44} {'size':>4} {'classes':>7}  licence")
+        for name in found:
+            about = pretrained_config(name)
+            licence = about.license or "not stated"
+            print(f"{name:<44} {about.input_size[1]:>4} {about.num_classes:>7}  {licence}")
+
+    _parse(models, "models", arguments)
+    return 0
+
+
+def _export(arguments: list[str]) -> int:
+    def export(run: Positional[Path], to: tuple[str, Path]) -> None:
+        """Writes the best checkpoint of a run in another library's form.
+
+        Args:
+          run: Folder of the run.
+          to: The library, "timm", and the file, which ends in .safetensors.
+        """
+        library, file = to
+        if library != "timm":
+            raise ValueError(f"cannot export to {library!r}{trees.hint(library, ['timm'])}")
+        line = exporting.export_timm(run, file)
+        print(f"wrote {file}; load it with\n  {line}")
+
+    _parse(export, "export", arguments)
+    return 0
+
+
+def _first_positional(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Takes the first argument out, unless it is an option."""
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0], arguments[1:]
+    return None, arguments
+
+
+def _parse(target: Callable[..., Any], name: str, arguments: list[str], **default: Any) -> Any:
+    """Parses arguments by the type or signature of `target`, and calls it."""
+    return tyro.cli(target, prog=f"python -m tl_jax {name}", args=arguments, **default)
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "models": _models,
+    "export": _export,
+}

@@ -1,0 +1,215 @@
+"""The whole configuration of a run, as frozen dataclasses that the command line reads too."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from tl_jax import trees
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network, the weights it starts from, and its new head."""
+
+    name: str = "tf_efficientnet_lite0"
+    """timm's name, `arch` or `arch.tag`; `python -m tl_jax models` lists them."""
+    weights: str = "auto"
+    """Where the pretrained weights come from: "auto" (an installed package, then the hub's
+    cache, then the hub), "package", "hub", "hub@REVISION", "hub:OWNER/REPO@REVISION", a
+    .safetensors or .pth file, or "random" to train from scratch."""
+    head: Literal["linear", "mlp"] = "linear"
+    """"linear": the network's own classifier, made new for the classes at hand. "mlp": the
+    network without its top, global average pooling, dense layers and a new classifier."""
+    hidden: tuple[int, ...] = (1024,)
+    """Widths of the dense layers (each followed by a ReLU) of the "mlp" head."""
+    head_dropout: float = 0.0
+    """Dropout rate before the classifier."""
+    drop_path: float = 0.0
+    """Stochastic depth rate of the backbone, where the family has it."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation; parameters, statistics, logits and losses stay float32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The images, and how they are read."""
+
+    source: str = "elpv"
+    """"elpv", "folder:PATH" or "tfds:NAME[/CONFIG][:VERSION]"."""
+    data_dir: str | None = None
+    """Where prepared sets lie; the default is tfds's own for "tfds:", a cache for "elpv"."""
+    train_split: str = "train"
+    """Split to train on; tfds's slices ("train[:90%]") work for "tfds:" and "elpv"."""
+    eval_split: str = "validation"
+    """Split to evaluate on after each epoch; the best checkpoint is chosen on it."""
+    test_split: str | None = None
+    """Split to report on once, at the end, with the best checkpoint."""
+    validation_fraction: float = 0.2
+    """Part of a "folder:" without split folders that is held out, class by class."""
+    batch_size: int = 32
+    """Global batch size: images of one step over all devices and processes."""
+    image_size: int | None = None
+    """Side of the square image that the network sees; the default is the weights' own."""
+    cache: Literal["memory", "none"] = "memory"
+    """"memory" keeps decoded images (side x side x 3 bytes each); "none" decodes every time."""
+    workers: int = 2
+    """Threads that decode images."""
+    on_corrupt: Literal["raise", "skip"] = "raise"
+    """What to do with images that cannot be decoded: stop and name them, or go on without."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Augmentation of training images, on the device."""
+
+    scale: tuple[float, float] = (0.35, 1.0)
+    """Range of the random crop's share of the image's area."""
+    ratio: tuple[float, float] = (0.75, 4 / 3)
+    """Range of the random crop's aspect ratio, width over height."""
+    horizontal_flip: bool = True
+    """Flip left and right with probability 1/2."""
+    vertical_flip: bool = False
+    """Flip top and bottom with probability 1/2."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """The optimizer, its rates and their schedule."""
+
+    name: Literal["sgd", "adam", "adamw"] = "adamw"
+    """SGD with momentum, Adam, or AdamW."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of the backbone."""
+    head_learning_rate: float | None = None
+    """Peak learning rate of the head; the default is `learning_rate`."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 0.0
+    """Weight decay of kernels (biases and normalisation are not decayed): decoupled for AdamW,
+    added to the gradient for SGD and Adam."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """How the rate falls within each phase after the warm-up."""
+    warmup_epochs: float = 0.0
+    """Epochs over which the rate rises linearly from zero, in each phase."""
+    step_epochs: tuple[float, ...] = (30.0, 60.0, 80.0)
+    """Epochs of a phase at which the "step" schedule multiplies the rate by `step_factor`."""
+    step_factor: float = 0.1
+    """Factor of the "step" schedule."""
+    clip_norm: float | None = None
+    """Largest global norm of the gradients of the trained parameters; None: no clipping."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long is trained, what, and what is kept."""
+
+    head_epochs: int = 0
+    """Epochs in which the head alone is trained, the backbone standing still, before `epochs`."""
+    epochs: int = 5
+    """Epochs in which all layers are trained."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread evenly over all classes."""
+    seed: int = 0
+    """Seed of initialisation, order of the data, augmentation and dropout."""
+    keep: int = 1
+    """Newest checkpoints kept, beside the best."""
+    best_metric: Literal["accuracy", "balanced_accuracy", "macro_f1", "loss"] = "accuracy"
+    """Metric of `data.eval_split` that chooses the best checkpoint."""
+    log_every: int = 10
+    """Steps between two records of the training loss."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment: everything that decides its result."""
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+_SECTIONS = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "augment": AugmentConfig,
+    "optim": OptimConfig,
+    "train": TrainConfig,
+}
+
+
+def to_json(config: Config) -> str:
+    """Returns a configuration as indented JSON: the inverse of `from_json`."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """Reads what `to_json` wrote.
+
+    Raises:
+      ValueError: if the text is no JSON object, or a section or field has an unknown name.
+    """
+    try:
+        sections = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the configuration is not JSON: {error}") from error
+    return Config(**{name: _section(name, fields) for name, fields in sections.items()})
+
+
+def _section(name: str, fields: Mapping[str, Any]) -> Any:
+    if name not in _SECTIONS:
+        raise ValueError(f"unknown section {name!r}{trees.hint(name, _SECTIONS)}")
+    known = {field.name for field in dataclasses.fields(_SECTIONS[name])}
+    for field in fields:
+        if field not in known:
+            raise ValueError(f"unknown field {name}.{field}{trees.hint(field, known)}")
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return _SECTIONS[name](**values)
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """Lists the fields in which two configurations differ, as `"optim.name: 'sgd' != 'adam'"`."""
+    flat_one, flat_other = (trees.flatten(dataclasses.asdict(c)) for c in (one, other))
+    return [
+        f"{trees.dotted(path)}: {flat_one[path]!r} != {flat_other[path]!r}"
+        for path in flat_one
+        if flat_one[path] != flat_other[path]
+    ]
+
+
+def _check(config: Config) -> None:
+    rules = {
+        "data.batch_size must be at least 1": config.data.batch_size >= 1,
+        "data.workers must be at least 1": config.data.workers >= 1,
+        "data.validation_fraction must lie between 0 and 1": (
+            0 < config.data.validation_fraction < 1
+        ),
+        "data.image_size must be at least 8": (config.data.image_size or 8) >= 8,
+        "augment.scale must be 0 < low <= high <= 1": (
+            0 < config.augment.scale[0] <= config.augment.scale[1] <= 1
+        ),
+        "augment.ratio must be 0 < low <= high": (
+            0 < config.augment.ratio[0] <= config.augment.ratio[1]
+        ),
+        "model.head_dropout must be in [0, 1)": 0 <= config.model.head_dropout < 1,
+        "model.drop_path must be in [0, 1)": 0 <= config.model.drop_path < 1,
+        "optim.learning_rate must be at least 0": config.optim.learning_rate >= 0,
+        "optim.warmup_epochs must be at least 0": config.optim.warmup_epochs >= 0,
+        "optim.clip_norm must be above 0": (config.optim.clip_norm or 1) > 0,
+        "train.label_smoothing must be in [0, 1)": 0 <= config.train.label_smoothing < 1,
+        "train.head_epochs and train.epochs must not be negative, nor both 0": (
+            min(config.train.head_epochs, config.train.epochs) >= 0
+            and config.train.head_epochs + config.train.epochs > 0
+        ),
+        "train.keep and train.log_every must be at least 1": (
+            min(config.train.keep, config.train.log_every) >= 1
+        ),
+    }
+    broken = [rule for rule, holds in rules.items() if not holds]
+    if broken:
+        raise ValueError("; ".join(broken))

@@ -1,0 +1,25 @@
+"""Seeded, stratified partitions that are the same on every machine."""
+
+import hashlib
+from collections.abc import Sequence
+
+
+def shuffled(names: Sequence[str], *, seed: int) -> list[str]:
+    """Returns the names in an order that depends on the names and the seed alone."""
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+
+
+def partition(names: Sequence[str], *, shares: Sequence[float], seed: int) -> list[list[str]]:
+    """Deals the names of one stratum out in the given shares.
+
+    Part k ends at the rounded cumulative share, so sizes differ from the exact shares by less
+    than one. Names are unique within a stratum.
+
+    Args:
+      names: members of the stratum.
+      shares: parts of one, in sum 1.
+      seed: chooses the partition.
+    """
+    order = shuffled(names, seed=seed)
+    ends = [round(len(order) * sum(shares[: k + 1])) for k in range(len(shares))]
+    return [order[start:end] for start, end in zip([0, *ends], ends, strict=False)]

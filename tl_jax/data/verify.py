@@ -1,0 +1,49 @@
+"""Decodes every file of a split once, before training, to find those that cannot be decoded."""
+
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tl_jax.data import decode
+
+
+def find_corrupt(paths: Sequence[Path], record: Path) -> dict[Path, str]:
+    """Returns the files that cannot be decoded, each with the reason, in the order of `paths`.
+
+    Args:
+      paths: image files.
+      record: JSON file of the files found good before, by size and time of change: only new and
+        changed files are decoded. It is replaced as a whole, so runs may share it.
+    """
+    known = json.loads(record.read_text()) if record.exists() else {}
+    stamps = {path: _stamp(path) for path in paths}
+    unknown = [path for path in paths if known.get(str(path)) != stamps[path]]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        reasons = dict(zip(unknown, pool.map(_reason, unknown), strict=True))
+    corrupt = {path: reason for path, reason in reasons.items() if reason}
+    good = {str(path): stamps[path] for path in unknown if path not in corrupt}
+    if good:
+        _replace(record, known | good)
+    return corrupt
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _reason(path: Path) -> str:
+    try:
+        decode.decode(path)
+    except decode.CorruptImageError as error:
+        return str(error.__cause__)
+    return ""
+
+
+def _replace(record: Path, content: dict[str, list[int]]) -> None:
+    record.parent.mkdir(parents=True, exist_ok=True)
+    part = record.with_name(f"{record.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(content))
+    part.replace(record)

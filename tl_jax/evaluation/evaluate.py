@@ -1,0 +1,55 @@
+"""Evaluates a trained run on a split, of its own data or of another set."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from tl_jax.evaluation.run import load_run
+from tl_jax.training import experiment, measure, parallel
+
+
+def evaluate(
+    workdir: str | Path,
+    *,
+    split: str | None = None,
+    source: str | None = None,
+    batch_size: int | None = None,
+) -> dict[str, Any]:
+    """Measures the best checkpoint of a run.
+
+    Args:
+      workdir: the run's folder.
+      split: which split; the default is the run's test split, or else its evaluation split.
+      source: other data with the same classes, as in the configuration's `data.source`.
+      batch_size: images at once; the default is the run's.
+
+    Returns:
+      The metrics of `tl_jax.objectives.metrics.summarize`, with "split", "step" and "class_names".
+
+    Raises:
+      ValueError: if the split is unknown, or the data have other classes than the run.
+
+    Example:
+      >>> evaluate("runs/demo", split="test")["accuracy"]                    # doctest: +SKIP
+    """
+    run = load_run(workdir)
+    data = run.config.data
+    split = split or data.test_split or data.eval_split
+    config = dataclasses.replace(
+        run.config, data=dataclasses.replace(data, source=source or data.source)
+    )
+    opened = experiment.open_split(config, split)
+    if tuple(opened.class_names) != run.info.class_names:
+        raise ValueError(
+            f"{config.data.source} has the classes {list(opened.class_names)}, but the run was "
+            f"trained on {list(run.info.class_names)}"
+        )
+    measured = measure.Measure(
+        run.model,
+        run.info.preprocess,
+        mesh=parallel.data_mesh(),
+        batch_size=batch_size or data.batch_size,
+        workers=data.workers,
+    )
+    found, _ = measured(run.variables, opened)
+    return {"split": split, "step": run.step, "class_names": list(run.info.class_names), **found}

@@ -1,0 +1,1 @@
+"""The training of a network: state, optimizer, steps, devices, checkpoints, and the loop."""

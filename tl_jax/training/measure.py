@@ -1,0 +1,80 @@
+"""One pass of evaluation over a split, in which every example counts once."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from tl_jax.data import augment, loader
+from tl_jax.data.preprocess import Preprocess
+from tl_jax.data.source import Source
+from tl_jax.objectives import metrics
+from tl_jax.training import parallel, step
+
+
+class Measure:
+    """Measures a network on splits; compiled once, whatever the variables and the split."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocess: Preprocess,
+        *,
+        mesh: Mesh,
+        batch_size: int,
+        workers: int = 2,
+        cache: loader.Cache = "none",
+    ) -> None:
+        """Compiles nothing yet.
+
+        Args:
+          model: the network.
+          preprocess: its evaluation transform.
+          mesh: devices that the batches are split over.
+          batch_size: images of a step over all devices.
+          workers: threads that decode.
+          cache: "memory" keeps the prepared images of a split for the next time.
+        """
+        self._preprocess, self._mesh, self._batch_size = preprocess, mesh, batch_size
+        self._workers, self._cache = workers, cache
+        self._batches: dict[str, loader.EvalBatches] = {}
+
+        def normalize(images: jax.Array) -> jax.Array:
+            return augment.normalize(images, preprocess.mean, preprocess.std)
+
+        made = step.make_eval_step(model, normalize=normalize)
+        self._step = parallel.jit_eval_step(made, mesh)
+
+    def __call__(self, variables: Any, source: Source) -> tuple[dict[str, Any], np.ndarray]:
+        """Returns the metrics of a split and its confusion matrix.
+
+        Raises:
+          RuntimeError: if not every example was counted exactly once.
+        """
+        loss, confusion = 0.0, np.int64(0)
+        for batch in self._batches_of(source):
+            inputs = {name: batch[name] for name in ("image", "label", "mask")}
+            sums = jax.device_get(self._step(variables, parallel.put_batch(inputs, self._mesh)))
+            loss, confusion = loss + float(sums["loss"]), confusion + sums["confusion"]
+        counted = int(np.sum(confusion))
+        if counted != len(source):
+            raise RuntimeError(
+                f"evaluation counted {counted} examples of the {len(source)} of split "
+                f"{source.split!r}; the loader dropped or repeated some, so no metric can be trusted"
+            )
+        return metrics.summarize(confusion, loss), confusion
+
+    def _batches_of(self, source: Source) -> loader.EvalBatches:
+        if source.split not in self._batches:
+            self._batches[source.split] = loader.eval_batches(
+                source,
+                batch_size=self._batch_size,
+                preprocess=self._preprocess,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+                workers=self._workers,
+                cache=self._cache,
+            )
+        return self._batches[source.split]

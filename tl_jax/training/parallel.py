@@ -1,0 +1,58 @@
+"""Devices: the mesh, where batches and states lie on it, and steps compiled over it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+_DATA = "data"
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns a one-dimensional mesh over all devices of all processes, or over those given."""
+    return Mesh(np.asarray(devices or jax.devices()), (_DATA,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of what every device holds whole: the state."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def sharded(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of what is split over the devices by its first axis: a batch."""
+    return NamedSharding(mesh, PartitionSpec(_DATA))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raises a ValueError unless every device gets the same number of examples of a batch."""
+    if batch_size % mesh.size:
+        raise ValueError(
+            f"a global batch of {batch_size} does not divide over {mesh.size} devices; "
+            f"take a multiple, such as {-(-batch_size // mesh.size) * mesh.size}"
+        )
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Places this process's part of a global batch on its devices."""
+    sharding = sharded(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, array)
+        for name, array in batch.items()
+    }
+
+
+def jit_train_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Compiles a training step over a mesh; the state that is passed in is used up.
+
+    The batch is split over the devices, so BatchNorm sees the statistics of the global batch.
+    """
+    whole, parts = replicated(mesh), sharded(mesh)
+    return jax.jit(step, in_shardings=(whole, parts), out_shardings=whole, donate_argnums=0)
+
+
+def jit_eval_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Compiles an evaluation step over a mesh."""
+    whole, parts = replicated(mesh), sharded(mesh)
+    return jax.jit(step, in_shardings=(whole, parts), out_shardings=whole)

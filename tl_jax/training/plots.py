@@ -1,0 +1,71 @@
+"""Pictures of a run: learning curves and the confusion matrix, as PNG."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_DPI = 120
+_MOST_CELLS_WITH_NUMBERS = 20
+
+
+def learning_curves(
+    records: Sequence[Mapping[str, Any]], path: Path, *, title: str, phase_ends: Sequence[int] = ()
+) -> None:
+    """Draws loss and accuracy over the epochs.
+
+    Args:
+      records: of `tl_jax.training.journal.read`.
+      path: PNG file to write.
+      title: of the figure.
+      phase_ends: epochs after which what is trained changes; drawn as vertical lines.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure.suptitle(title)
+    for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for split in dict.fromkeys(record["split"] for record in records):
+            points = [(r["epoch"], r[metric]) for r in records if r["split"] == split]
+            few = len(points) <= 50
+            axes.plot(*zip(*points, strict=True), label=split, marker="o" if few else "", ms=3)
+        for epoch in phase_ends:
+            axes.axvline(epoch, color="gray", linestyle=":", linewidth=1)
+        axes.set(xlabel="epoch", ylabel=metric)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=_DPI)
+
+
+def confusion_matrix(
+    confusion: np.ndarray, class_names: Sequence[str], path: Path, *, title: str
+) -> None:
+    """Draws a confusion matrix: colour by share of the true class, numbers are counts.
+
+    Args:
+      confusion: counts [C, C], true by predicted class.
+      class_names: of the C classes.
+      path: PNG file to write.
+      title: of the figure.
+    """
+    classes = len(class_names)
+    side = min(3.5 + 0.35 * classes, 20)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    axes.set(title=title, xlabel="predicted", ylabel="true")
+    ticks = range(0, classes, max(1, classes // 40))
+    axes.set_xticks(ticks, [class_names[i] for i in ticks], rotation=45, ha="right")
+    axes.set_yticks(ticks, [class_names[i] for i in ticks])
+    if classes <= _MOST_CELLS_WITH_NUMBERS:
+        _write_counts(axes, confusion, share)
+    figure.savefig(path, dpi=_DPI)
+
+
+def _write_counts(axes: Axes, confusion: np.ndarray, share: np.ndarray) -> None:
+    for (row, column), count in np.ndenumerate(confusion):
+        color = "white" if share[row, column] > 0.6 else "black"
+        axes.text(column, row, str(int(count)), ha="center", va="center", color=color)

@@ -1,0 +1,50 @@
+"""The state of a training run: arrays only."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from tl_jax.transfer import freeze
+
+
+@struct.dataclass
+class TrainState:
+    """What a training step reads and writes.
+
+    Attributes:
+      step: number of steps done, int32 scalar.
+      params: all parameters, trained and frozen.
+      batch_stats: running statistics of the normalisation layers; `{}` if there are none.
+      opt_state: the optimizer's state, of the trained parameters alone.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The variables that `model.apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def create(variables: Any, tx: optax.GradientTransformation, plan: Any, step: int = 0) -> TrainState:
+    """Returns the state of a phase of training that begins with `variables`.
+
+    Args:
+      variables: `{"params": ..., "batch_stats": ...}`.
+      tx: the optimizer, made for the trained parameters of `plan`.
+      plan: labels of `tl_jax.transfer.freeze.plan`.
+      step: steps done before.
+    """
+    trained, _ = freeze.split(plan, variables["params"])
+    return TrainState(
+        step=jnp.asarray(step, jnp.int32),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=tx.init(trained),
+    )

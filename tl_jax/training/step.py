@@ -1,0 +1,105 @@
+"""The training step and the evaluation step: pure functions of state and batch."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from tl_jax import trees
+from tl_jax.objectives import losses, metrics
+from tl_jax.training.state import TrainState
+from tl_jax.transfer import freeze
+
+Batch = Mapping[str, jax.Array]
+Prepare = Callable[[jax.Array, Batch], jax.Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def make_train_step(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    plan: Any,
+    *,
+    prepare: Prepare,
+    seed_key: jax.Array,
+    label_smoothing: float = 0.0,
+) -> TrainStep:
+    """Returns one step of training, to be compiled with `jax.jit`.
+
+    The gradient is taken of the trained parameters alone, so no work is done in the backward
+    pass below the first of them; frozen layers stand still.
+
+    Args:
+      model: the network.
+      tx: optimizer of the trained parameters of `plan`.
+      plan: labels of `tl_jax.transfer.freeze.plan`.
+      prepare: `prepare(key, batch)` -> the network's input, float [B, H, W, 3]: augmentation and
+        normalisation.
+      seed_key: the run's random key; a step uses `fold_in(seed_key, step)`.
+      label_smoothing: see `tl_jax.objectives.losses.cross_entropy`.
+
+    Returns:
+      `step(state, batch) -> (state, metrics)` with the scalars "loss", "accuracy" and
+      "grad_norm" (of the trained parameters, before clipping). `batch["label"]` is int [B].
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        prepare_key, dropout_key = jax.random.split(jax.random.fold_in(seed_key, state.step))
+        images = prepare(prepare_key, batch)
+        trained, frozen = freeze.split(plan, state.params)
+
+        def loss_of(trained: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+            with nn.intercept_methods(freeze.standing_still(plan)):
+                logits, updates = model.apply(
+                    {"params": trees.merge(trained, frozen), "batch_stats": state.batch_stats},
+                    images,
+                    train=True,
+                    mutable=["batch_stats"],
+                    rngs={"dropout": dropout_key},
+                )
+            loss = losses.cross_entropy(logits, batch["label"], label_smoothing=label_smoothing)
+            return loss, (logits, updates.get("batch_stats", {}))
+
+        (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+        updates, opt_state = tx.update(grads, state.opt_state, trained)
+        new_state = TrainState(
+            step=state.step + 1,
+            params=trees.merge(optax.apply_updates(trained, updates), frozen),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        return new_state, {
+            "loss": loss,
+            "accuracy": (jnp.argmax(logits, -1) == batch["label"]).mean(),
+            "grad_norm": optax.global_norm(grads),
+        }
+
+    return step
+
+
+def make_eval_step(
+    model: nn.Module, *, normalize: Callable[[jax.Array], jax.Array]
+) -> Callable[[Any, Batch], dict[str, jax.Array]]:
+    """Returns one step of evaluation, to be compiled with `jax.jit`.
+
+    Args:
+      model: the network.
+      normalize: uint8 images [B, H, W, 3] -> the network's input.
+
+    Returns:
+      `step(variables, batch) -> sums` over the examples where `batch["mask"]` holds: "loss" (sum,
+      nats), "confusion" (int [C, C], true by predicted class).
+    """
+
+    def step(variables: Any, batch: Batch) -> dict[str, jax.Array]:
+        logits = model.apply(variables, normalize(batch["image"]), train=False)
+        loss = losses.example_cross_entropy(logits, batch["label"])
+        return {
+            "loss": jnp.where(batch["mask"], loss, 0.0).sum(),
+            "confusion": metrics.confusion_matrix(logits, batch["label"], batch["mask"]),
+        }
+
+    return step

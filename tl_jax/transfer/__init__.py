@@ -1,0 +1,1 @@
+"""What is trained and from where: functions over pytrees, and interceptors."""

@@ -1,0 +1,119 @@
+"""Trees of variables by name: paths and dotted names, patterns, labels, split and merge."""
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from flax import traverse_util
+
+Path = tuple[str, ...]
+Tree = Mapping[str, Any]
+
+
+def flatten(tree: Tree) -> dict[Path, Any]:
+    """Returns the leaves of a nested dict by path. Empty sub-dicts vanish."""
+    return traverse_util.flatten_dict(dict(tree))
+
+
+def unflatten(flat: Mapping[Path, Any]) -> dict[str, Any]:
+    """Returns the nested dict of which `flat` holds the leaves: the inverse of `flatten`."""
+    return traverse_util.unflatten_dict(dict(flat))
+
+
+def dotted(path: Iterable[str]) -> str:
+    """Returns the dotted name of a path: `("layer4", "0", "conv1")` is `"layer4.0.conv1"`.
+
+    A module's own name may hold dots (`"features.0"`), so paths cannot be had back from names.
+    """
+    return ".".join(path)
+
+
+def names(tree: Tree) -> list[str]:
+    """Returns the dotted names of all leaves, in the tree's order."""
+    return [dotted(path) for path in flatten(tree)]
+
+
+def is_under(name: str, prefix: str) -> bool:
+    """Says whether the dotted `name` is `prefix` or lies below it. Everything is under `""`."""
+    return prefix == "" or name == prefix or name.startswith(prefix + ".")
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Says whether a dotted name is matched by a pattern.
+
+    A pattern names a leaf or a subtree, with shell wildcards: `"fc"`, `"layer4.*.conv1"`,
+    `"*.bias"`.
+    """
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, pattern + ".*")
+
+
+def label(tree: Tree, rules: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Labels every leaf by the one rule whose pattern matches its dotted name.
+
+    Args:
+      tree: nested dict.
+      rules: pairs (pattern, label). Patterns as in `matches`; the pattern `"*"` takes what no
+        other rule takes.
+
+    Returns:
+      A nested dict of the same form with a label for each leaf.
+
+    Raises:
+      ValueError: if a pattern matches nothing, or a leaf is matched by no rule or by two rules
+        with different labels.
+    """
+    flat = flatten(tree)
+    specific = [rule for rule in rules if rule[0] != "*"]
+    rest = {text for pattern, text in rules if pattern == "*"}
+    for pattern, _ in specific:
+        if not any(matches(dotted(path), pattern) for path in flat):
+            raise ValueError(
+                f"pattern {pattern!r} matches no parameter{hint(pattern, names(tree))}"
+            )
+    labels = {}
+    for path in flat:
+        found = {text for pattern, text in specific if matches(dotted(path), pattern)} or rest
+        if len(found) != 1:
+            raise ValueError(
+                f"parameter {dotted(path)!r} needs exactly one label, got {sorted(found)}; "
+                "make the patterns disjoint and let '*' take the rest"
+            )
+        (labels[path],) = found
+    return unflatten(labels)
+
+
+def split(tree: Tree, select: Callable[[str], bool]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits a tree in two by dotted name: the leaves that `select` takes, and the others."""
+    flat = flatten(tree)
+    taken = {path: leaf for path, leaf in flat.items() if select(dotted(path))}
+    left = {path: leaf for path, leaf in flat.items() if path not in taken}
+    return unflatten(taken), unflatten(left)
+
+
+def merge(*trees: Tree) -> dict[str, Any]:
+    """Merges trees that share no leaf: the inverse of `split`.
+
+    Raises:
+      ValueError: if two trees hold the same leaf.
+    """
+    merged: dict[Path, Any] = {}
+    for tree in trees:
+        flat = flatten(tree)
+        twice = sorted(dotted(path) for path in merged.keys() & flat.keys())
+        if twice:
+            raise ValueError(f"{len(twice)} leaves are in two trees, first {twice[0]!r}")
+        merged |= flat
+    return unflatten(merged)
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """Returns the choice that looks most like `name`, or None if none does."""
+    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return close[0] if close else None
+
+
+def hint(name: str, choices: Iterable[str]) -> str:
+    """Returns `"; did you mean 'x'?"` for an error message, or nothing where nothing is close."""
+    close = nearest(name, choices)
+    return f"; did you mean {close!r}?" if close else ""

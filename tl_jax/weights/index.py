@@ -1,0 +1,100 @@
+"""The index of pretrained weights: what timm publishes for each architecture of this library."""
+
+import dataclasses
+import fnmatch
+import functools
+import importlib.resources
+import json
+from typing import Any
+
+from tl_jax import trees
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainedConfig:
+    """What is known of one set of pretrained weights, as timm states it.
+
+    Attributes:
+      name: timm's full name, `architecture.tag`.
+      num_classes: classes of its classifier; 0 if it was published without one.
+      input_size: channels, height and width (pixels) of the images it was trained for.
+      mean: what is subtracted from each channel, for pixels in [0, 1].
+      std: what each channel is then divided by.
+      crop_pct: the image side that evaluation keeps, as a fraction of the resized image's.
+      crop_mode: `"center"` (resize the shorter side, crop the middle), `"squash"` (resize both
+        sides, whatever the aspect ratio) or `"border"` (resize the longer side, pad).
+      interpolation: `"bicubic"`, `"bilinear"` or `"nearest"`.
+      hub_id: the repository on the Hugging Face hub; None if the weights were never published.
+      hub_file: the file in that repository, where it is not the usual one.
+      license: SPDX identifier in lower case; None where timm states none.
+      test_input_size: a larger input that evaluates better, where timm states one.
+      test_crop_pct: the crop fraction that goes with `test_input_size`.
+    """
+
+    name: str
+    num_classes: int
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_pct: float
+    crop_mode: str
+    interpolation: str
+    hub_id: str | None = None
+    hub_file: str | None = None
+    license: str | None = None
+    test_input_size: tuple[int, int, int] | None = None
+    test_crop_pct: float | None = None
+
+
+def pretrained_config(name: str) -> PretrainedConfig:
+    """Returns what is known of a set of weights.
+
+    Args:
+      name: `architecture.tag`, or `architecture` alone for timm's default tag. An architecture
+        without published weights (`efficientnet_b6`) has an entry too, for its input size and
+        normalisation; its `hub_id` is None.
+
+    Raises:
+      ValueError: if there is no such entry, naming the nearest.
+
+    Example:
+      >>> pretrained_config("resnet50").name
+      'resnet50.a1_in1k'
+    """
+    configs = _configs()
+    full = _index()["defaults"].get(name, name)
+    if full not in configs:
+        choices = [*_index()["defaults"], *configs]
+        raise ValueError(
+            f"no pretrained weights named {name!r}{trees.hint(name, choices)} "
+            "(pretrained_names() lists all)"
+        )
+    return configs[full]
+
+
+def pretrained_names(pattern: str = "*") -> list[str]:
+    """Returns the full names, sorted, of all published weights that a shell pattern matches.
+
+    Example:
+      >>> pretrained_names("vgg1[13]*")
+      ['vgg11.tv_in1k', 'vgg11_bn.tv_in1k', 'vgg13.tv_in1k', 'vgg13_bn.tv_in1k']
+    """
+    published = sorted(name for name, config in _configs().items() if config.hub_id)
+    return [name for name in published if fnmatch.fnmatchcase(name, pattern)]
+
+
+@functools.cache
+def _index() -> dict[str, Any]:
+    text = importlib.resources.files("tl_jax.weights").joinpath("index.json").read_text("utf-8")
+    return json.loads(text)
+
+
+@functools.cache
+def _configs() -> dict[str, PretrainedConfig]:
+    return {name: _config(name, entry) for name, entry in _index()["weights"].items()}
+
+
+def _config(name: str, entry: dict[str, Any]) -> PretrainedConfig:
+    # JSON knows lists only; the dataclass is hashable, so that jit may take it as static.
+    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()}
+    return PretrainedConfig(name=name, **fields)

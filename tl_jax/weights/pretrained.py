@@ -1,0 +1,132 @@
+"""Networks with their pretrained weights: from a timm name to a model and its variables."""
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from tl_jax import trees
+from tl_jax.models import registry
+from tl_jax.models.layers import Dtype
+from tl_jax.weights import index, sources
+from tl_jax.weights.sources import WeightsError, WeightsRecord
+from tl_jax.weights.state_dict import from_state_dict
+
+
+def load_pretrained(
+    name: str,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    num_classes: int | None = None,
+    dtype: Dtype = jnp.float32,
+    verbose: bool = True,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Makes a network and loads its pretrained weights; everything must fit but a replaced head.
+
+    Args:
+      name: timm's `architecture.tag`, or `architecture` for its default tag.
+      weights: where from, as in `read_weights`; None takes the installed package for the name if
+        there is one, then the hub's cache, then the hub.
+      num_classes: None keeps the pretrained classifier, whatever its size. Another number than the
+        pretrained one's gives a fresh classifier of zeros; 0 gives pooled features.
+      dtype: type of the computation; the variables are float32 in any case.
+      verbose: print to stderr which file was used.
+
+    Returns:
+      The model and its variables, `{"params": ..., "batch_stats": ...}`.
+
+    Raises:
+      WeightsError: if the weights cannot be had, saying what to do.
+      StateDictError: if they do not fit the architecture, naming every key.
+      ValueError: if the name is unknown.
+
+    Example:
+      >>> model, variables = load_pretrained("tf_efficientnet_lite0")        # doctest: +SKIP
+      >>> logits = model.apply(variables, images)                            # doctest: +SKIP
+    """
+    registry.architecture(name)  # An unknown name is told before anything is read.
+    state_dict, record = _read(name, weights)
+    found = _classes(state_dict, registry.architecture(name).classifier)
+    wanted = _pretrained_classes(name, found, record) if num_classes is None else num_classes
+    model = registry.create_model(name, num_classes=wanted, dtype=dtype)
+    variables = from_state_dict(
+        model, state_dict, except_head=num_classes is not None and wanted != found
+    )
+    if verbose:
+        fresh = f"; the classifier of {wanted} classes starts fresh" if wanted != found else ""
+        print(f"{record}{fresh if wanted else ''}", file=sys.stderr)
+    return model, variables
+
+
+def load_weights(
+    model: nn.Module,
+    name: str,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    fresh_head: bool = False,
+) -> tuple[dict[str, Any], WeightsRecord]:
+    """Loads pretrained weights into a network that is already made.
+
+    The classifier is kept if the network has as many classes as the weights, and starts at zero
+    otherwise. Everything else must fit.
+
+    Args:
+      model: a network of `create_model(name, ...)`; any `num_classes`.
+      name: timm's `architecture.tag`, or `architecture` for its default tag.
+      weights: where from, as in `read_weights`.
+      fresh_head: start the classifier at zero even if the number of classes is the same.
+
+    Returns:
+      The variables, and the record of the file that they come from.
+
+    Raises:
+      As `load_pretrained`.
+
+    Example:
+      >>> backbone = create_model("resnet50", num_classes=0)
+      >>> variables, record = load_weights(backbone, "resnet50")             # doctest: +SKIP
+    """
+    classifier = registry.architecture(name).classifier
+    state_dict, record = _read(name, weights)
+    same = model.num_classes > 0 and model.num_classes == _classes(state_dict, classifier)
+    return from_state_dict(model, state_dict, except_head=fresh_head or not same), record
+
+
+def _read(
+    name: str, weights: str | os.PathLike[str] | None
+) -> tuple[dict[str, np.ndarray], WeightsRecord]:
+    """Reads weights, and names their keys as timm does."""
+    state_dict, record = sources.read_weights(name, weights)
+    rename = registry.architecture(name).rename
+    if rename is None:
+        return state_dict, record
+    renamed = {rename(key): value for key, value in state_dict.items()}
+    if len(renamed) != len(state_dict):
+        raise WeightsError(f"{record.file} holds the same weights under timm's names and others")
+    return renamed, record
+
+
+def _classes(state_dict: Mapping[str, np.ndarray], classifier: str) -> int:
+    """Returns the number of classes of a state dict's classifier; 0 if it has none."""
+    rows = {value.shape[:1] for key, value in state_dict.items() if trees.is_under(key, classifier)}
+    return max((shape[0] for shape in rows if shape), default=0)
+
+
+def _pretrained_classes(name: str, found: int, record: WeightsRecord) -> int:
+    """Returns the size of the pretrained classifier, where none is asked for.
+
+    A file may have another one than the published weights of that name; a published file may not.
+    """
+    published = index.pretrained_config(name).num_classes
+    if record.source != "file":
+        return published
+    if found == 0 and published != 0:
+        raise WeightsError(
+            f"{record.file} holds no classifier; say num_classes: 0 for pooled features, or the "
+            "number of classes of a fresh one"
+        )
+    return found

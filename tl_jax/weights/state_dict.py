@@ -1,0 +1,170 @@
+"""Conversion between torch state dicts and Linen variables, both ways, by name alone."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from tl_jax import trees
+
+# The leaf's name in torch, for the leaves that Flax names otherwise.
+_TORCH_LEAF = {
+    ("params", "kernel"): "weight",
+    ("params", "scale"): "weight",
+    ("batch_stats", "mean"): "running_mean",
+    ("batch_stats", "var"): "running_var",
+}
+# A counter that torch keeps for cumulative averages; no CNN of timm reads it in use.
+_IGNORED_SUFFIX = "num_batches_tracked"
+_SHAPE_INPUT = (1, 64, 64, 3)
+
+
+class StateDictError(ValueError):
+    """A state dict does not fit the model; the message lists every key that is wrong."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Slot:
+    """One variable: its path (collection first), torch key and shape in Flax's layout."""
+
+    path: trees.Path
+    key: str
+    shape: tuple[int, ...]
+
+    @property
+    def torch_shape(self) -> tuple[int, ...]:
+        kernel = self.path[-1] == "kernel"
+        return (self.shape[-1], self.shape[-2], *self.shape[:-2]) if kernel else self.shape
+
+
+def torch_key(path: trees.Path) -> str:
+    """Returns the torch key of a variable's path, its collection first.
+
+    >>> torch_key(("params", "layer4", "0", "conv1", "kernel"))
+    'layer4.0.conv1.weight'
+    """
+    collection, *modules, leaf = path
+    return trees.dotted((*modules, _TORCH_LEAF.get((collection, leaf), leaf)))
+
+
+def abstract_variables(model: nn.Module) -> dict[str, Any]:
+    """Returns the shapes and types of a network's variables without computing anything."""
+    image = jax.ShapeDtypeStruct(_SHAPE_INPUT, jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), image)
+
+
+def from_state_dict(
+    model: nn.Module, state_dict: Mapping[str, Any], *, except_head: bool = False
+) -> dict[str, Any]:
+    """Converts a torch state dict to the variables of a network of the same architecture.
+
+    Args:
+      model: a network of `create_model`.
+      state_dict: name -> array; NumPy arrays, torch tensors, anything `numpy.asarray` takes.
+      except_head: leave the classifier out: its keys in the state dict are dropped, and its
+        parameters start fresh (at zero).
+
+    Returns:
+      `{"params": ..., "batch_stats": ...}` in float32; `batch_stats` only if the network has any.
+
+    Raises:
+      StateDictError: naming all missing, unused and mis-shaped keys at once.
+
+    Example:
+      >>> model = create_model("resnet18", num_classes=10)                   # doctest: +SKIP
+      >>> variables = from_state_dict(model, torch_model.state_dict())       # doctest: +SKIP
+    """
+    slots = _slots(abstract_variables(model))
+    head = head_keys(model) if except_head else frozenset()
+    wanted = [slot for slot in slots if slot.key not in head]
+    given = {
+        key: value
+        for key, value in state_dict.items()
+        if not key.endswith(_IGNORED_SUFFIX) and key not in head
+    }
+    _check(wanted, given)
+    flat = {slot.path: _to_flax(slot, given[slot.key]) for slot in wanted}
+    fresh = {slot.path: jnp.zeros(slot.shape) for slot in slots if slot.path not in flat}
+    return trees.unflatten(flat | fresh)
+
+
+def to_state_dict(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Converts variables to a torch state dict of NumPy arrays: the inverse of `from_state_dict`.
+
+    The values are bit-equal to the variables'. timm loads the result with `strict=True`; torch
+    itself adds the `num_batches_tracked` counters, which have no place among the variables.
+
+    Example:
+      >>> state_dict = to_state_dict(variables)                              # doctest: +SKIP
+      >>> safetensors.numpy.save_file(state_dict, "resnet18.safetensors")    # doctest: +SKIP
+    """
+    state_dict = {}
+    for path, leaf in trees.flatten(variables).items():
+        value = np.asarray(leaf)
+        if path[-1] == "kernel":
+            value = np.moveaxis(value, (-1, -2), (0, 1))
+        state_dict[torch_key(path)] = np.ascontiguousarray(value)
+    return state_dict
+
+
+def head_keys(model: nn.Module) -> frozenset[str]:
+    """Returns the torch keys of a network's classifier: what `num_classes=0` leaves out.
+
+    Of a network without top layers (`global_pool=""`) it is all the keys of the whole top. The
+    answer does not depend on the network's own `num_classes`.
+    """
+    whole, without = model.clone(num_classes=1, global_pool="avg"), model.clone(num_classes=0)
+    return _keys(whole) - _keys(without)
+
+
+def _keys(model: nn.Module) -> frozenset[str]:
+    return frozenset(slot.key for slot in _slots(abstract_variables(model)))
+
+
+def _slots(abstract: Mapping[str, Any]) -> list[_Slot]:
+    return [
+        _Slot(path, torch_key(path), tuple(leaf.shape))
+        for path, leaf in trees.flatten(abstract).items()
+    ]
+
+
+def _check(wanted: list[_Slot], given: Mapping[str, Any]) -> None:
+    keys = {slot.key for slot in wanted}
+    missing = [slot.key for slot in wanted if slot.key not in given]
+    unused = [key for key in given if key not in keys]
+    shapes = [
+        f"{slot.key}: got {tuple(np.shape(given[slot.key]))}, expected {slot.torch_shape}"
+        for slot in wanted
+        if slot.key in given and tuple(np.shape(given[slot.key])) != slot.torch_shape
+    ]
+    if not (missing or unused or shapes):
+        return
+    problems = (("missing", missing), ("unused", unused), ("mis-shaped", shapes))
+    lines = [f"{len(items)} {kind}: {_listing(items)}" for kind, items in problems if items]
+    lines.append(
+        "is it the state dict of this architecture? A classifier for other classes is left out "
+        "with except_head=True; checkpoints with other key names need a rename first"
+    )
+    raise StateDictError("the state dict does not fit the model\n  " + "\n  ".join(lines))
+
+
+def _listing(items: list[str], most: int = 12) -> str:
+    rest = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + rest
+
+
+def _to_flax(slot: _Slot, value: Any) -> jax.Array:
+    array = _on_host(value)
+    if slot.path[-1] == "kernel":
+        array = np.moveaxis(array, (0, 1), (-1, -2))
+    # A copy: jax may alias an aligned NumPy array, and the caller's torch tensor may change.
+    return jnp.array(array, dtype=jnp.float32)
+
+
+def _on_host(value: Any) -> np.ndarray:
+    # NumPy cannot view torch tensors that require gradients, lie on a GPU, or hold bfloat16.
+    return np.asarray(value.detach().cpu().float() if hasattr(value, "detach") else value)

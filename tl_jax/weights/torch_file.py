@@ -1,0 +1,373 @@
+"""Reads files of `torch.save` without torch, and refuses to run what a pickle may ask for."""
+
+import io
+import math
+import os
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+# What opens every file of the format that torch wrote before version 1.6.
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL_VERSION = 1001
+_ZIP_SIGNATURE = b"PK"
+_PICKLE_SIGNATURE = b"\x80"
+
+_STORAGES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+    "ComplexDoubleStorage": np.complex128,
+    "ComplexFloatStorage": np.complex64,
+    "UntypedStorage": np.uint8,
+}
+_DTYPES = {
+    "float64": np.float64,
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+    "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
+    "float8_e5m2": ml_dtypes.float8_e5m2,
+    "int64": np.int64,
+    "int32": np.int32,
+    "int16": np.int16,
+    "int8": np.int8,
+    "uint64": np.uint64,
+    "uint32": np.uint32,
+    "uint16": np.uint16,
+    "uint8": np.uint8,
+    "bool": np.bool_,
+    "complex128": np.complex128,
+    "complex64": np.complex64,
+}
+# Every opcode that torch's own pickles use. Beside the globals this list keeps out what could
+# build other objects (INST, OBJ, EXT*) and text opcodes that no checkpoint holds.
+_OPCODES = frozenset(
+    "PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4 "
+    "BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINSTRING SHORT_BINSTRING BINBYTES "
+    "SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS "
+    "EMPTY_DICT SETITEM SETITEMS BINGET LONG_BINGET BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL "
+    "REDUCE NEWOBJ BUILD BINPERSID".split()
+)
+# The C unpickler reserves memory for the largest memo index, so an index needs a limit.
+_MEMO_OPCODES = frozenset({"BINPUT", "LONG_BINPUT"})
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+_PREFIXES = ("_orig_mod.", "module.")
+
+
+class TorchFileError(ValueError):
+    """A file is not one that `torch.save` wrote, is damaged, or asks for more than tensors."""
+
+
+def load_torch_file(path: str | os.PathLike[str]) -> Any:
+    """Reads a file of `torch.save`, in the zip format (torch >= 1.6) or the older one.
+
+    Only dicts, lists, tuples, plain values and dense tensors are admitted. Tensors come as NumPy
+    arrays of the same type, shape and strides; tensors that share a storage share memory.
+
+    Args:
+      path: the file, whatever its suffix.
+
+    Returns:
+      What was saved: often a state dict, or a dict that holds one (see `state_dict_of`).
+
+    Raises:
+      TorchFileError: naming the file, if it is damaged or asks for anything else.
+      OSError: if the file cannot be opened.
+
+    Example:
+      >>> state_dict = state_dict_of(load_torch_file("resnet18.pth"))        # doctest: +SKIP
+    """
+    file = Path(path)
+    with file.open("rb") as stream:
+        opening = stream.read(2)
+        stream.seek(0)
+        try:
+            if opening == _ZIP_SIGNATURE:
+                return _read_zip(stream, file)
+            return _read_legacy(stream, file)
+        except TorchFileError:
+            raise
+        # A damaged pickle or archive can raise nearly anything from inside the standard library.
+        except Exception as error:
+            raise TorchFileError(
+                f"{file} is damaged or cut short ({type(error).__name__}: {error}); "
+                "fetch or save the file again"
+            ) from error
+
+
+def state_dict_of(checkpoint: Any) -> dict[str, np.ndarray]:
+    """Returns the state dict that a checkpoint is or holds.
+
+    As timm does, the first of `state_dict_ema`, `model_ema`, `state_dict` and `model` is taken
+    from a training checkpoint, and the prefixes that torch's wrappers put before every key
+    (`module.`, `_orig_mod.`) are taken off.
+
+    Raises:
+      TorchFileError: if there is no mapping of names to tensors in it.
+    """
+    if not isinstance(checkpoint, Mapping):
+        raise TorchFileError(
+            f"expected a state dict (a mapping of names to tensors), got a "
+            f"{type(checkpoint).__name__}; save `model.state_dict()`"
+        )
+    inner = (checkpoint.get(key) for key in _WRAPPERS)
+    mapping = next((value for value in inner if isinstance(value, Mapping)), checkpoint)
+    state_dict = {}
+    for key, value in mapping.items():
+        if not isinstance(key, str) or not isinstance(value, np.ndarray):
+            raise TorchFileError(
+                f"expected a state dict (a mapping of names to tensors), got {key!r} of type "
+                f"{type(value).__name__}; save `model.state_dict()`, alone or under 'state_dict'"
+            )
+        name = _without_prefixes(key)
+        if name in state_dict:
+            raise TorchFileError(f"two tensors of the state dict are both named {name!r}")
+        state_dict[name] = value
+    return state_dict
+
+
+def _without_prefixes(key: str) -> str:
+    for prefix in _PREFIXES:
+        key = key.removeprefix(prefix)
+    return key
+
+
+class _Dict(dict[Any, Any]):
+    """Stands for `collections.OrderedDict`, and leaves out attributes (`_metadata`) put on it."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        del state
+
+
+class _Marker:
+    """Stands for a class of torch that a file names only to tell a type."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class _Storage:
+    """The bytes of one storage and the type that it was saved with."""
+
+    __slots__ = ("data", "dtype")
+
+    def __init__(self, dtype: np.dtype, data: np.ndarray) -> None:
+        self.dtype = dtype
+        self.data = data
+
+
+class _Unpickler(pickle.Unpickler):
+    """Unpickles plain values, dicts and tensors; `storage(key, n_bytes)` gives a storage's bytes.
+
+    The functions that a pickle may call are made anew for each file, so that nothing it does to
+    them outlives the reading.
+    """
+
+    def __init__(
+        self, data: bytes, file: Path, storage: Callable[[str, int], np.ndarray] | None = None
+    ) -> None:
+        super().__init__(io.BytesIO(data), encoding="utf-8")
+        self._file = file
+        self._storage = storage
+        self.storages: dict[str, _Storage] = {}
+        self._globals = {
+            ("collections", "OrderedDict"): _Dict,
+            ("torch._utils", "_rebuild_tensor"): lambda *args: _tensor(*args),
+            ("torch._utils", "_rebuild_tensor_v2"): lambda *args: _tensor(*args[:4]),
+            ("torch._utils", "_rebuild_tensor_v3"): lambda *args: _tensor(*args[:4], args[6]),
+            ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+        }
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Returns the stand-in of an admitted global; refuses every other."""
+        if (module, name) in self._globals:
+            return self._globals[module, name]
+        if module in ("torch", "torch.storage") and name in _STORAGES:
+            return _Marker(name)
+        if module == "torch" and name in _DTYPES:
+            return _Marker(name)
+        raise TorchFileError(
+            f"{self._file} asks for {module}.{name}, which is neither a dict nor a tensor, and was "
+            "refused. If the file can be trusted, load it with torch and save the state dict "
+            "alone: torch.save(model.state_dict(), FILE)"
+        )
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        """Returns the storage that `("storage", type, key, location, numel, ...)` names."""
+        kind, marker, key, _, numel, *view = pid
+        if kind != "storage" or self._storage is None or any(part is not None for part in view):
+            raise TorchFileError(f"{self._file} holds a {pid!r}, which this reader does not know")
+        dtype = np.dtype(_STORAGES[marker.name])
+        if key not in self.storages:
+            if type(numel) is not int or numel < 0:
+                raise TorchFileError(f"{self._file}: storage {key!r} has {numel} elements")
+            self.storages[key] = _Storage(dtype, self._storage(key, numel * dtype.itemsize))
+        known = self.storages[key]
+        if (known.dtype, known.data.nbytes) != (dtype, numel * dtype.itemsize):
+            raise TorchFileError(f"{self._file}: storage {key!r} is named with two types or sizes")
+        return known
+
+
+def _tensor(
+    storage: _Storage,
+    offset: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    marker: _Marker | None = None,
+) -> np.ndarray:
+    """Returns the view of a storage that a tensor is; offset and strides count elements."""
+    dtype = storage.dtype if marker is None else np.dtype(_DTYPES[marker.name])
+    described = f"a tensor of shape {shape} and strides {strides} at offset {offset}"
+    numbers = (offset, *shape, *strides)
+    if len(shape) != len(strides) or any(type(n) is not int or n < 0 for n in numbers):
+        raise ValueError(f"{described} cannot be")
+    numel = math.prod(shape)
+    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+    if numel and (last + 1) * dtype.itemsize > storage.data.nbytes:
+        raise ValueError(f"{described} reaches beyond its storage of {storage.data.nbytes} bytes")
+    if numel == 0:
+        return np.empty(shape, dtype)
+    return np.ndarray(
+        shape,
+        dtype,
+        buffer=storage.data,
+        offset=offset * dtype.itemsize,
+        strides=tuple(step * dtype.itemsize for step in strides),
+    )
+
+
+def _pickled(stream: BinaryIO, file: Path) -> bytes:
+    """Reads one pickle from where the stream stands, and checks its opcodes without running any."""
+    start = stream.tell()
+    most = 0
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name not in _OPCODES:
+            raise TorchFileError(
+                f"{file} holds the pickle opcode {opcode.name}, which no state dict needs; refused"
+            )
+        if opcode.name in _MEMO_OPCODES:
+            most = max(most, argument)
+    length = stream.tell() - start
+    if most > length:
+        raise TorchFileError(
+            f"{file} is damaged: its pickle of {length} bytes has memo index {most}"
+        )
+    stream.seek(start)
+    return stream.read(length)
+
+
+def _read_zip(stream: BinaryIO, file: Path) -> Any:
+    with zipfile.ZipFile(stream) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+        roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
+        if len(roots) != 1:
+            raise TorchFileError(f"{file} is a zip archive, but not one that torch.save wrote")
+        root = roots[0]
+        if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
+            raise TorchFileError(f"{file} holds compressed records, which torch.save never writes")
+        order = archive.read(root + "byteorder") if root + "byteorder" in members else b"little"
+        if order != b"little":
+            raise TorchFileError(
+                f"{file} has byte order {order.decode()!r}; load it with torch and save it on a "
+                "little-endian machine"
+            )
+
+        reserve = _reserve_within(stream, file)
+
+        def storage(key: str, n_bytes: int) -> np.ndarray:
+            record = members[f"{root}data/{key}"]
+            if record.file_size != n_bytes:
+                raise TorchFileError(
+                    f"{file} is damaged: {record.filename} has {record.file_size} bytes, "
+                    f"expected {n_bytes}"
+                )
+            data = reserve(key, n_bytes)
+            # zipfile compares the record's checksum, which a memory map would not.
+            data[:] = np.frombuffer(archive.read(record), np.uint8)
+            return data
+
+        pickled = _pickled(io.BytesIO(archive.read(root + "data.pkl")), file)
+        return _Unpickler(pickled, file, storage).load()
+
+
+def _read_legacy(stream: BinaryIO, file: Path) -> Any:
+    _check_opening(stream, file)
+    magic = _Unpickler(_pickled(stream, file), file).load()
+    if magic != _MAGIC:
+        raise TorchFileError(f"{file} is a pickle, but not one that torch.save wrote")
+    version = _Unpickler(_pickled(stream, file), file).load()
+    if version != _PROTOCOL_VERSION:
+        raise TorchFileError(f"{file} has protocol {version}, expected {_PROTOCOL_VERSION}")
+    _pickled(stream, file)  # The machine that wrote it: its storages are little-endian always.
+    unpickler = _Unpickler(_pickled(stream, file), file, _reserve_within(stream, file))
+    result = unpickler.load()
+    keys = _Unpickler(_pickled(stream, file), file).load()
+    if sorted(keys) != sorted(unpickler.storages):
+        raise TorchFileError(f"{file} is damaged: it lists other storages than its tensors use")
+    for key in keys:
+        _fill(unpickler.storages[key], stream, file)
+    return result
+
+
+def _check_opening(stream: BinaryIO, file: Path) -> None:
+    opening = stream.read(64)
+    stream.seek(0)
+    if not opening:
+        raise TorchFileError(f"{file} is empty; fetch or save the file again")
+    if not opening.startswith(_PICKLE_SIGNATURE):
+        raise TorchFileError(
+            f"{file} is not a file of torch.save: it begins with {opening!r}; "
+            "fetch or save it again"
+        )
+
+
+def _reserve_within(stream: BinaryIO, file: Path) -> Callable[[str, int], np.ndarray]:
+    """Returns a function that reserves storages, no more in total than the file has bytes."""
+    room = os.fstat(stream.fileno()).st_size
+
+    def reserve(key: str, n_bytes: int) -> np.ndarray:
+        nonlocal room
+        room -= n_bytes
+        if room < 0:
+            raise TorchFileError(
+                f"{file} is cut short: storage {key!r} of {n_bytes} bytes does not fit in it; "
+                "fetch or save the file again"
+            )
+        return np.empty(n_bytes, np.uint8)
+
+    return reserve
+
+
+def _fill(storage: _Storage, stream: BinaryIO, file: Path) -> None:
+    """Reads one storage of the older format: a count of elements, then their bytes."""
+    count = int.from_bytes(stream.read(8), "little", signed=True)
+    expected = storage.data.nbytes
+    if count * storage.dtype.itemsize != expected:
+        raise TorchFileError(
+            f"{file} is damaged or cut short: a storage has {count} elements of "
+            f"{storage.dtype}, expected {expected} bytes"
+        )
+    got = stream.readinto(storage.data)
+    if got != expected:
+        raise TorchFileError(
+            f"{file} is cut short: a storage ends after {got} of {expected} bytes; "
+            "fetch or save the file again"
+        )
