@@ -1,5 +1,6 @@
 """Defects of solar cells (ELPV), EfficientNet-Lite0: the head first, then all layers.
 
+Command:
     python -m tl_jax train configs/demo.py --workdir runs/demo
 """
 
@@ -10,7 +11,7 @@ def get_config() -> Config:
     """Returns the configuration."""
     return Config(
         model=ModelConfig(name="tf_efficientnet_lite0"),
-        data=DataConfig(source="elpv", test_split="test", batch_size=32, image_size=160),
+        data=DataConfig(source="elpv", test_split="test", batch_size=32, image_size=128),
         augment=AugmentConfig(scale=(0.6, 1.0), vertical_flip=True),
         optim=OptimConfig(
             name="adamw",
@@ -19,5 +20,5 @@ def get_config() -> Config:
             weight_decay=0.05,
             warmup_epochs=0.25,
         ),
-        train=TrainConfig(head_epochs=1, epochs=3, label_smoothing=0.1),
+        train=TrainConfig(head_epochs=1, epochs=4),
     )

@@ -46,7 +46,7 @@ _HOME = {
     "export_timm": "tl_jax.evaluation.export",
 }
 
-__all__ = list(_HOME)  # noqa: PLE0605
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -74,9 +74,7 @@ def _train(arguments: list[str]) -> int:
     if path is None:
         print("error: train needs a configuration, such as configs/demo.py", file=sys.stderr)
         return 2
-    report = loop.fit(
-        parsed.config, parsed.workdir, stop_after_epoch=parsed.stop_after_epoch
-    )
+    report = loop.fit(parsed.config, parsed.workdir, stop_after_epoch=parsed.stop_after_epoch)
     if report is not None:
         print(summary(report))
         print(f"curves.png, confusion.png, report.json and tensorboard/ are in {parsed.workdir}")

@@ -189,7 +189,9 @@ def _check(config: Config) -> None:
         "data.validation_fraction must lie between 0 and 1": (
             0 < config.data.validation_fraction < 1
         ),
-        "data.image_size must be at least 8": (config.data.image_size or 8) >= 8,
+        "data.image_size must be at least 8": (
+            config.data.image_size is None or config.data.image_size >= 8
+        ),
         "augment.scale must be 0 < low <= high <= 1": (
             0 < config.augment.scale[0] <= config.augment.scale[1] <= 1
         ),
@@ -200,7 +202,9 @@ def _check(config: Config) -> None:
         "model.drop_path must be in [0, 1)": 0 <= config.model.drop_path < 1,
         "optim.learning_rate must be at least 0": config.optim.learning_rate >= 0,
         "optim.warmup_epochs must be at least 0": config.optim.warmup_epochs >= 0,
-        "optim.clip_norm must be above 0": (config.optim.clip_norm or 1) > 0,
+        "optim.clip_norm must be above 0": (
+            config.optim.clip_norm is None or config.optim.clip_norm > 0
+        ),
         "train.label_smoothing must be in [0, 1)": 0 <= config.train.label_smoothing < 1,
         "train.head_epochs and train.epochs must not be negative, nor both 0": (
             min(config.train.head_epochs, config.train.epochs) >= 0

@@ -1,14 +1,14 @@
 """Every architecture against timm: logits, features, gradients, statistics, export, training.
 
-Each comparison is made in float32, to 1e-5, and on smaller images in float64, to 1e-10. The latter
-tells a wrong network from rounding: in a deep network with ReLUs a pre-activation that rounding
-pushes across zero moves the gradient by more than 1e-5, in timm too. Where timm's own float32 is
-further than that from its float64, that distance is the yardstick.
+Each comparison is made in float32, to 1e-5, and on smaller images in float64, to 1e-10.
+
+The gradient of a network with ReLUs is compared tightly in float64 only. In float32 rounding
+pushes a few of the millions of pre-activations across zero, and each moves the gradient by 1e-3 or
+so: timm's own float32 gradient is 6e-3 from its float64 one for `tf_efficientnet_lite0`.
 """
 
 import copy
 import functools
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,9 +45,8 @@ SIZE = (97, 131)
 SIZE_FLOAT64 = (35, 45)
 TOLERANCE = 1e-5
 TOLERANCE_FLOAT64 = 1e-10
-# Ours and timm's float32 may round in opposite directions, and a kink more may be crossed.
-ROUNDING_SLACK = 4
-LAST_NORM = re.compile(r"layer.*\.(bn2|bn3)|blocks.*\.bn3")
+# For the input gradient in float32 where the activation has kinks; see above.
+TOLERANCE_KINKS = 0.05
 
 
 def names() -> list:
@@ -94,20 +93,20 @@ def relative_error(ours: Any, theirs: Any) -> float:
 def peer(name: str) -> torch.nn.Module:
     """Returns timm's network in evaluation mode, with nothing left at its initial value.
 
-    Like a trained network it is well conditioned: BatchNorm's statistics fit what it sees, and
-    residual branches add little to their shortcuts. Independent random values would let the
-    activations grow or fade, and amplify rounding errors a hundred times.
+    Like a trained network it is well conditioned: BatchNorm's statistics fit what it sees, no
+    variance is tiny, and its biases are as large as what varies. Independent random values would
+    let the activations grow or fade, and amplify rounding errors a hundred times.
     """
     torch.manual_seed(0)
     network = timm.create_model(name, num_classes=CLASSES)
-    norms = {n: m for n, m in network.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     with torch.no_grad():
-        for norm_name, norm in norms.items():
-            norm.weight.uniform_(0.5, 1.5).mul_(0.3 if LAST_NORM.fullmatch(norm_name) else 1.0)
-            norm.bias.normal_(0, 0.5)
+        for norm in norms:
+            norm.weight.uniform_(0.2, 0.6)
+            norm.bias.normal_(0.5, 1.0)
         network.get_classifier().weight.normal_(0, 0.05)
         network.get_classifier().bias.normal_(0, 0.5)
-        hooks = [norm.register_forward_pre_hook(_fit_statistics) for norm in norms.values()]
+        hooks = [norm.register_forward_pre_hook(_fit_statistics) for norm in norms]
         network.eval()(images())
     for hook in hooks:
         hook.remove()
@@ -116,9 +115,9 @@ def peer(name: str) -> torch.nn.Module:
 
 def _fit_statistics(norm: torch.nn.BatchNorm2d, args: tuple[torch.Tensor]) -> None:
     """Sets running statistics to about, but not exactly, those of what the layer gets."""
-    mean, square = args[0].mean((0, 2, 3)), args[0].square().mean((0, 2, 3))
-    norm.running_mean.copy_(mean * torch.empty_like(mean).uniform_(0.2, 0.8))
-    norm.running_var.copy_(square * torch.empty_like(mean).uniform_(0.6, 1.6))
+    mean, var = args[0].mean((0, 2, 3)), args[0].var((0, 2, 3))
+    norm.running_mean.copy_(mean + 0.2 * var.sqrt() * torch.randn_like(mean))
+    norm.running_var.copy_((var + 0.3 * mean**2) * torch.empty_like(mean).uniform_(0.6, 1.6))
 
 
 def torch_outputs(name: str, x: torch.Tensor) -> dict[str, np.ndarray]:
@@ -189,13 +188,10 @@ def errors(ours: dict[str, Any], theirs: dict[str, np.ndarray]) -> dict[str, flo
 
 @pytest.mark.parametrize("name", names())
 def test_outputs_equal_timms_in_float32(name):
-    theirs = torch_outputs(name, images())
-    found = errors(our_outputs(name, images()), theirs)
-    too_large = {key for key, error in found.items() if error > TOLERANCE}
-    if too_large:
-        rounding = errors(theirs, torch_outputs(name, images().double()))
-        for key in too_large:
-            assert found[key] <= ROUNDING_SLACK * rounding[key], (key, found[key], rounding[key])
+    found = errors(our_outputs(name, images()), torch_outputs(name, images()))
+    smooth = "efficientnet_b" in name
+    assert found.pop("gradient") <= (TOLERANCE if smooth else TOLERANCE_KINKS)
+    assert max(found.values()) <= TOLERANCE, max(found, key=found.get)
 
 
 @pytest.mark.parametrize("name", names())
@@ -234,12 +230,12 @@ def test_export_is_bit_equal_and_loads_into_timm(name):
         if not key.endswith("num_batches_tracked"):
             np.testing.assert_array_equal(exported[key], value.numpy(), strict=True)
     network = timm.create_model(name, num_classes=CLASSES)
-    network.load_state_dict({k: torch.from_numpy(v) for k, v in exported.items()}, strict=True)
+    network.load_state_dict({k: torch.tensor(v) for k, v in exported.items()}, strict=True)
 
 
 def test_three_training_steps_of_resnet18_equal_timms():
     """SGD with momentum in training mode; parameters and statistics to 1e-4."""
-    name, rate, momentum = "resnet18", 0.01, 0.9
+    name, rate, momentum = "resnet18", 0.02, 0.9
     labels = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
     network, model = copy.deepcopy(peer(name)).train(), build(name)
     variables = from_state_dict(model, network.state_dict())

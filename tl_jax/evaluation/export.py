@@ -42,6 +42,5 @@ def export_timm(workdir: str | Path, file: str | Path) -> str:
     architecture = run.config.model.name.partition(".")[0]
     classes = len(run.info.class_names)
     return (
-        f"timm.create_model({architecture!r}, num_classes={classes}, "
-        f"checkpoint_path={str(file)!r})"
+        f"timm.create_model({architecture!r}, num_classes={classes}, checkpoint_path={str(file)!r})"
     )

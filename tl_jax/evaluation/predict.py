@@ -58,7 +58,9 @@ def _load(
 ) -> tuple[nn.Module, Any, Preprocess, Sequence[str]]:
     if is_run(run_or_model):
         if weights is not None:
-            raise ValueError(f"{run_or_model} is a run and has weights of its own; drop {weights!r}")
+            raise ValueError(
+                f"{run_or_model} is a run and has weights of its own; drop {weights!r}"
+            )
         run = load_run(run_or_model)
         return run.model, run.variables, run.info.preprocess, run.info.class_names
     if Path(run_or_model).is_dir():

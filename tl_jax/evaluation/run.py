@@ -70,4 +70,3 @@ def load_run(workdir: str | Path) -> Run:
             raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train at least one epoch")
         variables = checkpoints.restore_variables(step, like)
     return Run(config, info, model, variables, step)
-

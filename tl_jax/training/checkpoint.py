@@ -1,7 +1,9 @@
 """Checkpoints of a run: saved whole, restored exactly, the newest and the best kept (Orbax)."""
 
+import contextlib
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,9 +13,16 @@ import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 from orbax.checkpoint import checkpoint_managers
 
+from tl_jax import trees
 from tl_jax.training.state import TrainState
 
 _VARIABLES, _OPTIMIZER = "variables", "optimizer"
+_MOST_PROBLEMS = 12
+_Shapes = Mapping[str, tuple[int, ...]]
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be restored: it is damaged, or that of another network or optimizer."""
 
 
 class Checkpoints:
@@ -28,29 +37,41 @@ class Checkpoints:
         self,
         directory: str | Path,
         *,
+        best_metric: str,
         keep: int = 1,
-        best_metric: str | None = None,
         lower_is_better: bool = False,
     ) -> None:
         """Opens the checkpoints under `directory`.
 
         Args:
           directory: where they lie; made if it is missing.
-          keep: how many of the newest are kept.
           best_metric: name of the metric, among those given to `save`, whose best checkpoint is
-            kept besides; None keeps only the newest.
+            kept.
+          keep: how many of the newest are kept besides.
           lower_is_better: whether a lower `best_metric` is better.
+
+        Raises:
+          CheckpointError: if the metrics of a checkpoint are damaged.
         """
         self._sign = -1.0 if lower_is_better else 1.0
         self._best_metric = best_metric
-        kept: list[Any] = [checkpoint_managers.LatestN(keep)]
-        if best_metric is not None:
-            kept.append(checkpoint_managers.BestN(get_metric_fn=self._score, n=1))
+        newest = checkpoint_managers.LatestN(keep)
+        best = checkpoint_managers.BestN(get_metric_fn=self._score, n=1)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept),
-            best_fn=None if best_metric is None else self._score,
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy([newest, best]),
+            best_fn=self._score,
         )
-        self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
+        handlers = {item: ocp.StandardCheckpointHandler() for item in (_VARIABLES, _OPTIMIZER)}
+        directory = Path(directory).absolute()
+        try:
+            self._manager = ocp.CheckpointManager(
+                directory, options=options, item_handlers=handlers
+            )
+        except json.JSONDecodeError as error:
+            raise CheckpointError(
+                f"the metrics of a checkpoint under {directory} are damaged ({error}); delete the "
+                "folder of its step"
+            ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -70,7 +91,7 @@ class Checkpoints:
         """
         self._manager.check_for_errors()
         items = {
-            _VARIABLES: ocp.args.StandardSave(state.variables),
+            _VARIABLES: ocp.args.StandardSave(_without_empty(state.variables)),
             _OPTIMIZER: ocp.args.StandardSave({"opt_state": state.opt_state}),
         }
         self._manager.save(
@@ -85,15 +106,9 @@ class Checkpoints:
     def best_step(self) -> int | None:
         """Returns the step with the best metric (the newest of equals), or None."""
         self._manager.wait_until_finished()
-        if self._best_metric is None:
-            return None
         steps = sorted(self._manager.all_steps())
         scores = {step: self._score(self._manager.metrics(step)) for step in steps}
         return max(steps, key=lambda step: (scores[step], step), default=None)
-
-    def metrics(self, step: int) -> dict[str, float]:
-        """Returns the metrics that were saved with a step."""
-        return dict(self._manager.metrics(step))
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """Returns the state of a step, bit for bit.
@@ -102,27 +117,77 @@ class Checkpoints:
           step: which.
           like: a state of the same form, arrays or abstract arrays; its shardings decide where
             the restored arrays lie, whatever devices wrote them.
+
+        Raises:
+          CheckpointError: if the checkpoint is damaged, or has another form; it lists the
+            variables that differ.
         """
-        items = {
-            _VARIABLES: ocp.args.StandardRestore(like.variables),
-            _OPTIMIZER: ocp.args.StandardRestore({"opt_state": like.opt_state}),
-        }
-        found = self._manager.restore(step, args=ocp.args.Composite(**items))
+        variables = self.restore_variables(step, like.variables)
+        form = ocp.args.StandardRestore({"opt_state": like.opt_state})
+        with self._naming(step):
+            args = ocp.args.Composite(**{_OPTIMIZER: form})
+            opt_state = self._manager.restore(step, args=args)[_OPTIMIZER]["opt_state"]
         return TrainState(
             step=jax.device_put(jax.numpy.asarray(step, jax.numpy.int32), _sharding(like.step)),
-            params=found[_VARIABLES]["params"],
-            batch_stats=found[_VARIABLES].get("batch_stats", {}),
-            opt_state=found[_OPTIMIZER]["opt_state"],
+            params=variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=opt_state,
         )
 
-    def restore_variables(self, step: int, like: Any) -> Any:
-        """Returns only the variables of a step, laid out as those of `like`."""
-        args = ocp.args.Composite(**{_VARIABLES: ocp.args.StandardRestore(like)})
-        return self._manager.restore(step, args=args)[_VARIABLES]
+    def restore_variables(self, step: int, like: Any) -> dict[str, Any]:
+        """Returns only the variables of a step, laid out as those of `like`.
+
+        An empty collection is left out. Raises as `restore` does.
+        """
+        like = _without_empty(like)
+        self._manager.wait_until_finished()
+        with self._naming(step):
+            stored = _shapes(self._manager.item_metadata(step)[_VARIABLES].tree)
+        self._check_form(step, stored, _shapes(like))
+        with self._naming(step):
+            args = ocp.args.Composite(**{_VARIABLES: ocp.args.StandardRestore(like)})
+            return self._manager.restore(step, args=args)[_VARIABLES]
+
+    @contextlib.contextmanager
+    def _naming(self, step: int) -> Iterator[None]:
+        # Orbax raises errors of many types, and some do not say which file they are about.
+        try:
+            yield
+        except Exception as error:
+            raise CheckpointError(
+                f"{self._manager.directory / str(step)} cannot be restored: it is damaged, or was "
+                "written by another optimizer. Delete this folder to go on from the checkpoint "
+                f"before it. The cause: {error}"
+            ) from error
+
+    def _check_form(self, step: int, stored: _Shapes, wanted: _Shapes) -> None:
+        # Orbax's own error over a shape does not say whose it is.
+        no = "not at all"
+        problems = [
+            f"{name}: saved {stored.get(name, no)}, wanted {wanted.get(name, no)}"
+            for name in sorted(stored.keys() | wanted.keys())
+            if stored.get(name) != wanted.get(name)
+        ]
+        if problems:
+            listing = "\n  ".join(problems[:_MOST_PROBLEMS])
+            raise CheckpointError(
+                f"{self._manager.directory / str(step)} does not fit the network; "
+                f"{len(problems)} variables differ:\n  {listing}\n"
+                "build the network as it was when the checkpoint was written (name, head, classes)"
+            )
 
     def _score(self, metrics: Mapping[str, float]) -> float:
         score = self._sign * metrics[self._best_metric]
         return score if math.isfinite(score) else -math.inf
+
+
+def _without_empty(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves out empty collections, which some say by `{}` and some by not naming them."""
+    return {name: collection for name, collection in variables.items() if collection}
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {trees.dotted(path): tuple(leaf.shape) for path, leaf in trees.flatten(tree).items()}
 
 
 def _sharding(array: Any) -> Sharding | None:

@@ -69,9 +69,12 @@ def initial_variables(
     The head is fresh. With `weights="random"` all is, and there is no record.
     """
     image = jnp.zeros((1, *size, 3), jnp.float32)
-    fresh = jax.jit(model.init)(jax.random.key(config.train.seed), image)
+
+    def fresh() -> dict[str, Any]:
+        return model.init(jax.random.key(config.train.seed), image)
+
     if config.model.weights == RANDOM_WEIGHTS:
-        return fresh, None
+        return jax.jit(fresh)(), None
     nested = isinstance(model, Classifier)
     backbone = model.backbone if nested else model
     loaded, record = pretrained.load_weights(
@@ -79,8 +82,10 @@ def initial_variables(
     )
     if not nested:
         return loaded, record
-    params = {"backbone": loaded["params"], "head": fresh["params"]["head"]}
+    # Compiled for what it returns alone: no random numbers are drawn for the backbone.
+    head = jax.jit(lambda: fresh()["params"]["head"])()
     stats = {"backbone": loaded["batch_stats"]} if "batch_stats" in loaded else {}
+    params = {"backbone": loaded["params"], "head": head}
     return {"params": params, "batch_stats": stats}, record
 
 
@@ -178,7 +183,9 @@ class RunInfo:
     def from_json(cls, text: str) -> "RunInfo":
         """Reads what `to_json` wrote."""
         fields = json.loads(text)
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["preprocess"].items()}
+        values = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in fields["preprocess"].items()
+        }
         weights = fields["weights"]
         return cls(
             **fields

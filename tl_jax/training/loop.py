@@ -369,9 +369,7 @@ def _report(parts: _Parts, checkpoints: Checkpoints, workdir: Path) -> dict[str,
     best = checkpoints.best_step()
     like = abstract(parts.variables, parallel.replicated(parts.mesh))
     variables = checkpoints.restore_variables(best, like)
-    measured = {
-        split: parts.measure(variables, source) for split, source in parts.held_out.items()
-    }
+    measured = {split: parts.measure(variables, source) for split, source in parts.held_out.items()}
     report = {
         "model": parts.config.model.name,
         "epochs": parts.epochs,

@@ -61,8 +61,8 @@ class Measure:
         counted = int(np.sum(confusion))
         if counted != len(source):
             raise RuntimeError(
-                f"evaluation counted {counted} examples of the {len(source)} of split "
-                f"{source.split!r}; the loader dropped or repeated some, so no metric can be trusted"
+                f"evaluation counted {counted} of the {len(source)} examples of split "
+                f"{source.split!r}; the loader dropped or repeated some: no metric can be trusted"
             )
         return metrics.summarize(confusion, loss), confusion
 

@@ -4,14 +4,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _DPI = 120
+# Names of classes and splits may hold dollar signs; they are no formulas.
+_AS_WRITTEN = {"text.parse_math": False}
 _MOST_CELLS_WITH_NUMBERS = 20
 
 
+@matplotlib.rc_context(_AS_WRITTEN)
 def learning_curves(
     records: Sequence[Mapping[str, Any]], path: Path, *, title: str, phase_ends: Sequence[int] = ()
 ) -> None:
@@ -38,6 +42,7 @@ def learning_curves(
     figure.savefig(path, dpi=_DPI)
 
 
+@matplotlib.rc_context(_AS_WRITTEN)
 def confusion_matrix(
     confusion: np.ndarray, class_names: Sequence[str], path: Path, *, title: str
 ) -> None:

@@ -32,7 +32,9 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def create(variables: Any, tx: optax.GradientTransformation, plan: Any, step: int = 0) -> TrainState:
+def create(
+    variables: Any, tx: optax.GradientTransformation, plan: Any, step: int = 0
+) -> TrainState:
     """Returns the state of a phase of training that begins with `variables`.
 
     Args:

@@ -74,7 +74,7 @@ def make_train_step(
         return new_state, {
             "loss": loss,
             "accuracy": (jnp.argmax(logits, -1) == batch["label"]).mean(),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
         }
 
     return step

@@ -107,7 +107,8 @@ def to_state_dict(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
         value = np.asarray(leaf)
         if path[-1] == "kernel":
             value = np.moveaxis(value, (-1, -2), (0, 1))
-        state_dict[torch_key(path)] = np.ascontiguousarray(value)
+        # A copy: an array of jax is read-only, which torch warns of.
+        state_dict[torch_key(path)] = np.array(value, order="C")
     return state_dict
 
 

@@ -1,0 +1,184 @@
+"""What all networks promise: fields, fresh weights, drop rates, types, features by name."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import linen as nn
+
+from experiments.torch_peer import import_timm
+from tl_jax import trees
+from tl_jax.models import efficientnet, layers, resnet, vgg
+from tl_jax.models.features import features
+from tl_jax.weights.state_dict import to_state_dict
+
+timm = import_timm()
+TINY = {
+    "resnet": resnet.ResNet(
+        block=resnet.Bottleneck, depths=(1, 1), widths=(8, 16), num_classes=5, drop_path_rate=0.5
+    ),
+    "vgg": vgg.VGG(depths=(1, 1), widths=(4, 8), batch_norm=True, num_classes=5, drop_rate=0.5),
+    "efficientnet": efficientnet.EfficientNet(
+        width=0.1, depth=0.2, padding="same", num_classes=5, drop_rate=0.5, drop_path_rate=0.5
+    ),
+}
+ALL = {**resnet.ARCHITECTURES, **vgg.ARCHITECTURES, **efficientnet.ARCHITECTURES}
+IMAGES = np.random.default_rng(0).normal(size=(2, 33, 47, 3)).astype(np.float32)
+
+
+@functools.cache
+def tiny_variables(family: str) -> dict:
+    return jax.jit(TINY[family].init)(jax.random.key(0), IMAGES)
+
+
+def calls_in_training(model: nn.Module, variables: dict) -> list[tuple[nn.Module, dict]]:
+    """Returns every call of a layer that behaves otherwise in training, with its keywords."""
+    calls = []
+
+    def record(following, args, kwargs, context):
+        is_layer = isinstance(context.module, layers.BatchNorm | layers.Dropout | layers.DropPath)
+        if is_layer and context.method_name == "__call__":
+            calls.append((context.module, kwargs))
+        return following(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(
+            functools.partial(model.apply, train=True, mutable=["batch_stats"]),
+            variables,
+            IMAGES,
+            rngs={"dropout": jax.random.key(1)},
+        )
+    return calls
+
+
+def train(model: nn.Module, variables: dict) -> tuple[jax.Array, dict]:
+    apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    return jax.jit(apply)(variables, IMAGES, rngs={"dropout": jax.random.key(1)})
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_bfloat16_leaves_parameters_statistics_and_logits_in_float32(family):
+    model, variables = TINY[family].clone(dtype=jnp.bfloat16), tiny_variables(family)
+    fresh = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
+    logits, updated = train(model, variables)
+    leaves = jax.tree.leaves((fresh, logits, updated))
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_bfloat16_computes_in_bfloat16(family):
+    headless = TINY[family].clone(num_classes=0, global_pool="")
+    half = headless.clone(dtype=jnp.bfloat16).apply(tiny_variables(family), IMAGES)
+    exact = headless.apply(tiny_variables(family), IMAGES)
+    assert half.dtype == jnp.bfloat16
+    error = np.linalg.norm(np.asarray(half, np.float32) - exact) / np.linalg.norm(exact)
+    assert 1e-4 < error < 0.05
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_training_layers_are_told_the_mode_by_keyword(family):
+    """The freezing of layers rests on it."""
+    calls = calls_in_training(TINY[family], tiny_variables(family))
+    assert {type(module) for module, _ in calls} >= {layers.BatchNorm, layers.Dropout}
+    assert all(keywords == {"train": True} for _, keywords in calls)
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_evaluation_is_deterministic_and_training_is_not(family):
+    model, variables = TINY[family], tiny_variables(family)
+    variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)
+    evaluated = model.apply(variables, IMAGES)
+    np.testing.assert_array_equal(evaluated, model.apply(variables, IMAGES))
+    assert not np.allclose(train(model, variables)[0], evaluated, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_parts_of_the_top_are_left_out(family):
+    model = TINY[family]
+    whole = set(trees.names(tiny_variables(family)["params"]))
+    headless = model.clone(num_classes=0)
+    pooled, variables = headless.init_with_output(jax.random.key(0), IMAGES)
+    left_out = whole - set(trees.names(variables["params"]))
+    assert left_out == {f"{model.classifier}.kernel", f"{model.classifier}.bias"}
+    assert pooled.ndim == 2
+    bare, variables = headless.clone(global_pool="").init_with_output(jax.random.key(0), IMAGES)
+    assert bare.ndim == 4
+    assert not any(name.startswith("pre_logits") for name in trees.names(variables["params"]))
+    if family != "vgg":
+        average = layers.global_average(bare)
+        np.testing.assert_allclose(average, pooled, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "efficientnet_b0", "efficientnet_b1"])
+def test_drop_path_rates_are_timms(name):
+    theirs = timm.create_model(name, drop_path_rate=0.2)
+    expected = {
+        module_name: module.drop_prob
+        for module_name, module in theirs.named_modules()
+        if module_name.endswith("drop_path") and hasattr(module, "drop_prob")
+    }
+    model = ALL[name].build(num_classes=5, drop_path_rate=0.2)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
+    ours = {
+        trees.dotted(module.path): module.rate
+        for module, _ in calls_in_training(model, shapes)
+        if isinstance(module, layers.DropPath) and module.rate > 0
+    }
+    assert ours == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0"])
+def test_fresh_weights_are_drawn_as_timms(name):
+    """Scales and biases are equal; kernels have the same spread; the classifier is zero."""
+    architecture = ALL[name]
+    model = architecture.build(num_classes=5)
+    ours = to_state_dict(jax.jit(model.init)(jax.random.key(0), IMAGES))
+    torch.manual_seed(0)
+    for key, value in timm.create_model(name, num_classes=5).state_dict().items():
+        if key.startswith(architecture.classifier):
+            np.testing.assert_array_equal(ours[key], 0)
+        elif value.ndim == 4:
+            spread = 5 / np.sqrt(value.numel())
+            np.testing.assert_allclose(ours[key].std(), value.std(), rtol=spread, err_msg=key)
+            assert abs(ours[key].mean()) < spread * ours[key].std(), key
+        else:
+            np.testing.assert_array_equal(ours[key], value, err_msg=key)
+
+
+@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"global_pool": "max"}, "use 'avg'"),
+        ({"global_pool": ""}, "set num_classes=0"),
+        ({"num_classes": -1}, "use 0 for no classifier"),
+        ({"drop_rate": 1.0}, "drop_rate is 1.0"),
+        ({"drop_path_rate": -0.1}, "drop_path_rate is -0.1"),
+    ],
+)
+def test_contradictory_fields_are_refused(family, fields, message):
+    with pytest.raises(ValueError, match=message):
+        TINY[family].clone(**fields)
+
+
+def test_vgg_has_no_branch_to_drop():
+    with pytest.raises(ValueError, match="no residual branch"):
+        vgg.VGG(drop_path_rate=0.1)
+
+
+def test_features_are_those_on_the_way_to_the_logits():
+    model, variables = TINY["resnet"], tiny_variables("resnet")
+    at = ["layer2", "act1", "layer1.0.bn3", "fc"]
+    found = jax.jit(functools.partial(features, model, at=at))(variables, IMAGES)
+    assert list(found) == at
+    assert found["act1"].shape == (2, 17, 24, 64)
+    assert found["layer2"].shape == (2, 5, 6, 64)
+    np.testing.assert_allclose(found["fc"], model.apply(variables, IMAGES), atol=1e-6)
+
+
+def test_features_name_the_nearest_module():
+    with pytest.raises(ValueError, match=r"no module 'layr2'; did you mean 'layer2'"):
+        features(TINY["resnet"], tiny_variables("resnet"), IMAGES, ["layr2"])

@@ -1,0 +1,67 @@
+"""Tests of the losses: torch's numbers, masks, types and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from tl_jax.objectives import losses
+
+LOGITS = np.random.default_rng(0).normal(0, 3, (6, 5)).astype(np.float32)
+LABELS = np.array([0, 4, 2, 2, 1, 3])
+MASK = np.array([True, True, False, True, False, True])
+
+
+def torchs(logits: np.ndarray, labels: np.ndarray, smoothing: float, **options) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(
+        torch.tensor(logits), torch.tensor(labels), label_smoothing=smoothing, **options
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_the_mean_is_torchs(smoothing):
+    found = losses.cross_entropy(LOGITS, LABELS, label_smoothing=smoothing)
+    np.testing.assert_allclose(found, torchs(LOGITS, LABELS, smoothing), rtol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_each_example_is_torchs(smoothing):
+    found = losses.example_cross_entropy(LOGITS, LABELS, label_smoothing=smoothing)
+    expected = torchs(LOGITS, LABELS, smoothing, reduction="none")
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_mask_leaves_examples_out_of_the_mean(smoothing):
+    found = losses.cross_entropy(LOGITS, LABELS, mask=MASK, label_smoothing=smoothing)
+    np.testing.assert_allclose(found, torchs(LOGITS[MASK], LABELS[MASK], smoothing), rtol=1e-6)
+
+
+def test_what_is_masked_may_be_anything():
+    logits = jnp.where(MASK[:, None], LOGITS, jnp.nan)
+    found = losses.cross_entropy(logits, LABELS, mask=MASK)
+    np.testing.assert_allclose(found, torchs(LOGITS[MASK], LABELS[MASK], 0.0), rtol=1e-6)
+
+
+def test_an_empty_mask_gives_zero():
+    assert losses.cross_entropy(LOGITS, LABELS, mask=np.zeros(6, bool)) == 0.0
+
+
+def test_the_gradient_is_torchs():
+    logits = torch.tensor(LOGITS, requires_grad=True)
+    torch.nn.functional.cross_entropy(logits, torch.tensor(LABELS), label_smoothing=0.1).backward()
+    found = jax.grad(lambda x: losses.cross_entropy(x, LABELS, label_smoothing=0.1))(LOGITS)
+    np.testing.assert_allclose(found, logits.grad, atol=1e-7)
+
+
+def test_bfloat16_logits_give_a_float32_loss():
+    logits = jnp.asarray(LOGITS, jnp.bfloat16)
+    found = losses.cross_entropy(logits, LABELS)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, torchs(np.float32(logits), LABELS, 0.0), rtol=1e-6)
+
+
+def test_large_logits_do_not_overflow():
+    assert losses.cross_entropy(jnp.array([[1e4, 0.0]]), jnp.array([0])) == 0.0
+    assert losses.cross_entropy(jnp.array([[1e4, 0.0]]), jnp.array([1])) == 1e4

@@ -1,0 +1,95 @@
+"""Tests of the configuration: JSON and back, unknown names, values that make no sense."""
+
+import dataclasses
+import json
+
+import pytest
+
+from tl_jax import config as configuration
+from tl_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+
+OTHER = Config(
+    model=ModelConfig(name="vgg16", head="mlp", hidden=(64, 32), dtype="bfloat16"),
+    data=DataConfig(source="folder:photos", image_size=96, test_split="test"),
+    augment=AugmentConfig(scale=(0.5, 0.75)),
+    optim=OptimConfig(name="sgd", head_learning_rate=0.1, clip_norm=1.0, step_epochs=(1.5,)),
+    train=TrainConfig(head_epochs=2, epochs=0, best_metric="loss"),
+)
+
+
+@pytest.mark.parametrize("config", [Config(), OTHER])
+def test_json_is_read_back_as_it_was_written(config):
+    found = configuration.from_json(configuration.to_json(config))
+    assert found == config
+    assert isinstance(found.optim.step_epochs, tuple)
+
+
+def test_every_value_of_the_example_differs_from_a_default():
+    # Otherwise the round trip above would not notice a field that is dropped.
+    sections = [field.name for field in dataclasses.fields(Config)]
+    differing = {line.partition(".")[0] for line in configuration.differences(Config(), OTHER)}
+    assert differing == set(sections)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "the configuration is not JSON"),
+        ('{"optm": {}}', r"unknown section 'optm'; did you mean 'optim'\?"),
+        (
+            '{"optim": {"learning_rat": 1}}',
+            r"unknown field optim.learning_rat; did you mean 'learning_rate'\?",
+        ),
+    ],
+)
+def test_json_that_is_no_configuration_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        configuration.from_json(text)
+
+
+def test_missing_fields_take_their_defaults():
+    found = configuration.from_json(json.dumps({"optim": {"name": "sgd"}}))
+    assert found == Config(optim=OptimConfig(name="sgd"))
+
+
+def test_differences_are_listed_by_dotted_name():
+    one = Config(optim=OptimConfig(name="sgd"), train=TrainConfig(epochs=1))
+    assert configuration.differences(one, Config()) == [
+        "optim.name: 'sgd' != 'adamw'",
+        "train.epochs: 1 != 5",
+    ]
+    assert configuration.differences(one, one) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("data", DataConfig(batch_size=0), "data.batch_size must be at least 1"),
+        ("data", DataConfig(workers=0), "data.workers"),
+        ("data", DataConfig(validation_fraction=1.0), "data.validation_fraction"),
+        ("data", DataConfig(image_size=7), "data.image_size must be at least 8"),
+        ("data", DataConfig(image_size=0), "data.image_size must be at least 8"),
+        ("augment", AugmentConfig(scale=(0.0, 1.0)), "augment.scale"),
+        ("augment", AugmentConfig(scale=(0.9, 0.5)), "augment.scale"),
+        ("augment", AugmentConfig(ratio=(2.0, 1.0)), "augment.ratio"),
+        ("model", ModelConfig(head_dropout=1.0), "model.head_dropout"),
+        ("model", ModelConfig(drop_path=-0.1), "model.drop_path"),
+        ("optim", OptimConfig(learning_rate=-1.0), "optim.learning_rate"),
+        ("optim", OptimConfig(warmup_epochs=-1.0), "optim.warmup_epochs"),
+        ("optim", OptimConfig(clip_norm=-1.0), "optim.clip_norm must be above 0"),
+        ("optim", OptimConfig(clip_norm=0.0), "optim.clip_norm must be above 0"),
+        ("train", TrainConfig(label_smoothing=1.0), "train.label_smoothing"),
+        ("train", TrainConfig(epochs=0), "nor both 0"),
+        ("train", TrainConfig(epochs=-1, head_epochs=3), "must not be negative"),
+        ("train", TrainConfig(keep=0), "train.keep and train.log_every"),
+        ("train", TrainConfig(log_every=0), "train.keep and train.log_every"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused(section, values, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(Config(), **{section: values})
+
+
+def test_all_broken_rules_are_named_at_once():
+    with pytest.raises(ValueError, match="data.batch_size .*; train.keep"):
+        Config(data=DataConfig(batch_size=0), train=TrainConfig(keep=0))

@@ -1,0 +1,82 @@
+"""The configurations: each is whole, says its command, and runs on a tiny stand-in of its data."""
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from tl_jax import config as configuration
+from tl_jax.cli import read_config
+from tl_jax.config import Config
+from tl_jax.training.loop import fit
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FILES = sorted(CONFIGS.glob("*.py"))
+
+
+class Cifar10(tfds.core.GeneratorBasedBuilder):
+    """Some 32x32 images in CIFAR-10's form."""
+
+    VERSION = tfds.core.Version("3.0.2")
+    url_infos = None
+    COUNTS: ClassVar = {"train": 20, "test": 10}
+
+    def _info(self):
+        names = "airplane automobile bird cat deer dog frog horse ship truck".split()
+        features = {
+            "image": tfds.features.Image(shape=(32, 32, 3), encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=names),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(count) for split, count in self.COUNTS.items()}
+
+    def _generate_examples(self, count):
+        rng = np.random.default_rng(count)
+        for i in range(count):
+            buffer = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(buffer, "PNG")
+            buffer.seek(0)
+            yield i, {"image": buffer, "label": i % 10}
+
+
+def shortened(config: Config, **data) -> Config:
+    """Returns a configuration for a minute at most: tiny images, few epochs, random weights."""
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, weights="random", hidden=(8,)),
+        data=dataclasses.replace(config.data, batch_size=8, image_size=32, **data),
+        train=dataclasses.replace(
+            config.train, head_epochs=min(config.train.head_epochs, 1), epochs=1
+        ),
+        optim=dataclasses.replace(config.optim, warmup_epochs=0.0),
+    )
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_configuration_is_whole_and_says_its_command(path):
+    config = read_config(path)
+    assert configuration.from_json(configuration.to_json(config)) == config
+    assert f"python -m tl_jax train configs/{path.name}" in path.read_text()
+
+
+@pytest.mark.parametrize("name", ["folder", "imagefolder_resnet50", "vgg16_gap"])
+def test_a_folder_recipe_runs_on_a_stand_in(name, tiny_networks, photos, tmp_path):
+    config = read_config(CONFIGS / f"{name}.py")
+    data = {"source": f"folder:{photos}", "data_dir": str(tmp_path / "prepared")}
+    report = fit(shortened(config, **data), tmp_path / "run")
+    assert report["metrics"][config.data.eval_split]["count"] == 10
+
+
+def test_the_cifar_recipe_runs_on_a_stand_in(tiny_networks, tmp_path):
+    Cifar10(data_dir=tmp_path / "sets", file_format="array_record").download_and_prepare()
+    config = read_config(CONFIGS / "cifar10_resnet18.py")
+    report = fit(shortened(config, data_dir=str(tmp_path / "sets")), tmp_path / "run")
+    assert report["metrics"]["test"]["count"] == 10
+    assert len(report["class_names"]) == 10

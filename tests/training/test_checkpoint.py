@@ -1,0 +1,267 @@
+"""Tests of checkpoints: exact restoring, what is kept, and errors that are heard."""
+
+import resource
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from tests.training.tiny import TinyNet, as_they_are, assert_equal_trees, batch, randomised
+from tl_jax.training import optim, parallel, state, step
+from tl_jax.training.checkpoint import CheckpointError, Checkpoints, abstract
+from tl_jax.training.state import TrainState
+from tl_jax.transfer import freeze
+
+METRICS = {"accuracy": 0.5}
+RATES = {freeze.HEAD: 0.1, freeze.BACKBONE: 0.01}
+
+
+@pytest.fixture(scope="module")
+def trained() -> TrainState:
+    """The state after two steps of AdamW, with moments, counters and moved statistics."""
+    model = TinyNet()
+    variables = randomised(model)
+    plan = freeze.plan(variables["params"], ["fc"], train_backbone=True)
+    tx = optim.optimizer("adamw", RATES, plan, weight_decay=0.1, clip_norm=1.0)
+    made = step.make_train_step(model, tx, plan, prepare=as_they_are, seed_key=jax.random.key(0))
+    current, run = state.create(variables, tx, plan), jax.jit(made)
+    for seed in range(2):
+        current, _ = run(current, batch(seed=seed))
+    return current
+
+
+def small(step: int, value: float = 0.0) -> TrainState:
+    """A state that costs little to write."""
+    return TrainState(jnp.int32(step), {"fc": {"bias": jnp.full(2, value)}}, {}, ())
+
+
+def abstracted(tree):
+    return abstract(tree, parallel.replicated(parallel.data_mesh()))
+
+
+def opened(directory: Path, **options) -> Checkpoints:
+    return Checkpoints(directory, best_metric="accuracy", **options)
+
+
+def saved_steps(directory: Path) -> list[int]:
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+
+
+# ---- exact
+
+
+def test_everything_is_restored_bit_for_bit(trained, tmp_path):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(trained, METRICS)
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 2
+        found = checkpoints.restore(2, abstracted(trained))
+    assert_equal_trees(found, trained)
+    assert any(leaf.ndim for leaf in jax.tree.leaves(found.opt_state))
+
+
+def test_arrays_serve_as_the_form_too(trained, tmp_path):
+    zeros = jax.tree.map(jnp.zeros_like, trained)
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(trained, METRICS)
+        assert_equal_trees(checkpoints.restore(2, zeros), trained)
+
+
+def test_variables_are_restored_without_the_optimizer(trained, tmp_path):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(trained, METRICS)
+        found = checkpoints.restore_variables(2, abstracted(trained.variables))
+    assert_equal_trees(found, trained.variables)
+
+
+def test_a_network_without_statistics_is_restored(tmp_path):
+    variables = {"params": nn.Dense(2).init(jax.random.key(0), jnp.ones((1, 3)))["params"]}
+    plan = freeze.plan(variables["params"], ["kernel"], train_backbone=False)
+    initial = state.create(variables, optim.optimizer("sgd", RATES, plan), plan, step=5)
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(initial, METRICS)
+        found = checkpoints.restore(5, abstracted(initial))
+        assert_equal_trees(found, initial)
+        variables = checkpoints.restore_variables(5, abstracted(variables))
+    assert_equal_trees(variables["params"], initial.params)
+
+
+def test_steps_that_use_the_state_up_do_not_reach_what_is_being_written(tmp_path):
+    mesh = parallel.data_mesh()
+
+    def add_one(state: TrainState, batch) -> tuple[TrainState, dict]:
+        return state.replace(params=jax.tree.map(lambda x: x + 1, state.params)), {}
+
+    run = parallel.jit_train_step(add_one, mesh)
+    first = jax.device_put(large(1), parallel.replicated(mesh))
+    expected = jax.tree.map(np.array, first)
+    inputs = parallel.put_batch(batch(), mesh)
+    current, _ = run(jax.tree.map(jnp.copy, first), inputs)  # compiled beforehand
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(first, METRICS)
+        current, _ = run(first, inputs)
+        for _ in range(20):
+            current, _ = run(current, inputs)
+        assert_equal_trees(checkpoints.restore(1, abstracted(current)), expected)
+
+
+# ---- what is kept
+
+
+def kept_of(directory: Path, scores: list[float], *, metric: str = "accuracy", **options):
+    """Saves steps 1, 2, ... with these scores; returns the best step and the steps kept."""
+    options = {"best_metric": metric, **options}
+    with Checkpoints(directory, **options) as checkpoints:
+        for number, score in enumerate(scores, start=1):
+            checkpoints.save(small(number), {metric: score})
+        best = checkpoints.best_step()
+    return best, saved_steps(directory)
+
+
+@pytest.mark.parametrize(
+    ("scores", "keep", "best", "kept"),
+    [
+        ([0.1, 0.9, 0.5, 0.6], 1, 2, [2, 4]),
+        ([0.1, 0.9, 0.5, 0.6], 2, 2, [2, 3, 4]),
+        ([0.1, 0.2, 0.3], 1, 3, [3]),
+        ([0.9, 0.2, 0.9], 1, 3, [3]),  # the newest of equals
+        ([0.9, 0.9, 0.1], 1, 2, [2, 3]),
+        ([float("nan"), 0.1, float("nan")], 1, 2, [2, 3]),
+        ([float("nan"), float("nan")], 1, 2, [2]),
+        ([0.1, float("inf")], 1, 1, [1, 2]),
+    ],
+)
+def test_the_newest_and_the_best_are_kept(tmp_path, scores, keep, best, kept):
+    assert kept_of(tmp_path, scores, keep=keep) == (best, kept)
+
+
+@pytest.mark.parametrize(
+    ("scores", "best", "kept"),
+    [([3.0, 1.0, 2.0], 2, [2, 3]), ([1.0, 1.0, 2.0], 2, [2, 3]), ([2.0, float("nan")], 1, [1, 2])],
+)
+def test_a_lower_loss_is_better(tmp_path, scores, best, kept):
+    assert kept_of(tmp_path, scores, metric="loss", lower_is_better=True) == (best, kept)
+
+
+def test_the_best_of_an_earlier_process_is_remembered(tmp_path):
+    kept_of(tmp_path, [0.9])
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(small(2), {"accuracy": 0.1})
+        checkpoints.save(small(3), {"accuracy": 0.2})
+        assert (checkpoints.best_step(), checkpoints.latest_step()) == (1, 3)
+    assert saved_steps(tmp_path) == [1, 3]
+
+
+def test_an_empty_folder_has_no_steps(tmp_path):
+    with opened(tmp_path / "new") as checkpoints:
+        assert checkpoints.latest_step() is None
+        assert checkpoints.best_step() is None
+
+
+# ---- errors
+
+
+@pytest.fixture
+def full_disk():
+    """Lets no file grow beyond a megabyte, as a full disk or a quota would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def large(step: int) -> TrainState:
+    noise = np.random.default_rng(0).normal(size=2**20).astype(np.float32)
+    return small(step).replace(params={"fc": {"kernel": jnp.asarray(noise)}})
+
+
+def test_an_error_in_the_background_is_raised_on_leaving(tmp_path, full_disk):
+    with pytest.raises(Exception, match="File too large"), opened(tmp_path) as checkpoints:
+        checkpoints.save(large(1), METRICS)
+
+
+def test_an_error_in_the_background_is_raised_by_the_next_save(tmp_path, full_disk):
+    checkpoints = opened(tmp_path)
+    checkpoints.save(large(1), METRICS)
+    with pytest.raises(Exception, match="File too large"):
+        checkpoints.save(small(2), METRICS)
+
+
+def test_a_write_that_failed_leaves_no_step(tmp_path, full_disk):
+    with pytest.raises(Exception, match="File too large"), opened(tmp_path) as checkpoints:
+        checkpoints.save(small(1), METRICS)
+        checkpoints.save(large(2), METRICS)
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 1
+
+
+def damage(file: Path, kind: str) -> None:
+    if kind == "delete":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def outcome(directory: Path, trained: TrainState) -> str:
+    """Restores, and says how it went: an error that names the folder, or the whole state."""
+    try:
+        with opened(directory) as checkpoints:
+            found = checkpoints.restore(2, abstracted(trained))
+    except CheckpointError as error:
+        assert str(directory) in str(error)
+        return "error"
+    assert_equal_trees(found, trained)
+    return "whole"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("kind", ["truncate", "delete"])
+def test_a_damaged_file_is_an_error_that_names_it_and_never_a_part(trained, tmp_path, kind):
+    with opened(tmp_path / "sound") as checkpoints:
+        checkpoints.save(trained, METRICS)
+    files = [p.relative_to(tmp_path) for p in (tmp_path / "sound" / "2").rglob("*") if p.is_file()]
+    outcomes = {}
+    for number, file in enumerate(files):
+        damaged = tmp_path / str(number)
+        shutil.copytree(tmp_path / "sound", damaged)
+        damage(damaged / Path(*file.parts[1:]), kind)
+        outcomes[file] = outcome(damaged, trained)
+    # Orbax keeps copies of much of it; what has no copy must be missed.
+    assert set(outcomes.values()) == {"error", "whole"}
+    for item in ("variables", "optimizer"):
+        assert outcomes[Path("sound", "2", item, "manifest.ocdbt")] == "error"
+
+
+def other_form(trained: TrainState, change) -> TrainState:
+    return trained.replace(params={**trained.params, **change})
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("classes", {"fc": {"kernel": jnp.zeros((4, 9)), "bias": jnp.zeros(9)}},
+         r"2 variables differ:\n  params.fc.bias: saved \(3,\), wanted \(9,\)\n"),
+        ("more", {"neck": {"bias": jnp.zeros(9)}},
+         r"params.neck.bias: saved not at all, wanted \(9,\)"),
+        ("less", {"fc": {}}, r"params.fc.bias: saved \(3,\), wanted not at all"),
+    ],
+)  # fmt: skip
+def test_another_form_is_an_error_that_lists_what_differs(trained, tmp_path, name, change, message):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(trained, METRICS)
+        with pytest.raises(CheckpointError, match=message):
+            checkpoints.restore(2, abstracted(other_form(trained, change)))
+
+
+def test_the_state_of_another_optimizer_is_an_error(trained, tmp_path):
+    plan = freeze.plan(trained.params, ["fc"], train_backbone=True)
+    tx = optim.optimizer("sgd", RATES, plan)
+    other = state.create(trained.variables, tx, plan)
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(trained, METRICS)
+        with pytest.raises(CheckpointError, match="opt_state"):
+            checkpoints.restore(2, abstracted(other))

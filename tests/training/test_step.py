@@ -1,0 +1,179 @@
+"""Tests of the training step and the evaluation step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import linen as nn
+
+from tests.training.tiny import TinyNet, as_they_are, assert_equal_trees, batch, randomised
+from tl_jax.training import optim, state, step
+from tl_jax.transfer import freeze
+
+SEED_KEY = jax.random.key(7)
+
+
+class Identity(nn.Module):
+    """Logits are the input plus a bias, so that every number can be had by hand."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        del train
+        return x + self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+
+
+LOGITS = np.array([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 0.5]], np.float32)
+LABELS = np.array([0, 1, 2, 2], np.int32)
+
+
+def first_state(variables, *, train_backbone: bool = True, rate: float = 0.1, head: str = "fc"):
+    plan = freeze.plan(variables["params"], [head], train_backbone=train_backbone)
+    rates = {freeze.HEAD: rate, freeze.BACKBONE: rate}
+    tx = optim.optimizer("sgd", rates, plan, momentum=0.0)
+    return state.create(variables, tx, plan), tx, plan
+
+
+def identity_step(label_smoothing: float = 0.0):
+    variables = Identity().init(SEED_KEY, LOGITS)
+    initial, tx, plan = first_state(variables, head="bias")
+    made = step.make_train_step(
+        Identity(), tx, plan,
+        prepare=as_they_are, seed_key=SEED_KEY, label_smoothing=label_smoothing,
+    )  # fmt: skip
+    return made(initial, {"image": LOGITS, "label": LABELS})
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_accuracy_gradient_and_update_are_those_by_hand(smoothing):
+    after, values = identity_step(smoothing)
+    logits = torch.tensor(LOGITS)
+    bias = torch.zeros(3, requires_grad=True)
+    loss = torch.nn.functional.cross_entropy(
+        logits + bias, torch.tensor(LABELS).long(), label_smoothing=smoothing
+    )
+    loss.backward()
+    np.testing.assert_allclose(values["loss"], loss.item(), rtol=1e-6)
+    assert values["accuracy"] == 0.5
+    np.testing.assert_allclose(values["grad_norm"], bias.grad.norm(), rtol=1e-6)
+    np.testing.assert_allclose(after.params["bias"], -0.1 * bias.grad, atol=1e-7)
+    assert (after.step, after.step.dtype, after.batch_stats) == (1, jnp.int32, {})
+
+
+# ---- random keys
+
+
+@pytest.fixture(scope="module")
+def random_step():
+    """A compiled step with dropout, drop path and noise on the images, and its first state."""
+    model = TinyNet(drop_rate=0.5, drop_path_rate=0.5)
+    initial, tx, plan = first_state(randomised(model))
+
+    def prepare(key, batch):
+        return batch["image"] + 0.01 * jax.random.normal(key, batch["image"].shape)
+
+    def make(seed: int):
+        made = step.make_train_step(model, tx, plan, prepare=prepare, seed_key=jax.random.key(seed))
+        return jax.jit(made)
+
+    return make(0), make(1), initial
+
+
+def test_the_same_state_and_batch_give_the_same_bits(random_step):
+    run, _, initial = random_step
+    assert_equal_trees(run(initial, batch()), run(initial, batch()))
+
+
+def test_the_random_key_depends_on_the_step_and_the_seed(random_step):
+    run, other_seed, initial = random_step
+    later = initial.replace(step=initial.step + 1)
+    found = {
+        float(values["loss"])
+        for _, values in (run(initial, batch()), run(later, batch()), other_seed(initial, batch()))
+    }
+    assert len(found) == 3
+
+
+def test_the_key_does_not_depend_on_how_the_step_was_reached(random_step):
+    run, _, initial = random_step
+    reached, _ = run(initial, batch())
+    fresh = jax.tree.map(jnp.array, jax.device_get(reached))
+    assert_equal_trees(run(reached, batch(seed=1)), run(fresh, batch(seed=1)))
+
+
+def test_images_and_dropout_have_different_keys():
+    seen = []
+    initial, tx, plan = first_state(randomised(TinyNet()))
+
+    class Spy(TinyNet):
+        def apply(self, variables, images, *, rngs, **options):
+            seen.append(rngs["dropout"])
+            return super().apply(variables, images, rngs=rngs, **options)
+
+    def prepare(key, batch):
+        seen.append(key)
+        return batch["image"]
+
+    made = step.make_train_step(Spy(), tx, plan, prepare=prepare, seed_key=SEED_KEY)
+    made(initial, batch())
+    assert jax.random.key_data(seen[0]).tolist() != jax.random.key_data(seen[1]).tolist()
+
+
+# ---- types
+
+
+def test_a_bfloat16_network_keeps_float32_parameters_statistics_and_losses():
+    model = TinyNet(dtype=jnp.bfloat16)
+    variables = randomised(model)
+    initial, tx, plan = first_state(variables)
+    made = step.make_train_step(model, tx, plan, prepare=as_they_are, seed_key=SEED_KEY)
+    after, values = jax.eval_shape(made, initial, batch())
+    kept = (after.params, after.batch_stats, after.opt_state, values)
+    floats = [leaf.dtype for leaf in jax.tree.leaves(kept) if jnp.issubdtype(leaf, jnp.floating)]
+    assert set(floats) == {jnp.dtype("float32")}
+    assert model.apply(variables, batch()["image"]).dtype == jnp.float32
+
+
+def test_bfloat16_is_what_the_layers_compute_in():
+    exact, rounded = TinyNet(), TinyNet(dtype=jnp.bfloat16)
+    variables = randomised(exact)
+    one, other = (model.apply(variables, batch()["image"]) for model in (exact, rounded))
+    assert 1e-4 < np.abs(one - other).max() / np.abs(one).max() < 5e-2
+
+
+# ---- evaluation
+
+
+def evaluate(logits, labels, mask):
+    made = step.make_eval_step(Identity(), normalize=lambda images: images)
+    variables = {"params": {"bias": jnp.zeros(3)}}
+    return jax.jit(made)(variables, {"image": logits, "label": labels, "mask": mask})
+
+
+def test_evaluation_sums_losses_and_counts():
+    found = evaluate(LOGITS, LABELS, np.ones(4, bool))
+    expected = torch.nn.functional.cross_entropy(
+        torch.tensor(LOGITS), torch.tensor(LABELS).long(), reduction="sum"
+    )
+    np.testing.assert_allclose(found["loss"], expected, rtol=1e-6)
+    np.testing.assert_array_equal(found["confusion"], [[1, 0, 0], [0, 1, 0], [1, 1, 0]])
+
+
+def test_evaluation_does_not_see_the_padding():
+    padded = np.concatenate([LOGITS, np.full((3, 3), np.nan, np.float32)])
+    labels, mask = np.append(LABELS, [0, 0, 0]), np.arange(7) < 4
+    found, expected = evaluate(padded, labels, mask), evaluate(LOGITS, LABELS, np.ones(4, bool))
+    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-6)
+    np.testing.assert_array_equal(found["confusion"], expected["confusion"])
+
+
+def test_evaluation_normalizes_and_uses_the_running_statistics():
+    model = TinyNet(drop_rate=0.5)
+    variables = randomised(model)
+    made = step.make_eval_step(model, normalize=lambda images: images / 2 - 1)
+    inputs = {**batch(), "mask": np.ones(8, bool)}
+    logits = model.apply(variables, inputs["image"] / 2 - 1)
+    expected = torch.nn.functional.cross_entropy(
+        torch.tensor(np.array(logits)), torch.tensor(inputs["label"]).long(), reduction="sum"
+    )
+    np.testing.assert_allclose(made(variables, inputs)["loss"], expected, rtol=1e-5)
