@@ -36,7 +36,6 @@ QUICK = (
     "resnet50",
     "vgg11_bn",
     "efficientnet_b0",
-    "tf_efficientnet_b0",
     "tf_efficientnet_lite0",
 )
 CLASSES = 11

@@ -16,6 +16,9 @@ from tl_jax.training.checkpoint import CheckpointError, Checkpoints, abstract
 from tl_jax.training.state import TrainState
 from tl_jax.transfer import freeze
 
+# Orbax leaves coroutines of its failed reads behind, which complain whenever they are collected.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 METRICS = {"accuracy": 0.5}
 RATES = {freeze.HEAD: 0.1, freeze.BACKBONE: 0.01}
 
@@ -218,7 +221,6 @@ def outcome(directory: Path, trained: TrainState) -> str:
     return "whole"
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", ["truncate", "delete"])
 def test_a_damaged_file_is_an_error_that_names_it_and_never_a_part(trained, tmp_path, kind):
     with opened(tmp_path / "sound") as checkpoints:

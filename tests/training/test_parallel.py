@@ -1,5 +1,6 @@
 """A step over a mesh is the step on one device, and its checkpoints open anywhere."""
 
+import json
 import os
 import subprocess
 import sys
@@ -48,6 +49,9 @@ def main(folder: Path) -> None:
     results = train_on(mesh)
     assert len(results[0].params["conv1"]["kernel"].sharding.device_set) == DEVICES
     np.savez(folder / "results.npz", *jax.tree.leaves(results))
+    placed = parallel.put_batch(batch(), mesh)["image"]
+    rows = {str(shard.device): shard.data.shape[0] for shard in placed.addressable_shards}
+    (folder / "rows.json").write_text(json.dumps(rows))
     with Checkpoints(folder / "checkpoints", best_metric="loss") as checkpoints:
         checkpoints.save(results[0], {"loss": 1.0})
 
@@ -86,6 +90,11 @@ def test_a_mesh_gives_the_numbers_of_one_device(on_one_device, on_four):
     for (path, expected), leaf in zip(named, jax.tree.leaves(found), strict=True):
         name = jax.tree_util.keystr(path)
         np.testing.assert_allclose(leaf, expected, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_each_device_has_its_part_of_a_batch(on_four):
+    rows = json.loads((on_four / "rows.json").read_text())
+    assert list(rows.values()) == [2] * DEVICES
 
 
 def test_the_statistics_are_those_of_the_whole_batch(on_one_device, on_four):
