@@ -16,6 +16,7 @@ from tl_jax.evaluation import export as exporting
 from tl_jax.evaluation import predict as prediction
 from tl_jax.models import registry
 from tl_jax.training import loop
+from tl_jax.training.checkpoint import CheckpointError
 from tl_jax.weights.index import pretrained_config
 
 _USAGE = """usage: python -m tl_jax COMMAND [ARGUMENTS]
@@ -29,6 +30,8 @@ _USAGE = """usage: python -m tl_jax COMMAND [ARGUMENTS]
 Each command explains itself: python -m tl_jax COMMAND --help"""
 
 Positional = tyro.conf.Positional
+# Errors whose message is for the user; any other is a defect and keeps its traceback.
+_EXPECTED = (ValueError, OSError, FloatingPointError, ModuleNotFoundError, CheckpointError)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     try:
         return _COMMANDS[command](rest)
-    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
+    except _EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -200,7 +200,9 @@ def _check(config: Config) -> None:
         ),
         "model.head_dropout must be in [0, 1)": 0 <= config.model.head_dropout < 1,
         "model.drop_path must be in [0, 1)": 0 <= config.model.drop_path < 1,
-        "optim.learning_rate must be at least 0": config.optim.learning_rate >= 0,
+        "optim.learning_rate and optim.head_learning_rate must be at least 0": (
+            min(config.optim.learning_rate, config.optim.head_learning_rate or 0) >= 0
+        ),
         "optim.warmup_epochs must be at least 0": config.optim.warmup_epochs >= 0,
         "optim.clip_norm must be above 0": (
             config.optim.clip_norm is None or config.optim.clip_norm > 0

@@ -93,8 +93,9 @@ def peer(name: str) -> torch.nn.Module:
     """Returns timm's network in evaluation mode, with nothing left at its initial value.
 
     Like a trained network it is well conditioned: BatchNorm's statistics fit what it sees, no
-    variance is tiny, and its biases are as large as what varies. Independent random values would
-    let the activations grow or fade, and amplify rounding errors a hundred times.
+    variance is tiny, and its biases are larger than what varies, so that some units are cut at 0,
+    some at 6 and most at neither. Independent random values would let the activations grow or
+    fade, and amplify rounding errors a hundred times.
     """
     torch.manual_seed(0)
     network = timm.create_model(name, num_classes=CLASSES)
@@ -102,7 +103,7 @@ def peer(name: str) -> torch.nn.Module:
     with torch.no_grad():
         for norm in norms:
             norm.weight.uniform_(0.2, 0.6)
-            norm.bias.normal_(0.5, 1.0)
+            norm.bias.normal_(0.5, 2.0)
         network.get_classifier().weight.normal_(0, 0.05)
         network.get_classifier().bias.normal_(0, 0.5)
         hooks = [norm.register_forward_pre_hook(_fit_statistics) for norm in norms]
