@@ -11,7 +11,7 @@ def get_config() -> Config:
     """Returns the configuration."""
     return Config(
         model=ModelConfig(name="tf_efficientnet_lite0"),
-        data=DataConfig(source="elpv", test_split="test", batch_size=32, image_size=128),
+        data=DataConfig(source="elpv", test_split="test", batch_size=32, image_size=96),
         augment=AugmentConfig(scale=(0.6, 1.0), vertical_flip=True),
         optim=OptimConfig(
             name="adamw",

@@ -3,8 +3,8 @@
 Each comparison is made in float32, to 1e-5, and on smaller images in float64, to 1e-10.
 
 The gradient of a network with ReLUs is compared tightly in float64 only. In float32 rounding
-pushes a few of the millions of pre-activations across zero, and each moves the gradient by 1e-3 or
-so: timm's own float32 gradient is 6e-3 from its float64 one for `tf_efficientnet_lite0`.
+pushes a few of the millions of pre-activations across zero, and each moves the gradient by 1e-4 to
+1e-2: timm's own float32 gradient is 3e-4 from its float64 one for `resnet50`.
 """
 
 import copy
@@ -235,7 +235,7 @@ def test_export_is_bit_equal_and_loads_into_timm(name):
 
 def test_three_training_steps_of_resnet18_equal_timms():
     """SGD with momentum in training mode; parameters and statistics to 1e-4."""
-    name, rate, momentum = "resnet18", 0.02, 0.9
+    name, rate, momentum = "resnet18", 0.1, 0.9
     labels = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
     network, model = copy.deepcopy(peer(name)).train(), build(name)
     variables = from_state_dict(model, network.state_dict())
@@ -269,5 +269,6 @@ def test_three_training_steps_of_resnet18_equal_timms():
     start = peer(name).state_dict()
     for key, value in network.state_dict().items():
         if not key.endswith("num_batches_tracked"):
-            assert relative_error(value.detach(), start[key]) >= 1e-3, f"{key} has not moved"
-            assert relative_error(ours[key], value.detach()) <= 1e-4, key
+            error, moved = (relative_error(a, value.detach()) for a in (ours[key], start[key]))
+            assert error <= 1e-4, key
+            assert error <= 0.05 * moved, f"{key} has hardly moved: {moved}"
