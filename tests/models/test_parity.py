@@ -101,6 +101,9 @@ def peer(name: str) -> torch.nn.Module:
     network = timm.create_model(name, num_classes=CLASSES)
     norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d) and module.bias is not None:
+                module.bias.normal_(0, 0.1)
         for norm in norms:
             norm.weight.uniform_(0.2, 0.6)
             norm.bias.normal_(0.5, 2.0)
