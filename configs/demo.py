@@ -18,7 +18,7 @@ def get_config() -> Config:
             learning_rate=5e-4,
             head_learning_rate=5e-3,
             weight_decay=0.05,
-            warmup_epochs=0.25,
+            warmup_epochs=0.5,
         ),
-        train=TrainConfig(head_epochs=1, epochs=4),
+        train=TrainConfig(head_epochs=1, epochs=3),
     )

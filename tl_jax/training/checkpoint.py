@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -25,7 +24,7 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be restored: it is damaged, or that of another network or optimizer."""
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints of one run, by step.
 
     The variables and the optimizer's state are separate items, so that a finished run can be read
@@ -73,15 +72,7 @@ class Checkpoints:
                 "folder of its step"
             ) from error
 
-    def __enter__(self) -> "Checkpoints":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._manager.close()
 
     def save(self, state: TrainState, metrics: Mapping[str, float]) -> None:

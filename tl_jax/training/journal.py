@@ -1,15 +1,15 @@
 """The record of a run: `metrics.jsonl` and TensorBoard events, one value a metric and step."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 _FILE = "metrics.jsonl"
 
 
-class Journal:
+class Journal(contextlib.AbstractContextManager):
     """Appends records of metrics to a run's files. Use as a context manager."""
 
     def __init__(self, workdir: Path, *, after_step: int, enabled: bool = True):
@@ -36,15 +36,7 @@ class Journal:
         self._file = (workdir / _FILE).open("a")
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=after_step + 1)
 
-    def __enter__(self) -> "Journal":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._file is not None:
             self._file.close()
             self._events.close()

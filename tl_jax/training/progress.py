@@ -1,15 +1,15 @@
 """Progress of an epoch: a bar in a terminal, plain lines elsewhere."""
 
+import contextlib
 import sys
 import time
-from types import TracebackType
 
 from tqdm import tqdm
 
 _SECONDS_BETWEEN_LINES = 15.0
 
 
-class Progress:
+class Progress(contextlib.AbstractContextManager):
     """Shows steps done, loss, images a second and the time left of one epoch.
 
     Use as a context manager and call `update` after each step. In a terminal it is a bar on
@@ -33,15 +33,7 @@ class Progress:
             total=steps, desc=title, unit="step", disable=not enabled or self._plain, leave=False
         )
 
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.close()
 
     def update(self, loss: float | None = None) -> None:
