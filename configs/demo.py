@@ -1,7 +1,11 @@
-"""Defects of solar cells (ELPV), EfficientNet-Lite0: the head first, then all layers.
+"""Defects of solar cells (ELPV), EfficientNet-Lite0: one epoch of the head, three of all layers.
 
 Command:
-    python -m tl_jax train configs/demo.py --workdir runs/demo
+    python -m tl_jax train configs/demo.py --workdir runs/solar
+
+Expect a test accuracy near 0.82 (654 photographs, of which 450 are of functional cells), after two
+and a half minutes on two CPU cores. `make demo` runs it beside the same budget from random weights,
+which ends near 0.74.
 """
 
 from tl_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig

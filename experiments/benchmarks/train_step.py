@@ -281,7 +281,7 @@ def machine(device: str) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": cores(),
         "load_before": os.getloadavg()[0],
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
     return facts | ({"gpu": torch.cuda.get_device_name()} if device == "gpu" else {})
