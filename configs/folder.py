@@ -4,9 +4,8 @@ Command:
     python -m tl_jax train configs/folder.py --data.source folder:PATH --workdir runs/mine
 
 `PATH` holds `class/*.jpg`, of which a fifth of each class is held out, or `train/class/*.jpg` and
-`validation/class/*.jpg`. One epoch of the head, then ten of all layers. Expect `report.json` with
-the validation accuracy of the best epoch and its 95% interval; a few hundred images of things like
-ImageNet's are enough for the head epoch to be far above chance already.
+`validation/class/*.jpg`. One epoch of the head, then ten of all layers. Expect a validation
+accuracy with its 95% interval after each epoch, and `report.json` with that of the best one.
 """
 
 from tl_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig

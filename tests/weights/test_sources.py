@@ -246,7 +246,7 @@ def test_finding_a_package_does_not_import_it(monkeypatch):
 
 
 def test_every_package_is_of_published_weights():
-    for name in sources.packages():
+    for name in sources.PACKAGES:
         assert sources.index.pretrained_config(name).name == name
 
 

@@ -209,8 +209,9 @@ def _train(
     current, done = _resume(parts, checkpoints)
     until = parts.epochs if stop_after_epoch is None else min(stop_after_epoch, parts.epochs)
     first = jax.process_index() == 0
-    batches = _train_batches(parts, int(current.step))
-    with journal.Journal(workdir, after_step=int(current.step), enabled=first) as record:
+    start = done * parts.steps_per_epoch
+    batches = _train_batches(parts, start)
+    with journal.Journal(workdir, after_step=start, enabled=first) as record:
         for phase in parts.phases:
             if not phase.first_epoch <= done < min(until, phase.last_epoch):
                 continue
@@ -225,12 +226,11 @@ def _train(
     return done
 
 
-def _resume(parts: _Parts, checkpoints: Checkpoints) -> tuple[TrainState, int]:
-    """Returns the state to go on from, and the epochs that are done."""
+def _resume(parts: _Parts, checkpoints: Checkpoints) -> tuple[TrainState | None, int]:
+    """Returns the state to go on from, and the epochs that are done: (None, 0) in a new run."""
     found = checkpoints.latest_step()
-    phase = parts.phases[0]
     if found is None:
-        return _begin(parts, phase, None), 0
+        return None, 0
     done = found // parts.steps_per_epoch
     phase = next(p for p in parts.phases if p.first_epoch < done <= p.last_epoch)
     like = jax.eval_shape(lambda v: state.create(v, phase.tx, phase.plan), parts.variables)

