@@ -1,20 +1,21 @@
-"""Imports timm, the reference that tests, benchmarks and the weight index compare with."""
+"""The reference networks: timm's and torchvision's in torch, made fit for a comparison."""
 
+import functools
 from types import ModuleType
 
 import torch
 
+# timm imports torchvision, which names these operators when it registers their shapes. Its C++ part
+# is built for one release of torch and is absent beside a torch from elsewhere.
 _SCHEMA = "{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_TORCHVISION = "torchvision/"
+# What timm sets only where it loads pretrained weights, which is the network that users get.
+_AS_PRETRAINED = {"fbnetc_100": {"bn_eps": 1e-3}}
 
 
 def import_timm() -> ModuleType:
-    """Returns the `timm` module, importable also beside a CPU build of torch.
-
-    torchvision's wheels from the package registry are built for CUDA; beside a CPU torch their
-    compiled operators do not load, and `import timm` fails with "operator torchvision::nms does
-    not exist". Declaring the two schemas is enough: no classification model calls them.
-    """
-    if not hasattr(torch.ops.torchvision, "nms"):
+    """Returns the module timm, also where torchvision's compiled operators are missing."""
+    if not _LIBRARIES and not hasattr(torch.ops.torchvision, "nms"):
         library = torch.library.Library("torchvision", "DEF")
         for op in ("nms", "qnms"):
             library.define(_SCHEMA.format(op=op))
@@ -26,3 +27,97 @@ def import_timm() -> ModuleType:
 
 # A torch.library.Library drops its schemas when it is collected.
 _LIBRARIES: list[torch.library.Library] = []
+
+
+def is_torchvision(name: str) -> bool:
+    """Whether an architecture's reference is torchvision's."""
+    return name.startswith(_TORCHVISION)
+
+
+def torchvision_name(name: str) -> str:
+    """Returns torchvision's name of an architecture."""
+    return name.removeprefix(_TORCHVISION)
+
+
+def create_peer(name: str, num_classes: int) -> torch.nn.Module:
+    """Makes the reference network of an architecture's name, with torch's or timm's fresh weights.
+
+    Nothing in it is dropped at random in training, so that two libraries may agree.
+
+    Args:
+      name: timm's, or `"torchvision/"` and torchvision's.
+      num_classes: size of the classifier.
+    """
+    timm = import_timm()
+    if is_torchvision(name):
+        network = _torchvision_network(torchvision_name(name), num_classes)
+    else:
+        network = timm.create_model(name, num_classes=num_classes, **_AS_PRETRAINED.get(name, {}))
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for field in ("drop_rate", "drop_path_rate", "drop_prob"):
+            if isinstance(getattr(module, field, None), float):
+                setattr(module, field, 0.0)
+    return network
+
+
+def _torchvision_network(name: str, num_classes: int) -> torch.nn.Module:
+    from torchvision.models import get_model
+
+    if name == "googlenet":
+        return get_model(name, num_classes=num_classes, aux_logits=False, init_weights=False)
+    return get_model(name, num_classes=num_classes)
+
+
+def settle(network: torch.nn.Module, classifier: str, images: torch.Tensor) -> None:
+    """Draws what a fresh network has at constant values, and puts it in evaluation mode.
+
+    Like a trained network it is then well conditioned: running statistics fit what a layer sees, no
+    variance is tiny, and the biases are larger than what varies, so that some units are cut by an
+    activation and most are not. Independent random values would let the activations grow or fade,
+    and amplify rounding errors a hundred times.
+
+    Args:
+      network: in torch.
+      classifier: dotted name of its last layer.
+      images: [B, C, H, W], what the statistics are fitted to.
+    """
+    hooks = []
+    with torch.no_grad():
+        for name, module in network.named_modules():
+            for field, value in module.named_parameters(recurse=False):
+                _draw(module, field, value)
+            if getattr(module, "running_var", None) is not None:
+                hooks.append(module.register_forward_pre_hook(_fit_statistics))
+            if name == classifier:
+                module.weight.normal_(0, 0.05)
+                module.bias.normal_(0, 0.5)
+        network.eval()(images)
+    for hook in hooks:
+        hook.remove()
+
+
+def _draw(module: torch.nn.Module, field: str, value: torch.Tensor) -> None:
+    """Draws a parameter by its kind: kernels stay as they are, the rest becomes random."""
+    is_norm = getattr(module, "weight", None) is not None and module.weight.ndim == 1
+    if field == "bias":
+        value.normal_(0.5, 2.0) if is_norm else value.normal_(0, 0.1)
+    elif field == "weight" and is_norm:
+        value.uniform_(0.2, 0.6)
+    elif value.ndim <= 1 or value.numel() == max(value.shape):
+        value.uniform_(0.3, 0.9)
+
+
+def _fit_statistics(norm: torch.nn.Module, args: tuple[torch.Tensor]) -> None:
+    """Sets running statistics to about, but not exactly, those of what the layer gets."""
+    mean, var = args[0].mean((0, 2, 3)), args[0].var((0, 2, 3))
+    if getattr(norm, "running_mean", None) is not None:
+        norm.running_mean.copy_(mean + 0.2 * var.sqrt() * torch.randn_like(mean))
+    norm.running_var.copy_((var + 0.3 * mean**2) * torch.empty_like(mean).uniform_(0.6, 1.6))
+
+
+@functools.cache
+def random_images(size: tuple[int, int], batch: int) -> torch.Tensor:
+    """Returns the images [batch, 3, H, W] that comparisons are made with."""
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))

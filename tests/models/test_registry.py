@@ -9,26 +9,54 @@ import torch
 
 from experiments.torch_peer import import_timm
 from tl_jax import trees
-from tl_jax.models.registry import ARCHITECTURES, architecture, create_model, list_models
+from tl_jax.models.registry import (
+    ARCHITECTURES,
+    FAMILIES,
+    architecture,
+    create_model,
+    family_of,
+    list_models,
+)
 from tl_jax.weights.state_dict import abstract_variables, torch_key
 
 timm = import_timm()
 
 
+def renamed(quick: tuple[str, ...]) -> list:
+    """Returns the architectures that know other names; the slow ones run in `make test-full`."""
+    names = [name for name, about in ARCHITECTURES.items() if about.rename is not None]
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.full) for n in names]
+
+
 def test_architectures_are_listed_by_pattern():
-    assert list_models("resnet*") == [f"resnet{d}" for d in (18, 34, 50, 101, 152)]
-    assert len(list_models()) == 34
+    assert list_models("resnet[15]?") == ["resnet18", "resnet50"]
+    assert list_models("torchvision/squeeze*") == [
+        "torchvision/squeezenet1_0",
+        "torchvision/squeezenet1_1",
+    ]
+    assert len(list_models()) == 385
     assert list_models("nothing*") == []
+
+
+def test_no_two_families_share_a_name():
+    assert sum(len(family.architectures) for family in FAMILIES.values()) == len(ARCHITECTURES)
+    assert family_of("resnetv2_50") == "resnetv2"
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name in timm.list_modules()])
+def test_a_family_has_all_architectures_of_timms_file(family):
+    assert {*FAMILIES[family].architectures} == {*timm.list_models(module=family)}
 
 
 def test_pretrained_names_are_timms():
     listed = list_models("resnet18.*", pretrained=True)
     assert listed == sorted(timm.list_models("resnet18.*", pretrained=True))
-    assert {name.partition(".")[0] for name in list_models(pretrained=True)} <= set(ARCHITECTURES)
+    assert {name.partition(".")[0] for name in list_models(pretrained=True)} <= {*ARCHITECTURES}
 
 
-def test_every_name_is_one_of_timm():
-    assert set(list_models()) <= set(timm.list_models())
+def test_every_other_name_is_torchvisions_or_our_own():
+    others = {*list_models()} - {*timm.list_models()}
+    assert {name for name in others if not name.startswith("torchvision/")} == {"simple_cnn"}
 
 
 @pytest.mark.parametrize(
@@ -64,11 +92,11 @@ def test_an_unknown_tag_is_an_error_where_the_pretrained_head_is_asked_for():
         create_model("resnet50.a1_in1")
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", renamed(quick=("tf_efficientnet_lite0", "vgg11_bn")))
 def test_renaming_leaves_timms_own_keys(name):
     rename = architecture(name).rename
     for key in state_dict_keys(name):
-        assert rename is None or rename(key) == key
+        assert rename(key) == key
 
 
 def test_packaged_keys_become_timms():

@@ -34,6 +34,8 @@ class TinyNet(nn.Module):
     dtype: Any = jnp.float32
 
     classifier: ClassVar[str] = "fc"
+    auxiliary: ClassVar[tuple[str, ...]] = ()
+    in_channels: ClassVar[int] = 3
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:

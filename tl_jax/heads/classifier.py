@@ -28,6 +28,11 @@ class Classifier(nn.Module):
     dropout: float = 0.0
     dtype: Any = jnp.float32
 
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images."""
+        return self.backbone.in_channels
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         x = layers.global_average(self.backbone(x, train=train))

@@ -1,4 +1,4 @@
-"""What the registry knows of one timm architecture."""
+"""What the registry knows of one architecture."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from flax import linen as nn
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """One architecture under timm's name.
+    """One architecture under timm's name (torchvision's, for those that timm has not).
 
     Attributes:
-      build: makes the network; called with the keywords `num_classes`, `global_pool`,
-        `drop_rate`, `drop_path_rate` and `dtype`.
+      build: makes the network; called with the keywords `num_classes`, `in_channels`,
+        `global_pool`, `drop_rate`, `drop_path_rate` and `dtype`.
       classifier: dotted name of the last dense layer, such as `"fc"`.
       stem: dotted name of the first convolution, such as `"conv1"`.
       stages: dotted names of the modules whose outputs are the stage features, shallow to deep.

@@ -34,14 +34,22 @@ def features(
       >>> maps["layer4"].shape
       (2, 4, 5, 512)
     """
+    return logits_and_features(model, variables, images, at)[1]
+
+
+def logits_and_features(
+    model: nn.Module, variables: Mapping[str, Any], images: jax.Array, at: Sequence[str]
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns what a network returns and, as `features` does, the outputs of some modules."""
     wanted = set(at)
     _check_names(wanted, module_names(model, variables, images))
 
     def keep(module: nn.Module, method: str) -> bool:
         return method == "__call__" and trees.dotted(module.path) in wanted
 
-    found = _outputs(model.apply(variables, images, capture_intermediates=keep)[1])
-    return {name: found[name] for name in at}
+    logits, captured = model.apply(variables, images, capture_intermediates=keep)
+    found = _outputs(captured)
+    return logits, {name: found[name] for name in at}
 
 
 def module_names(

@@ -10,14 +10,20 @@ from tl_jax.models import layers
 
 
 class Network(nn.Module):
-    """Base of the networks. `__call__` takes images [B, H, W, 3] and the keyword `train`.
+    """Base of the networks. `__call__` takes images [B, H, W, in_channels] and keyword `train`.
 
     It returns logits [B, num_classes] in float32; with `num_classes=0` the features that the
     classifier would see, [B, C] in float32; with `global_pool=""` the last feature map,
     [B, h, w, C] in `dtype`.
 
+    A family defines `body`, and overrides `pooled` or `logits` where its top is not the usual one.
+
     Attributes:
+      classifier: dotted name of the last layer (of the class).
+      auxiliary: dotted names of modules that published weights may hold and the network may lack:
+        heads that only training uses (of the class).
       num_classes: size of the classifier; 0 leaves it out, its parameters too.
+      in_channels: channels of the images.
       global_pool: `"avg"`, or `""` for the last feature map without any top layer.
       drop_rate: dropout before the classifier.
       drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
@@ -30,8 +36,10 @@ class Network(nn.Module):
     """
 
     classifier: ClassVar[str]
+    auxiliary: ClassVar[tuple[str, ...]] = ()
 
     num_classes: int = 1000
+    in_channels: int = 3
     global_pool: str = "avg"
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
@@ -44,6 +52,8 @@ class Network(nn.Module):
             raise ValueError(f"global_pool is {self.global_pool!r}; use 'avg', or '' for none")
         if self.num_classes < 0:
             raise ValueError(f"num_classes is {self.num_classes}; use 0 for no classifier")
+        if self.in_channels < 1:
+            raise ValueError(f"in_channels is {self.in_channels}; it must be at least 1")
         if self.num_classes and not self.global_pool:
             raise ValueError(
                 f"global_pool='' returns a feature map and has no classifier, but num_classes is "
@@ -53,12 +63,47 @@ class Network(nn.Module):
             if not 0.0 <= rate < 1.0:
                 raise ValueError(f"{name} is {rate}; it must lie in [0, 1)")
 
-    def classify(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Pools the last feature map [B, H, W, C] and classifies it, as the fields say."""
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        if images.ndim != 4 or images.shape[-1] != self.in_channels:
+            raise ValueError(
+                f"the network takes images [batch, height, width, {self.in_channels}], but got "
+                f"shape {images.shape}; in_channels= makes it take other numbers of channels"
+            )
+        x = self.body(images, train=train)
         if not self.global_pool:
             return x
-        x = layers.global_average(x)
+        x = self.pooled(x, train=train)
         x = layers.Dropout(self.drop_rate, name="drop")(x, train=train)
-        if self.num_classes == 0:
-            return x
+        return self.logits(x) if self.num_classes else x
+
+    def body(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Returns the last feature map, [B, h, w, C]."""
+        raise NotImplementedError(f"{type(self).__name__} must define body()")
+
+    def pooled(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Returns what the classifier sees of the last feature map, [B, C], at least float32."""
+        return layers.global_average(x)
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """Classifies the pooled features: [B, C] -> [B, num_classes]."""
         return layers.Dense(self.num_classes, name=self.classifier)(x)
+
+    def refuse_drop_path(self) -> None:
+        """For `__post_init__` of a family without residual branches: `drop_path_rate` must be 0."""
+        if self.drop_path_rate:
+            raise ValueError(
+                f"drop_path_rate is {self.drop_path_rate}, but {type(self).__name__} has no "
+                "residual branch to drop; leave it at 0 and use drop_rate"
+            )
+
+
+def drop_path_rates(rate: float, depths: tuple[int, ...]) -> list[tuple[float, ...]]:
+    """Returns each stage's drop-path rates, which grow linearly from 0 at the first block of all
+    to `rate` at the last."""
+    step = rate / max(sum(depths) - 1, 1)
+    starts = [sum(depths[:i]) for i in range(len(depths))]
+    return [
+        tuple(step * (start + i) for i in range(depth))
+        for start, depth in zip(starts, depths, strict=True)
+    ]

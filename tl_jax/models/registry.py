@@ -1,21 +1,92 @@
 """The names of the networks: which architectures there are, and how one is made from its name."""
 
+import dataclasses
 import fnmatch
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 
 from tl_jax import trees
-from tl_jax.models import efficientnet, resnet, vgg
+from tl_jax.models import (
+    alexnet,
+    convnext,
+    densenet,
+    efficientnet,
+    googlenet,
+    hardcorenas,
+    inception_resnet_v2,
+    inception_v3,
+    inception_v4,
+    mobilenetv3,
+    nfnet,
+    regnet,
+    resnet,
+    resnetv2,
+    shufflenetv2,
+    simple_cnn,
+    squeezenet,
+    vgg,
+    xception,
+)
 from tl_jax.models.architecture import Architecture
 from tl_jax.models.layers import Dtype
 from tl_jax.models.network import Network
 from tl_jax.weights import index
 
-ARCHITECTURES: dict[str, Architecture] = {
-    **resnet.ARCHITECTURES,
-    **vgg.ARCHITECTURES,
-    **efficientnet.ARCHITECTURES,
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """The architectures of one file.
+
+    Attributes:
+      architectures: by name.
+      papers: where they are from; arXiv's numbers, for what arXiv has.
+    """
+
+    architectures: Mapping[str, Architecture]
+    papers: tuple[str, ...]
+
+
+FAMILIES: dict[str, Family] = {
+    "resnet": Family(resnet.ARCHITECTURES, ("1512.03385",)),
+    "resnetv2": Family(resnetv2.ARCHITECTURES, ("1603.05027", "1912.11370")),
+    "regnet": Family(regnet.ARCHITECTURES, ("2003.13678",)),
+    "efficientnet": Family(efficientnet.ARCHITECTURES, ("1905.11946", "2104.00298")),
+    "mobilenetv3": Family(mobilenetv3.ARCHITECTURES, ("1905.02244", "2404.10518")),
+    "hardcorenas": Family(hardcorenas.ARCHITECTURES, ("2102.11646",)),
+    "convnext": Family(convnext.ARCHITECTURES, ("2201.03545", "2301.00808")),
+    "vgg": Family(vgg.ARCHITECTURES, ("1409.1556",)),
+    "densenet": Family(densenet.ARCHITECTURES, ("1608.06993",)),
+    "inception_v3": Family(inception_v3.ARCHITECTURES, ("1512.00567",)),
+    "inception_v4": Family(inception_v4.ARCHITECTURES, ("1602.07261",)),
+    "inception_resnet_v2": Family(inception_resnet_v2.ARCHITECTURES, ("1602.07261",)),
+    "xception": Family(xception.ARCHITECTURES, ("1610.02357",)),
+    "nfnet": Family(nfnet.ARCHITECTURES, ("2102.06171", "2101.08692")),
+    "alexnet": Family(alexnet.ARCHITECTURES, ("1404.5997",)),
+    "googlenet": Family(googlenet.ARCHITECTURES, ("1409.4842",)),
+    "squeezenet": Family(squeezenet.ARCHITECTURES, ("1602.07360",)),
+    "shufflenetv2": Family(shufflenetv2.ARCHITECTURES, ("1807.11164",)),
+    "simple_cnn": Family(simple_cnn.ARCHITECTURES, ()),
 }
+
+ARCHITECTURES: dict[str, Architecture] = {
+    name: found for family in FAMILIES.values() for name, found in family.architectures.items()
+}
+_FAMILY_OF = {name: family for family, about in FAMILIES.items() for name in about.architectures}
+
+
+def architecture_name(name: str) -> str:
+    """Returns the architecture's part of `arch.tag`."""
+    return name.partition(".")[0]
+
+
+def family_of(arch: str) -> str:
+    """Returns the name of an architecture's family.
+
+    Raises:
+      KeyError: if there is no such architecture.
+    """
+    return _FAMILY_OF[arch]
 
 
 def architecture(name: str) -> Architecture:
@@ -31,7 +102,7 @@ def architecture(name: str) -> Architecture:
       >>> architecture("resnet50.a1_in1k").classifier
       'fc'
     """
-    arch = name.partition(".")[0]
+    arch = architecture_name(name)
     if arch not in ARCHITECTURES:
         raise ValueError(
             f"unknown architecture {arch!r}{trees.hint(arch, ARCHITECTURES)} "
@@ -44,6 +115,7 @@ def create_model(
     name: str,
     *,
     num_classes: int | None = None,
+    in_channels: int = 3,
     global_pool: str = "avg",
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
@@ -59,6 +131,7 @@ def create_model(
       name: `arch` or `arch.tag`, such as `"resnet50"` or `"resnet50.a1_in1k"`.
       num_classes: size of the classifier; 0 for pooled features [B, C]; None for the size that the
         pretrained weights of `name` have.
+      in_channels: channels of the images.
       global_pool: `"avg"`, or `""` (with `num_classes=0`) for the last feature map [B, h, w, C].
       drop_rate: dropout before the classifier.
       drop_path_rate: stochastic depth of the last block.
@@ -78,6 +151,7 @@ def create_model(
         num_classes = index.pretrained_config(name).num_classes
     return build(
         num_classes=num_classes,
+        in_channels=in_channels,
         global_pool=global_pool,
         drop_rate=drop_rate,
         drop_path_rate=drop_path_rate,
@@ -98,5 +172,5 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """
     if pretrained:
         names = index.pretrained_names(pattern)
-        return [name for name in names if name.partition(".")[0] in ARCHITECTURES]
+        return [name for name in names if architecture_name(name) in ARCHITECTURES]
     return [name for name in ARCHITECTURES if fnmatch.fnmatchcase(name, pattern)]

@@ -54,14 +54,10 @@ class VGG(Network):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.drop_path_rate:
-            raise ValueError(
-                f"drop_path_rate is {self.drop_path_rate}, but VGG has no residual branch to drop; "
-                "leave it at 0 and use drop_rate"
-            )
+        self.refuse_drop_path()
 
-    @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+    def body(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Returns the last feature map, [B, h, w, C]."""
         conv = functools.partial(layers.Conv, use_bias=True, dtype=self.dtype)
         norm = functools.partial(layers.BatchNorm, axis_name=self.axis_name, dtype=self.dtype)
         x = images
@@ -75,9 +71,13 @@ class VGG(Network):
                 x = layers.Activation(layers.relu, name=name)(x)
             else:
                 x = layers.MaxPool(2, 2, name=name)(x)
-        if self.global_pool:
-            x = PreLogits(self.drop_rate, conv, name="pre_logits")(x, train=train)
-        return self.classify(x, train=train)
+        return x
+
+    def pooled(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Returns the output of the hidden layers, averaged over space, [B, 4096]."""
+        conv = functools.partial(layers.Conv, use_bias=True, dtype=self.dtype)
+        x = PreLogits(self.drop_rate, conv, name="pre_logits")(x, train=train)
+        return layers.global_average(x)
 
 
 def _layers(

@@ -9,7 +9,6 @@ from tl_jax import trees
 from tl_jax.models import layers
 
 FROZEN, HEAD, BACKBONE = "frozen", "head", "backbone"
-_STOCHASTIC = (layers.BatchNorm, layers.Dropout, layers.DropPath)
 
 
 def plan(params: trees.Tree, head: Iterable[str], *, train_backbone: bool) -> dict[str, Any]:
@@ -56,7 +55,7 @@ def standing_still(plan: trees.Tree) -> Callable[..., Any]:
         context: nn.module.InterceptorContext,
     ) -> Any:
         module = context.module
-        if isinstance(module, _STOCHASTIC) and context.method_name == "__call__":
+        if isinstance(module, layers.WITH_TRAINING_MODE) and context.method_name == "__call__":
             owner = next(path for path in _ancestry(module.path) if path in owners)
             kwargs = kwargs if owner in trained else {**kwargs, "train": False}
         return next_function(*args, **kwargs)

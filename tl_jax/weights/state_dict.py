@@ -1,7 +1,7 @@
 """Conversion between torch state dicts and Linen variables, both ways, by name alone."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ _TORCH_LEAF = {
 }
 # A counter that torch keeps for cumulative averages; no CNN of timm reads it in use.
 _IGNORED_SUFFIX = "num_batches_tracked"
-_SHAPE_INPUT = (1, 64, 64, 3)
+_SHAPE_SIDE = 96
 
 
 class StateDictError(ValueError):
@@ -53,12 +53,17 @@ def torch_key(path: trees.Path) -> str:
 
 def abstract_variables(model: nn.Module) -> dict[str, Any]:
     """Returns the shapes and types of a network's variables without computing anything."""
-    image = jax.ShapeDtypeStruct(_SHAPE_INPUT, jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), image)
+    shape = (1, _SHAPE_SIDE, _SHAPE_SIDE, model.in_channels)
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return jax.eval_shape(model.init, jax.eval_shape(jax.random.key, 0), image)
 
 
 def from_state_dict(
-    model: nn.Module, state_dict: Mapping[str, Any], *, except_head: bool = False
+    model: nn.Module,
+    state_dict: Mapping[str, Any],
+    *,
+    except_head: bool = False,
+    may_lack: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Converts a torch state dict to the variables of a network of the same architecture.
 
@@ -67,6 +72,8 @@ def from_state_dict(
       state_dict: name -> array; NumPy arrays, torch tensors, anything `numpy.asarray` takes.
       except_head: leave the classifier out: its keys in the state dict are dropped, and its
         parameters start fresh (at zero).
+      may_lack: dotted names of modules that the state dict may lack, all or nothing of each; they
+        start fresh then (a norm at scale one).
 
     Returns:
       `{"params": ..., "batch_stats": ...}` in float32; `batch_stats` only if the network has any.
@@ -80,16 +87,18 @@ def from_state_dict(
     """
     slots = _slots(abstract_variables(model))
     head = head_keys(model) if except_head else frozenset()
-    wanted = [slot for slot in slots if slot.key not in head]
+    absent = _absent_heads(model, slots)
+    lacking = [name for name in may_lack if not any(trees.is_under(k, name) for k in state_dict)]
+    wanted = [s for s in slots if s.key not in head and not _is_under_any(s.key, lacking)]
     given = {
         key: value
         for key, value in state_dict.items()
-        if not key.endswith(_IGNORED_SUFFIX) and key not in head
+        if not key.endswith(_IGNORED_SUFFIX) and key not in head and not _is_under_any(key, absent)
     }
     _check(wanted, given)
     flat = {slot.path: _to_flax(slot, given[slot.key]) for slot in wanted}
-    fresh = {slot.path: jnp.zeros(slot.shape) for slot in slots if slot.path not in flat}
-    return trees.unflatten(flat | fresh)
+    fresh = {slot.path: _fresh(slot) for slot in slots if slot.path not in flat}
+    return jax.block_until_ready(jax.device_put(trees.unflatten(flat | fresh)))
 
 
 def to_state_dict(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -120,6 +129,19 @@ def head_keys(model: nn.Module) -> frozenset[str]:
     """
     whole, without = model.clone(num_classes=1, global_pool="avg"), model.clone(num_classes=0)
     return _keys(whole) - _keys(without)
+
+
+def _absent_heads(model: nn.Module, slots: list[_Slot]) -> list[str]:
+    """Returns the auxiliary heads that published weights may hold and this network lacks."""
+    return [name for name in model.auxiliary if not any(trees.is_under(s.key, name) for s in slots)]
+
+
+def _fresh(slot: _Slot) -> np.ndarray:
+    return np.full(slot.shape, slot.path[-1] == "scale", np.float32)
+
+
+def _is_under_any(key: str, names: Sequence[str]) -> bool:
+    return any(trees.is_under(key, name) for name in names)
 
 
 def _keys(model: nn.Module) -> frozenset[str]:
@@ -158,12 +180,13 @@ def _listing(items: list[str], most: int = 12) -> str:
     return ", ".join(items[:most]) + rest
 
 
-def _to_flax(slot: _Slot, value: Any) -> jax.Array:
+def _to_flax(slot: _Slot, value: Any) -> np.ndarray:
+    """Returns a value in float32 and our layout, in a form that jax copies."""
     array = _on_host(value)
     if slot.path[-1] == "kernel":
         array = np.moveaxis(array, (0, 1), (-1, -2))
-    # A copy: jax may alias an aligned NumPy array, and the caller's torch tensor may change.
-    return jnp.array(array, dtype=jnp.float32)
+    # jax may alias a contiguous array, and the caller's may change; it copies any other.
+    return np.array(array, np.float32, copy=array.flags.c_contiguous or None, order="K")
 
 
 def _on_host(value: Any) -> np.ndarray:

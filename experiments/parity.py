@@ -1,0 +1,429 @@
+"""Compares every architecture with its peer in torch, and writes what was found.
+
+    python -m experiments.parity ['resnet*' ...] [--redo] [--keys] [--list]
+
+For each architecture that matches a pattern (all, without one) it builds the peer with seeded
+random weights and statistics, converts them, and compares, on two images of an odd size,
+
+- the logits and the features of every stage,
+- the gradient of a weighted sum of the logits with respect to the stem's kernel,
+- the logits and the running statistics of one forward pass in training mode,
+- the export: bit-equal, and taken by the peer with `strict=True`.
+
+One JSON file an architecture goes to `experiments/results/parity/`; what has passed is not done
+again unless `--redo` says so, what has failed is. A Markdown table of all rows is written beside
+them, and the table of the families to `docs/architectures.md`. `--keys` compares only names and
+shapes, of the variables, stem, classifier and stages, which takes no computation. `--list` renders
+the tables anew and compares nothing.
+
+Convolutions take the form that accelerators run, which compiles faster; the tests compare the form
+for CPUs with the same peers.
+
+The errors are relative, ||a - b|| / ||b||, in float32. Where a network's gradient passes through
+many ReLUs, rounding pushes a few of the millions of pre-activations across zero, in timm as here,
+and each moves the gradient: where that is more than is allowed the gradient is compared in float64.
+"""
+
+import argparse
+import datetime
+import fnmatch
+import functools
+import gc
+import importlib.metadata
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from experiments import parity_table
+from experiments.torch_peer import create_peer, random_images, settle
+from tl_jax import trees
+from tl_jax.models import layers, registry
+from tl_jax.models.features import logits_and_features
+from tl_jax.models.network import Network
+from tl_jax.weights.state_dict import (
+    abstract_variables,
+    from_state_dict,
+    to_state_dict,
+    torch_key,
+)
+
+CLASSES = 11
+BATCH = 2
+# timm's networks that average before they subsample take no size of which a half is odd too late.
+SIZE = (97, 129)
+SIZE_FLOAT64 = (33, 65)
+# These take no image as small as that.
+LARGE_INPUT = ("inception_v3", "inception_v4", "inception_resnet_v2", "torchvision/alexnet")
+DEEP = 100
+TOLERANCE, TOLERANCE_DEEP, TOLERANCE_GRADIENT = 1e-5, 1e-4, 1e-3
+# Where BatchNorm sees few values of a channel, two in a pooled map, it amplifies rounding.
+TRAINING_FACTOR = 10
+# Parameters are held four times at most: by the peer, converted, exported, and in XLA's layout.
+COPIES, ROOM_GIB, MEMORY_GIB = 4, 2.0, 24.0
+NO_PEER = {
+    "simple_cnn": "a network of this library's own; its tests compare it with torch's layers"
+}
+PACKAGES = ("jax", "flax", "torch", "torchvision", "timm")
+
+
+def compare(name: str) -> dict[str, Any]:
+    """Compares one architecture with its peer and returns its row.
+
+    Raises:
+      ValueError: if the weights do not fit.
+    """
+    network = make_peer(name, SIZE)
+    model, x = build(name), random_images(SIZE, BATCH)
+    state_dict = network.state_dict()
+    theirs = torch_outputs(network, name, x)
+    variables = from_state_dict(model, state_dict)
+    exported = check_export(network, variables, state_dict)
+    about = {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "layers": count_layers(network),
+    }
+    del network, state_dict
+    found = errors(our_outputs(model, name, variables, x), theirs)
+    return {"name": name} | about | summarise(name, found, exported, deep=about["layers"] > DEEP)
+
+
+def summarise(name: str, found: dict[str, float], exported: bool, *, deep: bool) -> dict[str, Any]:
+    """Returns the part of a row that tells the errors and whether they are allowed."""
+    architecture = registry.architecture(name)
+    statistics = [error for key, error in found.items() if "running" in key]
+    row = {
+        "logits": found[architecture.classifier],
+        "stages": {stage: found[stage] for stage in architecture.stages},
+        "training_logits": found["training logits"],
+        "statistics": max(statistics, default=None),
+        "gradient": found["gradient"],
+        "gradient_in": "float32",
+        "export_is_bit_equal": exported,
+    }
+    if row["gradient"] > TOLERANCE_GRADIENT:
+        row |= {"gradient": float64_gradient_error(name), "gradient_in": "float64"}
+    limit = TOLERANCE_DEEP if deep else TOLERANCE
+    passed = (
+        max(row["logits"], row["statistics"] or 0.0, *row["stages"].values()) <= limit
+        and row["training_logits"] <= TRAINING_FACTOR * limit
+        and row["gradient"] <= TOLERANCE_GRADIENT
+        and exported
+    )
+    return row | {"passed": passed}
+
+
+def build(name: str, *, dtype: Any = jnp.float32) -> Network:
+    """Makes our network of an architecture, with nothing dropped at random."""
+    return registry.create_model(name, num_classes=CLASSES, dtype=dtype)
+
+
+def make_peer(name: str, size: tuple[int, int]) -> torch.nn.Module:
+    """Makes the peer with seeded weights and statistics, in evaluation mode."""
+    torch.manual_seed(0)
+    network = create_peer(name, CLASSES)
+    settle(network, registry.architecture(name).classifier, random_images(size, BATCH))
+    return network
+
+
+def count_layers(network: torch.nn.Module) -> int:
+    """Counts a network's layers with kernels."""
+    kinds = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Linear)
+    return sum(isinstance(module, kinds) for module in network.modules())
+
+
+def projection(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Returns the weights of the logits in the scalar that is differentiated."""
+    return torch.randn(BATCH, CLASSES, generator=torch.Generator().manual_seed(2)).to(dtype)
+
+
+def channels_last(value: torch.Tensor) -> np.ndarray:
+    """Returns a feature map, or anything else as it is, in our layout."""
+    value = value.detach()
+    return (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).numpy()
+
+
+def relative_error(ours: Any, theirs: Any) -> float:
+    """Returns ||ours - theirs|| / ||theirs||."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    if ours.shape != theirs.shape:
+        raise ValueError(f"the shapes differ: ours is {ours.shape}, the peer's {theirs.shape}")
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+def errors(ours: Mapping[str, Any], theirs: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Returns the relative error of each output.
+
+    Raises:
+      ValueError: if an output is missing on one side, or has another shape; it names the output.
+    """
+    if ours.keys() != theirs.keys():
+        raise ValueError(f"only one side has {sorted(ours.keys() ^ theirs.keys())}")
+    found = {}
+    for key in theirs:
+        try:
+            found[key] = relative_error(ours[key], theirs[key])
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from error
+    return found
+
+
+def torch_outputs(network: torch.nn.Module, name: str, x: torch.Tensor) -> dict[str, np.ndarray]:
+    """Returns what the peer computes; it ends in training mode, with its statistics as before."""
+    architecture, outputs = registry.architecture(name), {}
+
+    def keep(module: torch.nn.Module, args: Any, output: torch.Tensor, *, at: str) -> None:
+        outputs[at] = channels_last(output.clone())
+
+    hooks = [
+        network.get_submodule(at).register_forward_hook(functools.partial(keep, at=at))
+        for at in architecture.stages
+    ]
+    kernel = network.requires_grad_(False).get_submodule(architecture.stem).weight
+    kernel.requires_grad_()
+    logits = network(x)
+    (logits * projection(x.dtype)).sum().backward()
+    for hook in hooks:
+        hook.remove()
+    outputs[architecture.classifier] = logits.detach().numpy()
+    outputs["gradient"] = kernel.grad.permute(2, 3, 1, 0).numpy()
+    return outputs | training_outputs(network, x)
+
+
+def training_outputs(network: torch.nn.Module, x: torch.Tensor) -> dict[str, np.ndarray]:
+    """Returns logits and new running statistics of the peer in training mode; mends the latter."""
+    before = {key: value.clone() for key, value in network.named_buffers() if "running" in key}
+    with torch.no_grad():
+        logits = network.train()(x)
+        after = {key: value.numpy().copy() for key, value in network.named_buffers()}
+        for key, value in network.named_buffers():
+            if key in before:
+                value.copy_(before[key])
+    statistics = {key: value for key, value in after.items() if key in before}
+    return {"training logits": logits.numpy()} | statistics
+
+
+def our_outputs(
+    model: Network, name: str, variables: Mapping[str, Any], x: torch.Tensor
+) -> dict[str, np.ndarray]:
+    """Returns the same as `torch_outputs`, by this library."""
+
+    @jax.jit
+    def run(variables: Any, images: jax.Array) -> dict[str, Any]:
+        gradient, outputs = stem_gradient(model, name, variables, images)
+        logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        return outputs | {"gradient": gradient, "training logits": logits, "updated": updated}
+
+    outputs = run(variables, jnp.asarray(channels_last(x)))
+    return outputs | to_state_dict(outputs.pop("updated"))
+
+
+def stem_gradient(
+    model: Network, name: str, variables: Mapping[str, Any], images: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the gradient of the scalar with respect to the stem's kernel, logits and stages."""
+    architecture = registry.architecture(name)
+    path = kernel_path(variables["params"], architecture.stem)
+    flat = trees.flatten(variables["params"])
+    weights = jnp.asarray(projection().numpy(), images.dtype)
+
+    def scalar(kernel: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        changed = {**variables, "params": trees.unflatten(flat | {path: kernel})}
+        logits, maps = logits_and_features(model, changed, images, architecture.stages)
+        return jnp.sum(logits * weights), maps | {architecture.classifier: logits}
+
+    return jax.grad(scalar, has_aux=True)(flat[path])
+
+
+def kernel_path(params: Mapping[str, Any], stem: str) -> trees.Path:
+    """Returns the path of the stem's kernel."""
+    for path in trees.flatten(params):
+        if trees.dotted(path) == f"{stem}.kernel":
+            return path
+    raise ValueError(f"the network has no kernel {stem}.kernel")
+
+
+def check_export(
+    network: torch.nn.Module, variables: Mapping[str, Any], state_dict: Mapping[str, torch.Tensor]
+) -> bool:
+    """Whether the exported weights are bit-equal to the peer's, which takes them strictly."""
+    exported = {key: torch.from_numpy(v) for key, v in to_state_dict(variables).items()}
+    same = all(
+        torch.equal(exported[key], value)
+        for key, value in state_dict.items()
+        if not key.endswith("num_batches_tracked")
+    )
+    network.load_state_dict(exported, strict=True)
+    return same
+
+
+def float64_gradient_error(name: str) -> float:
+    """Returns the error of the stem's gradient in float64, on smaller images."""
+    size = SIZE if name in LARGE_INPUT else SIZE_FLOAT64
+    network = make_peer(name, size).double()
+    x = random_images(size, BATCH).double()
+    theirs = torch_outputs(network, name, x)
+    with jax.enable_x64(True):
+        model = build(name, dtype=jnp.float64)
+        variables = from_state_dict(model, network.state_dict())
+        variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), variables)
+        gradient = jax.jit(lambda v, images: stem_gradient(model, name, v, images)[0])
+        ours = gradient(variables, jnp.asarray(channels_last(x)))
+    return relative_error(ours, theirs["gradient"])
+
+
+def key_differences(name: str) -> list[str]:
+    """Compares the names and shapes of an architecture with its peer's; computes nothing."""
+    with torch.device("meta"):
+        network = create_peer(name, CLASSES)
+    theirs = {
+        key: tuple(value.shape)
+        for key, value in network.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+    ours = {
+        torch_key(path): torch_shape(path, leaf.shape)
+        for path, leaf in trees.flatten(abstract_variables(build(name))).items()
+    }
+    found = [f"only ours: {key}" for key in ours.keys() - theirs.keys()]
+    found += [f"only the peer's: {key}" for key in theirs.keys() - ours.keys()]
+    found += [
+        f"{key}: ours is {ours[key]}, the peer's {theirs[key]}"
+        for key in ours.keys() & theirs.keys()
+        if ours[key] != theirs[key]
+    ]
+    return sorted(found) + _name_differences(name, network)
+
+
+def _name_differences(name: str, network: torch.nn.Module) -> list[str]:
+    """Compares the names of stem, classifier and stages with timm's."""
+    if not hasattr(network, "default_cfg"):
+        return []
+    architecture, config = registry.architecture(name), network.default_cfg
+    pairs = {
+        "stem": (architecture.stem, config["first_conv"]),
+        "classifier": (architecture.classifier, config["classifier"]),
+        "stages": (
+            list(architecture.stages),
+            [info["module"] for info in network.feature_info],
+        ),
+    }
+    return [f"{k}: ours is {a}, timm's {b}" for k, (a, b) in pairs.items() if a != b]
+
+
+def torch_shape(path: trees.Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape of a variable in torch's layout."""
+    return (shape[-1], shape[-2], *shape[:-2]) if path[-1] == "kernel" else tuple(shape)
+
+
+def row_of(name: str) -> dict[str, Any]:
+    """Returns an architecture's row, whatever happens: errors, a failure, or why there is none."""
+    start = time.perf_counter()
+    needed = memory_needed(name)
+    if name in NO_PEER:
+        row = {"name": name, "not_compared": NO_PEER[name]}
+    elif needed > MEMORY_GIB:
+        reason = f"needs about {needed:.0f} GiB of memory, more than {MEMORY_GIB:.0f}"
+        row = {"name": name, "not_compared": reason}
+    else:
+        try:
+            with layers.as_on_accelerators():
+                row = compare(name)
+        except Exception as error:  # Any failure of one is a row, and the others go on.
+            traceback.print_exc()
+            row = {"name": name, "passed": False, "error": f"{type(error).__name__}: {error}"}
+    jax.clear_caches()
+    gc.collect()
+    return row | {
+        "input": [BATCH, *SIZE, 3],
+        "seconds": round(time.perf_counter() - start, 1),
+        "date": datetime.date.today().isoformat(),
+        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+    }
+
+
+def memory_needed(name: str) -> float:
+    """Returns an estimate of the memory of a comparison, in GiB."""
+    leaves = jax.tree.leaves(abstract_variables(build(name)))
+    return COPIES * sum(4 * leaf.size for leaf in leaves) / 2**30 + ROOM_GIB
+
+
+def selected(patterns: Sequence[str]) -> list[str]:
+    """Returns the architectures that match any pattern.
+
+    Raises:
+      ValueError: if a pattern matches none.
+    """
+    for pattern in patterns:
+        if not fnmatch.filter(registry.ARCHITECTURES, pattern):
+            raise ValueError(f"no architecture matches {pattern!r}")
+    return [
+        name
+        for name in registry.ARCHITECTURES
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    ]
+
+
+def check_keys(names: Sequence[str]) -> bool:
+    """Prints the differences of names and shapes; whether there are none."""
+    failed = 0
+    for name in names:
+        found = [] if name in NO_PEER else key_differences(name)
+        failed += bool(found)
+        for line in found[:8]:
+            print(f"{name}: {line}")
+        if len(found) > 8:
+            print(f"{name}: and {len(found) - 8} more")
+    print(f"{len(names)} architectures, {failed} differ in names or shapes")
+    return failed == 0
+
+
+def check_numbers(names: Sequence[str], *, redo: bool) -> bool:
+    """Compares, prints and writes rows; whether all passed."""
+    good = True
+    for i, name in enumerate(names, start=1):
+        path = parity_table.row_path(name)
+        if path.exists() and not redo:
+            row = json.loads(path.read_text("utf-8"))
+            if row.get("passed", "not_compared" in row):
+                continue
+        row = row_of(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(row, indent=1) + "\n", "utf-8")
+        print(f"{i}/{len(names)} {parity_table.line(row)}", flush=True)
+        good &= row.get("passed", True)
+    return good
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; 0 if nothing failed."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("patterns", nargs="*", default=["*"], metavar="PATTERN")
+    parser.add_argument("--redo", action="store_true", help="repeat what has passed, too")
+    parser.add_argument("--keys", action="store_true", help="compare names and shapes only")
+    parser.add_argument("--list", action="store_true", help="render the tables only")
+    options = parser.parse_args(arguments)
+    try:
+        names = selected(options.patterns or ["*"])
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.keys:
+        return 0 if check_keys(names) else 1
+    good = options.list or check_numbers(names, redo=options.redo)
+    print(parity_table.write())
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""The catalogue: what is known of each network and each set of weights, to choose by."""
+
+import dataclasses
+from collections.abc import Collection
+
+from tl_jax import trees
+from tl_jax.models import registry
+from tl_jax.weights import index
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One architecture, or one set of its weights.
+
+    Attributes:
+      name: `arch`, or `arch.tag` for weights.
+      family: the file it is in, such as `"resnet"`.
+      parameters: with the classifier of the architecture's default weights.
+      input_size: side of the images in pixels; the longer one.
+      classes: of the weights' classifier; 0 if they have none.
+      license: of the weights; None where none is stated.
+    """
+
+    name: str
+    family: str
+    parameters: int
+    input_size: int
+    classes: int
+    license: str | None
+
+
+def catalogue(
+    pattern: str = "*",
+    *,
+    pretrained: bool = False,
+    family: str | None = None,
+    max_parameters: float | None = None,
+    max_input_size: int | None = None,
+    classes: int | None = None,
+    license: str | None = None,
+) -> list[Entry]:
+    """Lists networks by what is known of them.
+
+    Args:
+      pattern: shell wildcards on the name.
+      pretrained: list the published weights in place of the architectures. An architecture's entry
+        tells of its default weights.
+      family: only this family's.
+      max_parameters: at most so many.
+      max_input_size: images of at most this side, in pixels.
+      classes: only weights with a classifier of this many classes.
+      license: only weights under this licence (SPDX, in lower case), or `"none"` for those that
+        state none.
+
+    Raises:
+      ValueError: if there is no such family or licence; it names the nearest.
+
+    Example:
+      >>> [entry.name for entry in catalogue("resnet*", max_parameters=6e6)]
+      ['resnet10t']
+    """
+    entries = [_entry(name) for name in registry.list_models(pattern, pretrained=pretrained)]
+    _check(family, registry.FAMILIES, "family")
+    licenses = {
+        index.pretrained_config(name).license or "none" for name in index.pretrained_names()
+    }
+    _check(license, licenses, "licence")
+    return [
+        entry
+        for entry in entries
+        if (family is None or entry.family == family)
+        and (max_parameters is None or entry.parameters <= max_parameters)
+        and (max_input_size is None or entry.input_size <= max_input_size)
+        and (classes is None or entry.classes == classes)
+        and (license is None or (entry.license or "none") == license)
+    ]
+
+
+def _entry(name: str) -> Entry:
+    arch, config = registry.architecture_name(name), index.pretrained_config(name)
+    return Entry(
+        name=name,
+        family=registry.family_of(arch),
+        parameters=index.parameter_count(arch),
+        input_size=max(config.input_size[1:]),
+        classes=config.num_classes,
+        license=config.license,
+    )
+
+
+def _check(value: str | None, known: Collection[str], what: str) -> None:
+    if value is not None and value not in known:
+        raise ValueError(f"no {what} {value!r}{trees.hint(value, sorted(known))}")

@@ -1,0 +1,109 @@
+"""The layers that networks are built of, with torch's arithmetic, by subject.
+
+Images and feature maps are channels-last, [batch, height, width, channels]. Parameters and
+running statistics are always float32; `dtype` is the type a layer computes in and returns.
+"""
+
+from tl_jax.models.layers.activations import (
+    Activation,
+    gelu,
+    hard_sigmoid,
+    hard_swish,
+    relu,
+    relu6,
+    sigmoid,
+    silu,
+)
+from tl_jax.models.layers.attention import (
+    EffectiveSE,
+    EfficientChannelAttention,
+    GlobalContext,
+    SEModule,
+    SqueezeExcite,
+)
+from tl_jax.models.layers.conv import (
+    Conv,
+    Padding,
+    ScaledStdConv,
+    StdConv,
+    as_on_accelerators,
+    convolve,
+)
+from tl_jax.models.layers.dense import Dense
+from tl_jax.models.layers.drop import DropBlock, Dropout, DropPath
+from tl_jax.models.layers.initializers import (
+    goog_fan_out,
+    kaiming_fan_in,
+    kaiming_fan_out,
+    torch_default,
+    trunc_normal,
+)
+from tl_jax.models.layers.norm import (
+    BatchNorm,
+    EvoNormB0,
+    EvoNormS0,
+    FilterResponseNorm,
+    GroupNorm,
+    LayerNorm,
+    RmsNorm,
+)
+from tl_jax.models.layers.pool import (
+    AvgPool,
+    BlurPool,
+    MaxPool,
+    adaptive_average,
+    global_average,
+)
+from tl_jax.models.layers.types import Act, Dtype, Initializer, at_least_float32, make_divisible
+
+# The layers that behave otherwise in training; they take the keyword `train`.
+WITH_TRAINING_MODE = (BatchNorm, EvoNormB0, Dropout, DropPath, DropBlock)
+
+__all__ = [
+    "WITH_TRAINING_MODE",
+    "Act",
+    "Activation",
+    "AvgPool",
+    "BatchNorm",
+    "BlurPool",
+    "Conv",
+    "Dense",
+    "DropBlock",
+    "DropPath",
+    "Dropout",
+    "Dtype",
+    "EffectiveSE",
+    "EfficientChannelAttention",
+    "EvoNormB0",
+    "EvoNormS0",
+    "FilterResponseNorm",
+    "GlobalContext",
+    "GroupNorm",
+    "Initializer",
+    "LayerNorm",
+    "MaxPool",
+    "Padding",
+    "RmsNorm",
+    "SEModule",
+    "ScaledStdConv",
+    "SqueezeExcite",
+    "StdConv",
+    "adaptive_average",
+    "as_on_accelerators",
+    "at_least_float32",
+    "convolve",
+    "gelu",
+    "global_average",
+    "goog_fan_out",
+    "hard_sigmoid",
+    "hard_swish",
+    "kaiming_fan_in",
+    "kaiming_fan_out",
+    "make_divisible",
+    "relu",
+    "relu6",
+    "sigmoid",
+    "silu",
+    "torch_default",
+    "trunc_normal",
+]

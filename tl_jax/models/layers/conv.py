@@ -1,0 +1,217 @@
+"""Convolutions: torch's padding, weight standardisation, and what is fast on which platform."""
+
+import contextlib
+import contextvars
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from tl_jax.models.layers.initializers import kaiming_fan_out
+from tl_jax.models.layers.types import Dtype, Initializer, at_least_float32
+
+_cpu_forms = contextvars.ContextVar("cpu_forms", default=True)
+
+Size = tuple[int, int]
+Padding = int | Size | Literal["symmetric", "same"]
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+
+class Conv(nn.Module):
+    """2-D convolution.
+
+    Attributes:
+      features: output channels.
+      kernel_size: height and width of the kernel in pixels; one number for a square.
+      stride: step in both directions, in pixels.
+      padding: `"symmetric"` is torch's habit, half the kernel on each side whatever the stride
+        (Flax's default, `SAME`, shifts the grid by a pixel where the stride is 2); `"same"` is
+        TensorFlow's, as the `tf_*` networks of timm want it; an integer pads that much on each
+        side, a pair that many rows and columns.
+      groups: number of channel groups; as many as input channels makes it depthwise.
+      use_bias: add a bias.
+      kernel_init: initialiser of the kernel [height, width, inputs / groups, features].
+      bias_init: initialiser of the bias [features].
+      dtype: type of the computation and of the result.
+    """
+
+    features: int
+    kernel_size: int | Size
+    stride: int = 1
+    padding: Padding = "symmetric"
+    groups: int = 1
+    use_bias: bool = False
+    kernel_init: Initializer = kaiming_fan_out
+    bias_init: Initializer = nn.initializers.zeros
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if x.shape[-1] % self.groups or self.features % self.groups:
+            raise ValueError(
+                f"{self.name}: {x.shape[-1]} input and {self.features} output channels do not "
+                f"divide into {self.groups} groups"
+            )
+        size = _pair(self.kernel_size)
+        shape = (*size, x.shape[-1] // self.groups, self.features)
+        kernel = self.standardise(self.param("kernel", self.kernel_init, shape, jnp.float32))
+        pads = _explicit_pads(self.padding, size, self.stride, x.shape[1:3])
+        y = _convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, pads)
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+            y = y + bias.astype(self.dtype)
+        return y
+
+    def standardise(self, kernel: jax.Array) -> jax.Array:
+        """Returns the kernel that is convolved with."""
+        return kernel
+
+
+class StdConv(Conv):
+    """Convolution whose kernel has mean 0 and variance 1 for each output (arXiv:1903.10520).
+
+    Attributes:
+      epsilon: added to the variance.
+    """
+
+    epsilon: float = 1e-6
+
+    def standardise(self, kernel: jax.Array) -> jax.Array:
+        """Returns the standardised kernel."""
+        return _standardised(kernel, self.epsilon)
+
+
+class ScaledStdConv(Conv):
+    """Standardised convolution with a learned gain over the square root of the inputs (NFNets).
+
+    arXiv:2101.08692; timm's `ScaledStdConv2d`.
+
+    Attributes:
+      gamma: constant factor, which makes up for what the activation takes from the variance.
+      gain_init: initialiser of the gain [features, 1, 1, 1].
+      epsilon: added to the variance.
+    """
+
+    gamma: float = 1.0
+    gain_init: Initializer = nn.initializers.ones
+    epsilon: float = 1e-6
+
+    def standardise(self, kernel: jax.Array) -> jax.Array:
+        """Returns the standardised and scaled kernel."""
+        gain = self.param("gain", self.gain_init, (self.features, 1, 1, 1), jnp.float32)
+        scale = self.gamma / math.sqrt(math.prod(kernel.shape[:3]))
+        return _standardised(kernel, self.epsilon) * (gain[:, 0, 0, 0] * scale)
+
+
+def _standardised(kernel: jax.Array, epsilon: float) -> jax.Array:
+    centred = kernel - jnp.mean(kernel, (0, 1, 2), keepdims=True)
+    return centred * lax.rsqrt(jnp.mean(jnp.square(centred), (0, 1, 2), keepdims=True) + epsilon)
+
+
+def _pair(size: int | Size) -> Size:
+    return (size, size) if isinstance(size, int) else size
+
+
+def _explicit_pads(padding: Padding, kernel: Size, stride: int, image: Sequence[int]) -> Pads:
+    """Returns how many rows and columns of zeros go before and after the image."""
+    if padding == "same":
+        return tuple(lax.padtype_to_pads(tuple(image), kernel, (stride, stride), "SAME"))
+    if padding == "symmetric":
+        padding = (kernel[0] // 2, kernel[1] // 2)
+    return tuple((each, each) for each in _pair(padding))
+
+
+def convolve(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
+    """Convolves [B, H, W, I] with a kernel [h, w, I / groups, O] of the same type, as `Conv`."""
+    return _convolve(
+        x, kernel, stride, _explicit_pads(padding, kernel.shape[:2], stride, x.shape[1:3])
+    )
+
+
+def _convolve(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+    """Convolves [B, H, W, I] with [h, w, I / groups, O]; how depends on the platform.
+
+    XLA's own convolutions are slow on a CPU where the kernel is 1x1, depthwise or grouped (one to
+    two orders of magnitude in the gradients of the last two), so these are matrix products and sums
+    of shifted products on that platform. Only the order of the additions differs.
+    """
+    groups = x.shape[-1] // kernel.shape[2]
+
+    def general(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(stride, stride),
+            padding=pads,
+            feature_group_count=groups,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    if groups > 1:
+        product = _depthwise if kernel.shape[2:] == (1, groups) else _grouped
+        on_cpu = functools.partial(_shifted, product, stride=stride, pads=pads)
+    elif kernel.shape[:2] == (1, 1) and pads == ((0, 0), (0, 0)):
+        on_cpu = functools.partial(_pointwise, stride=stride)
+    else:
+        return general(x, kernel)
+    if not _cpu_forms.get():
+        return general(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=general)
+
+
+@contextlib.contextmanager
+def as_on_accelerators() -> Iterator[None]:
+    """Within it, what is traced convolves as on an accelerator, on a CPU too.
+
+    XLA compiles that form faster, and runs its forward pass and input gradients well enough there.
+    """
+    token = _cpu_forms.set(False)
+    try:
+        yield
+    finally:
+        _cpu_forms.reset(token)
+
+
+def _pointwise(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
+    return x[:, ::stride, ::stride] @ kernel[0, 0]
+
+
+def _shifted(
+    product: Callable[[jax.Array, jax.Array], jax.Array],
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: int,
+    pads: Pads,
+) -> jax.Array:
+    """Sums the products of the image, shifted to each place of the kernel, with its weights."""
+    height, width = kernel.shape[:2]
+    padded = jnp.pad(at_least_float32(x), ((0, 0), *pads, (0, 0)))
+    rows, columns = (
+        (n - side) // stride * stride + 1
+        for n, side in zip(padded.shape[1:3], (height, width), strict=True)
+    )
+    y = sum(
+        product(padded[:, i : i + rows : stride, j : j + columns : stride], kernel[i, j])
+        for i in range(height)
+        for j in range(width)
+    )
+    return y.astype(x.dtype)
+
+
+def _depthwise(x: jax.Array, weights: jax.Array) -> jax.Array:
+    return x * weights[0]
+
+
+def _grouped(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """Multiplies each group of [B, H, W, I] with its share of the weights [I / groups, O]."""
+    inputs, outputs = weights.shape
+    groups = x.shape[-1] // inputs
+    x = x.reshape(*x.shape[:3], groups, inputs)
+    weights = weights.reshape(inputs, groups, outputs // groups).astype(x.dtype)
+    return jnp.einsum("bhwgi,igo->bhwgo", x, weights).reshape(*x.shape[:3], outputs)

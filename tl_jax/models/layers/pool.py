@@ -1,0 +1,172 @@
+"""Pooling and blurring layers with torch's borders."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+
+from tl_jax.models.layers.types import at_least_float32
+
+_SPACE = (1, 2)
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+
+class MaxPool(nn.Module):
+    """Maximum over square windows (torch's MaxPool2d).
+
+    Attributes:
+      window: side of the windows.
+      stride: step in both directions.
+      padding: cells on each side, which never win; `"same"` is TensorFlow's.
+      ceil_mode: keep a last window that reaches over the border.
+    """
+
+    window: int
+    stride: int
+    padding: int | Literal["same"] = 0
+    ceil_mode: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        pads = _pads(x.shape[1:3], self.window, self.stride, self.padding, ceil=self.ceil_mode)
+        return nn.max_pool(x, (self.window,) * 2, (self.stride,) * 2, padding=pads)
+
+
+class AvgPool(nn.Module):
+    """Mean over square windows (torch's AvgPool2d).
+
+    Attributes:
+      window, stride, padding, ceil_mode: as those of `MaxPool`; padded cells are zeros.
+      count_include_pad: count padded cells in the mean; those that `ceil_mode` adds never count.
+    """
+
+    window: int
+    stride: int
+    padding: int | Literal["same"] = 0
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        pads = _pads(x.shape[1:3], self.window, self.stride, self.padding, ceil=self.ceil_mode)
+        window, strides = (1, self.window, self.window, 1), (1, self.stride, self.stride, 1)
+        pads = ((0, 0), *pads, (0, 0))
+        y = at_least_float32(x)
+        total = lax.reduce_window(y, np.zeros((), y.dtype), lax.add, window, strides, pads)
+        return (total / self._counts(x.shape[1:3])[..., None]).astype(x.dtype)
+
+    def _counts(self, size: Sequence[int]) -> np.ndarray:
+        """Returns how many cells each window has, [rows, columns]."""
+        pads = _pads(size, self.window, self.stride, self.padding, ceil=self.ceil_mode)
+        if self.padding == "same":
+            own = pads if self.count_include_pad else ((0, 0), (0, 0))
+        else:
+            own = ((self.padding if self.count_include_pad else 0,) * 2,) * 2
+        rows, columns = (
+            _window_cells(cells, self.window, self.stride, pad, counted)
+            for cells, pad, counted in zip(size, pads, own, strict=True)
+        )
+        return np.outer(rows, columns).astype(np.float32)
+
+
+def _window_cells(
+    cells: int, window: int, stride: int, pad: tuple[int, int], counted: tuple[int, int]
+) -> np.ndarray:
+    """Returns the number of cells of each window of one direction that count.
+
+    Args:
+      cells: length of the map.
+      window, stride: of the pooling.
+      pad: cells added before and after.
+      counted: how many of these count.
+    """
+    starts = np.arange(-pad[0], cells + pad[1] - window + 1, stride)
+    first = np.maximum(starts, -counted[0])
+    return np.minimum(starts + window, cells + counted[1]) - first
+
+
+def _pads(
+    size: Sequence[int], window: int, stride: int, padding: int | Literal["same"], *, ceil: bool
+) -> Pads:
+    """Returns the rows and columns before and after the map."""
+    if padding == "same":
+        return tuple(lax.padtype_to_pads(tuple(size), (window,) * 2, (stride,) * 2, "SAME"))
+    return tuple(_pad(cells, window, stride, padding, ceil=ceil) for cells in size)
+
+
+def _pad(cells: int, window: int, stride: int, padding: int, *, ceil: bool) -> tuple[int, int]:
+    room = cells + 2 * padding - window
+    if not ceil:
+        return padding, padding
+    windows = -(room // -stride) + 1
+    # torch drops a last window that would begin behind the map and its padding on the left.
+    if (windows - 1) * stride >= cells + padding:
+        windows -= 1
+    return padding, max((windows - 1) * stride - room, 0) + padding
+
+
+class BlurPool(nn.Module):
+    """Binomial blur and subsampling (arXiv:1904.11486); no parameters.
+
+    Attributes:
+      stride: step in both directions.
+      window: side of the filter.
+      border: what lies beyond the border: the map reflected, or zeros (`"constant"`).
+    """
+
+    stride: int = 2
+    window: int = 3
+    border: Literal["reflect", "constant"] = "reflect"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        row = np.array([math.comb(self.window - 1, i) for i in range(self.window)])
+        row = row / row.sum()
+        pad = (self.stride - 1 + self.window - 1) // 2
+        y = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=self.border)
+        for axis in _SPACE:
+            y = _weighted(y, row, self.stride, axis)
+        return y.astype(x.dtype)
+
+
+def _weighted(x: jax.Array, row: np.ndarray, stride: int, axis: int) -> jax.Array:
+    """Returns the weighted sum of the neighbours along an axis, at every `stride`-th place."""
+    count = (x.shape[axis] - len(row)) // stride + 1
+    last = (count - 1) * stride + 1
+    return sum(
+        float(weight) * lax.slice_in_dim(x, i, i + last, stride, axis)
+        for i, weight in enumerate(row)
+    )
+
+
+def global_average(x: jax.Array) -> jax.Array:
+    """Averages a feature map over space: [B, H, W, C] -> [B, C], at least float32."""
+    return jnp.mean(at_least_float32(x), axis=_SPACE)
+
+
+def adaptive_average(x: jax.Array, size: Sequence[int]) -> jax.Array:
+    """Averages a feature map to `size` (height, width), as torch's `adaptive_avg_pool2d`.
+
+    Output cell i of n covers the input cells floor(i * m / n) to ceil((i + 1) * m / n) of m, so
+    that a map smaller than `size` is enlarged.
+    """
+    y = at_least_float32(x)
+    rows = jnp.asarray(_bins(x.shape[1], size[0]), y.dtype)
+    columns = jnp.asarray(_bins(x.shape[2], size[1]), y.dtype)
+    y = jnp.einsum("ih,bhwc->biwc", rows, y, precision=lax.Precision.HIGHEST)
+    y = jnp.einsum("jw,biwc->bijc", columns, y, precision=lax.Precision.HIGHEST)
+    return y.astype(x.dtype)
+
+
+def _bins(cells: int, bins: int) -> np.ndarray:
+    """Returns the averaging matrix [bins, cells] of one direction."""
+    weights = np.zeros((bins, cells))
+    for i in range(bins):
+        start, end = i * cells // bins, -((i + 1) * cells // -bins)
+        weights[i, start:end] = 1 / (end - start)
+    return weights

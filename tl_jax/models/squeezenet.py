@@ -1,0 +1,122 @@
+"""SqueezeNet (arXiv:1602.07360) 1.0 and 1.1, under the names of torchvision's `squeezenet.py`."""
+
+import functools
+from collections.abc import Callable
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from tl_jax.models import layers
+from tl_jax.models.architecture import Architecture
+from tl_jax.models.network import Network
+
+# torch: `kaiming_uniform_`.
+_KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
+_POOL = "pool"
+
+
+class Fire(nn.Module):
+    """A 1x1 convolution that squeezes, and 1x1 and 3x3 ones side by side that expand."""
+
+    squeezed: int
+    expanded: int
+    conv: Callable[..., layers.Conv]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = layers.relu(self.conv(self.squeezed, 1, name="squeeze")(x))
+        ends = (
+            self.conv(self.expanded, 1, name="expand1x1")(x),
+            self.conv(self.expanded, 3, name="expand3x3")(x),
+        )
+        return layers.relu(jnp.concatenate(ends, axis=-1))
+
+
+class SqueezeNet(Network):
+    """SqueezeNet.
+
+    The classifier is a 1x1 convolution on the last map; its activations are then averaged over
+    space. With `num_classes=0` the features are the average of the last map. There are no residual
+    branches, so `drop_path_rate` must be 0. torchvision trains with `drop_rate=0.5`.
+
+    Attributes:
+      stem: width and kernel size of the first convolution.
+      fires: after it, widths (squeezed, expanded) of the Fire modules, and `"pool"` in the place of
+        each pooling.
+    """
+
+    stem: tuple[int, int] = (64, 3)
+    fires: tuple[tuple[int, int] | str, ...] = ()
+
+    classifier: ClassVar[str] = "classifier.1"
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.refuse_drop_path()
+
+    def body(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Returns the last feature map, [B, h, w, C]."""
+        conv = functools.partial(
+            layers.Conv, use_bias=True, kernel_init=_KERNEL_INIT, dtype=self.dtype
+        )
+        x = conv(*self.stem, 2, padding=0, name="features.0")(images)
+        x = layers.Activation(layers.relu, name="features.1")(x)
+        for i, fire in enumerate(self.fires, start=2):
+            name = f"features.{i}"
+            if fire == _POOL:
+                x = layers.MaxPool(3, 2, ceil_mode=True, name=name)(x)
+            else:
+                x = Fire(*fire, conv, name=name)(x)
+        return x
+
+    def pooled(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Returns what the classifier sees: the map itself; its average if there is none."""
+        return x if self.num_classes else layers.global_average(x)
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """Classifies each cell of the map, and averages: [B, h, w, C] -> [B, num_classes].
+
+        Fresh kernels are torchvision's, and not zero as everywhere else: the activation after them
+        has no gradient there, so that they could not learn.
+        """
+        conv = layers.Conv(
+            self.num_classes, 1, use_bias=True, kernel_init=nn.initializers.normal(0.01),
+            dtype=jnp.promote_types(self.dtype, jnp.float32), name=self.classifier,
+        )  # fmt: skip
+        return layers.global_average(layers.relu(conv(x)))
+
+
+# Widths of the stem, and of what follows it.
+_VARIANTS = {
+    "squeezenet1_0": (
+        (96, 7),
+        (_POOL, (16, 64), (16, 64), (32, 128),
+         _POOL, (32, 128), (48, 192), (48, 192), (64, 256),
+         _POOL, (64, 256)),
+    ),
+    "squeezenet1_1": (
+        (64, 3),
+        (_POOL, (16, 64), (16, 64),
+         _POOL, (32, 128), (32, 128),
+         _POOL, (48, 192), (48, 192), (64, 256), (64, 256)),
+    ),
+}  # fmt: skip
+
+
+def _stages(fires: tuple[tuple[int, int] | str, ...]) -> tuple[str, ...]:
+    """Returns the names of the modules before the poolings, and of the last."""
+    places = [i - 1 for i, fire in enumerate(fires, start=2) if fire == _POOL]
+    return tuple(f"features.{i}" for i in (*places, len(fires) + 1))
+
+
+ARCHITECTURES = {
+    f"torchvision/{name}": Architecture(
+        build=functools.partial(SqueezeNet, stem=stem, fires=fires),
+        classifier=SqueezeNet.classifier,
+        stem="features.0",
+        stages=_stages(fires),
+    )
+    for name, (stem, fires) in _VARIANTS.items()
+}
