@@ -3,15 +3,21 @@
     python -m experiments.make_index
 
 rewrites `index.json` and `imagenet_classes.txt` under `tl_jax/weights/`. Run it after adding an
-architecture or moving to another version of timm; the result is committed.
+architecture or moving to another version of timm or torchvision; the result is committed.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.torch_peer import import_timm
+import jax
+import torch
+from flax import linen as nn
+
+from experiments.torch_peer import import_timm, is_torchvision, torchvision_name
 from tl_jax.models import registry
+from tl_jax.weights.state_dict import abstract_variables
 
 WEIGHTS_FOLDER = Path(__file__).parents[1] / "tl_jax" / "weights"
 # As tl_jax.weights.index.PretrainedConfig has them; empty ones are left out of the file.
@@ -29,21 +35,58 @@ _FIELDS = (
 )
 # Ways of loading that this library has no reader for, and class offsets that it does not know.
 _UNKNOWN_FIELDS = ("custom_load", "file", "state_dict", "label_offset")
+# The weights of these tags come from training without labels; timm loads them with strict=False.
+_LACKS = {"fcmae": ["head.norm"]}
+# torchvision's tag in timm, and the licence that timm states for it.
+_TORCHVISION_TAG, _TORCHVISION_LICENSE = "tv_in1k", "bsd-3-clause"
+# Its published weights want pixels in [-1, 1]; torchvision rescales within the network.
+_HALF = 0.5
+_RESCALED = ("torchvision/googlenet",)
+_NO_TAG = "untrained"
+# What an architecture without published weights evaluates with.
+_UNTRAINED = {
+    "num_classes": 1000,
+    "input_size": [3, 224, 224],
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+    "crop_pct": 0.875,
+    "crop_mode": "center",
+    "interpolation": "bicubic",
+}
 
 
-def index_text(architectures: list[str]) -> str:
-    """Returns the text of `index.json` for these architectures: sorted, one entry a line."""
-    timm = import_timm()
-    defaults, weights = {}, {}
-    for arch in sorted(architectures):
-        default = timm.models.get_pretrained_cfg(arch)
-        defaults[arch] = f"{arch}.{default.tag}"
-        for name in {defaults[arch], *timm.list_pretrained(f"{arch}.*")}:
-            weights[name] = _entry(name, timm.models.get_pretrained_cfg(name).to_dict())
+def parameter_counts(architectures: list[str]) -> dict[str, int]:
+    """Counts the parameters of the reference networks; of our own, where there is none."""
+    timm, counts = import_timm(), {}
+    for arch in architectures:
+        if arch in timm.list_models():
+            with torch.device("meta"):
+                network = timm.create_model(arch)
+            counts[arch] = sum(p.numel() for p in network.parameters())
+        else:
+            counts[arch] = _count(registry.create_model(arch, num_classes=1000))
+    return counts
+
+
+def _count(model: nn.Module) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(abstract_variables(model)["params"]))
+
+
+def index_text(counts: Mapping[str, int]) -> str:
+    """Returns the text of `index.json`: sorted, one entry a line.
+
+    Args:
+      counts: the parameters of each architecture that is to be listed.
+    """
+    architectures, weights = {}, {}
+    for arch in sorted(counts):
+        default, entries = _entries(arch)
+        architectures[arch] = {"default": default, "parameters": counts[arch]}
+        weights |= entries
     lines = [
         "{",
-        f'"timm": {json.dumps(timm.__version__)},',
-        f'"defaults": {_block(defaults)},',
+        f'"timm": {json.dumps(import_timm().__version__)},',
+        f'"architectures": {_block(architectures)},',
         f'"weights": {_block(weights)}',
         "}",
     ]
@@ -58,19 +101,60 @@ def classes_text() -> str:
     return "\n".join(ImageNetInfo("imagenet-1k").label_descriptions()) + "\n"
 
 
-def _entry(name: str, config: dict[str, Any]) -> dict[str, Any]:
+def _entries(arch: str) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Returns the full name of an architecture's default weights, and the entries of all."""
+    timm = import_timm()
+    if is_torchvision(arch):
+        name = f"{arch}.{_TORCHVISION_TAG}"
+        return name, {name: _torchvision_entry(arch)}
+    if arch not in timm.list_models():
+        return f"{arch}.{_NO_TAG}", {f"{arch}.{_NO_TAG}": _UNTRAINED}
+    config = timm.models.get_pretrained_cfg(arch)
+    default = f"{arch}.{config.tag or _NO_TAG}"
+    configs = {default: config} | {
+        name: timm.models.get_pretrained_cfg(name) for name in timm.list_pretrained(f"{arch}.*")
+    }
+    return default, {name: _timm_entry(name, config.to_dict()) for name, config in configs.items()}
+
+
+def _timm_entry(name: str, config: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of timm's entry that the index keeps.
 
     Raises:
       ValueError: if timm loads these weights in a way that the index cannot state.
     """
-    unknown = [field for field in _UNKNOWN_FIELDS if config.get(field)]
+    # `True` is about an older file in another form; the hub's is read as any other.
+    known = {"custom_load": True} if config.get("hf_hub_id") else {}
+    unknown = [f for f in _UNKNOWN_FIELDS if config.get(f) and config[f] != known.get(f)]
     if unknown:
         raise ValueError(f"{name}: timm sets {unknown}, which the index has no field for")
     entry = {field: config.get(field) for field in _FIELDS}
     entry["hub_id"] = config.get("hf_hub_id")
     entry["hub_file"] = config.get("hf_hub_filename")
+    if config.get("tag") in _LACKS:
+        entry["lacks"] = _LACKS[config["tag"]]
     return {field: value for field, value in entry.items() if value is not None}
+
+
+def _torchvision_entry(arch: str) -> dict[str, Any]:
+    import_timm()
+    from torchvision.models import get_model_weights
+
+    weights = get_model_weights(torchvision_name(arch)).IMAGENET1K_V1
+    transform = weights.transforms()
+    (side,), (resized,) = transform.crop_size, transform.resize_size
+    rescaled = arch in _RESCALED
+    return {
+        "num_classes": len(weights.meta["categories"]),
+        "input_size": [3, side, side],
+        "mean": [_HALF] * 3 if rescaled else transform.mean,
+        "std": [_HALF] * 3 if rescaled else transform.std,
+        "crop_pct": round(side / resized, 3),
+        "crop_mode": "center",
+        "interpolation": transform.interpolation.value,
+        "license": _TORCHVISION_LICENSE,
+        "url": weights.url,
+    }
 
 
 def _block(table: dict[str, Any]) -> str:
@@ -82,8 +166,8 @@ def _block(table: dict[str, Any]) -> str:
 
 def main() -> None:
     """Writes both files."""
-    names = list(registry.ARCHITECTURES)
-    WEIGHTS_FOLDER.joinpath("index.json").write_text(index_text(names), "utf-8")
+    text = index_text(parameter_counts(list(registry.ARCHITECTURES)))
+    WEIGHTS_FOLDER.joinpath("index.json").write_text(text, "utf-8")
     WEIGHTS_FOLDER.joinpath("imagenet_classes.txt").write_text(classes_text(), "utf-8")
 
 

@@ -56,10 +56,17 @@ def test_another_configuration_in_the_same_folder_fails_with_the_difference(trai
 
 def test_models_are_listed(capsys):
     assert main(["models", "vgg1[13]"]) == 0
-    assert capsys.readouterr().out.split() == ["vgg11", "vgg13"]
+    header, *rows, last = capsys.readouterr().out.splitlines()
+    assert header.split() == ["name", "family", "params", "size", "classes", "licence"]
+    assert rows[0].split() == ["vgg11", "vgg", "132.9M", "224", "1000", "bsd-3-clause"]
+    assert len(rows) == 2 and last == "2 listed, of 1 families"
     assert main(["models", "resnet18*", "--pretrained"]) == 0
     out = capsys.readouterr().out
     assert "resnet18.a1_in1k" in out and "apache-2.0" in out and "cc-by-nc-4.0" in out
+    assert main(["models", "resnet*", "--family", "resnetv2", "--max-parameters", "12"]) == 0
+    assert "2 listed" in capsys.readouterr().out
+    assert main(["models", "resnet18", "--license", "mit"]) == 1
+    assert "no network that matches 'resnet18' has all" in capsys.readouterr().err
     assert main(["models", "resnet8"]) == 1
     assert "did you mean 'resnet18'" in capsys.readouterr().err
 

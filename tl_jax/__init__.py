@@ -35,6 +35,7 @@ _HOME = {
     "architecture": "tl_jax.models.registry",
     "create_model": "tl_jax.models.registry",
     "list_models": "tl_jax.models.registry",
+    "catalogue": "tl_jax.models.catalogue",
     "features": "tl_jax.models.features",
     "load_pretrained": "tl_jax.weights.pretrained",
     "from_state_dict": "tl_jax.weights.state_dict",

@@ -15,16 +15,16 @@ from tl_jax.evaluation import evaluate as evaluation
 from tl_jax.evaluation import export as exporting
 from tl_jax.evaluation import predict as prediction
 from tl_jax.models import registry
+from tl_jax.models.catalogue import Entry, catalogue
 from tl_jax.training import loop
 from tl_jax.training.checkpoint import CheckpointError
-from tl_jax.weights.index import pretrained_config
 
 _USAGE = """usage: python -m tl_jax COMMAND [ARGUMENTS]
 
   train CONFIG.py [--SECTION.FIELD VALUE ...] [--workdir DIR]   fine-tune as configured
   evaluate RUN [--split SPLIT]                                  measure a run
   predict RUN_OR_MODEL IMAGE...                                 name what is in images
-  models [PATTERN] [--pretrained]                               list the networks
+  models [PATTERN] [--pretrained] [--FILTER VALUE ...]          list the networks
   export RUN --to timm FILE.safetensors                         write a run for timm
 
 Each command explains itself: python -m tl_jax COMMAND --help"""
@@ -183,28 +183,56 @@ def _predict(arguments: list[str]) -> int:
 
 
 def _models(arguments: list[str]) -> int:
-    def models(pattern: Positional[str] = "*", pretrained: bool = False) -> None:
-        """Lists the networks.
+    def models(
+        pattern: Positional[str] = "*",
+        pretrained: bool = False,
+        family: str | None = None,
+        max_parameters: float | None = None,
+        max_input_size: int | None = None,
+        classes: int | None = None,
+        license: str | None = None,
+    ) -> None:
+        """Lists the networks with what there is to choose by; an option narrows the list.
 
         Args:
           pattern: Shell wildcards, such as "resnet*".
-          pretrained: List the published weights (arch.tag) with what is known of them.
+          pretrained: List the published weights (arch.tag) in place of the architectures.
+          family: Only this family, such as convnext.
+          max_parameters: At most so many million parameters.
+          max_input_size: Images of at most this side, in pixels.
+          classes: Only weights with this many classes; 0 for those without a classifier.
+          license: Only weights under this licence, such as apache-2.0; none for those that state
+            none.
         """
-        found = registry.list_models(pattern, pretrained=pretrained)
+        found = catalogue(
+            pattern, pretrained=pretrained, family=family,
+            max_parameters=None if max_parameters is None else max_parameters * 1e6,
+            max_input_size=max_input_size, classes=classes, license=license,
+        )  # fmt: skip
+        if not found and registry.list_models(pattern, pretrained=pretrained):
+            raise ValueError(
+                f"no network that matches {pattern!r} has all that the options ask for"
+            )
         if not found:
             known = registry.list_models(pretrained=pretrained)
             raise ValueError(f"no network matches {pattern!r}{trees.hint(pattern, known)}")
-        if not pretrained:
-            print("\n".join(found))
-            return
-        print(f"{'weights':<44} {'size':>4} {'classes':>7}  licence")
-        for name in found:
-            about = pretrained_config(name)
-            licence = about.license or "not stated"
-            print(f"{name:<44} {about.input_size[1]:>4} {about.num_classes:>7}  {licence}")
+        print(model_table(found))
 
     _parse(models, "models", arguments)
     return 0
+
+
+def model_table(entries: Sequence[Entry]) -> str:
+    """Returns a table of networks as text, with a line that counts them."""
+    width = max(len("name"), *(len(entry.name) for entry in entries))
+    lines = [f"{'name':<{width}}  {'family':<19} {'params':>8} {'size':>4} {'classes':>7}  licence"]
+    for entry in entries:
+        lines.append(
+            f"{entry.name:<{width}}  {entry.family:<19} {entry.parameters / 1e6:>7.1f}M "
+            f"{entry.input_size:>4} {entry.classes:>7}  {entry.license or 'not stated'}"
+        )
+    families = len({entry.family for entry in entries})
+    return "\n".join([*lines, f"{len(entries)} listed, of {families} families"])
 
 
 def _export(arguments: list[str]) -> int:

@@ -6,12 +6,26 @@ from experiments import make_index
 from experiments.torch_peer import import_timm
 from tl_jax.models import registry
 from tl_jax.weights.classes import class_names
-from tl_jax.weights.index import pretrained_config, pretrained_names
+from tl_jax.weights.index import parameter_count, pretrained_config, pretrained_names
+
+QUICK = ("resnet18", "torchvision/alexnet", "simple_cnn")
 
 
 def test_the_committed_index_is_what_timm_gives():
     committed = make_index.WEIGHTS_FOLDER.joinpath("index.json").read_text("utf-8")
-    assert make_index.index_text(list(registry.ARCHITECTURES)) == committed
+    counts = {arch: parameter_count(arch) for arch in registry.ARCHITECTURES}
+    assert make_index.index_text(counts) == committed
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        arch if arch in QUICK else pytest.param(arch, marks=pytest.mark.full)
+        for arch in registry.ARCHITECTURES
+    ],
+)
+def test_the_committed_counts_are_the_reference_networks(arch):
+    assert make_index.parameter_counts([arch]) == {arch: parameter_count(arch)}
 
 
 def test_the_committed_class_names_are_what_timm_gives():
@@ -21,14 +35,25 @@ def test_the_committed_class_names_are_what_timm_gives():
 
 def test_weights_that_the_index_cannot_state_are_an_error():
     with pytest.raises(ValueError, match=r"x\.y: timm sets \['custom_load'\]"):
-        make_index._entry("x.y", {"custom_load": "hf", "num_classes": 1000})
+        make_index._timm_entry("x.y", {"custom_load": "hf", "num_classes": 1000})
 
 
 def test_every_name_of_timm_is_listed():
     timm = import_timm()
-    theirs = {name for arch in registry.ARCHITECTURES for name in timm.list_pretrained(f"{arch}.*")}
-    assert set(pretrained_names()) == theirs
-    assert len(theirs) == 101
+    names = timm.list_pretrained()
+    theirs = {name for name in names if name.partition(".")[0] in registry.ARCHITECTURES}
+    torchvisions = {name for name in pretrained_names() if name.startswith("torchvision/")}
+    assert {*pretrained_names()} == theirs | torchvisions
+    assert (len(theirs), len(torchvisions)) == (546, 8)
+
+
+def test_weights_of_torchvision_have_an_address():
+    config = pretrained_config("torchvision/shufflenet_v2_x1_5")
+    assert (config.published, config.hub_id, config.license) == (True, None, "bsd-3-clause")
+    assert config.url.endswith("shufflenetv2_x1_5-3c479a10.pth")
+    assert (config.crop_pct, config.interpolation) == (0.966, "bilinear")
+    # torchvision rescales the images within this one.
+    assert pretrained_config("torchvision/googlenet").mean == (0.5, 0.5, 0.5)
 
 
 def test_an_architecture_has_its_default_tag_and_an_explicit_tag_decides():

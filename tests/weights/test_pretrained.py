@@ -171,3 +171,38 @@ def test_weights_given_twice_are_an_error(monkeypatch):
 def test_an_unknown_name_is_told_before_anything_is_read(tmp_path):
     with pytest.raises(ValueError, match="unknown architecture 'resnet19'; did you mean"):
         load_pretrained("resnet19", weights=tmp_path / "missing.pth")
+
+
+def test_weights_that_are_known_to_lack_a_norm_get_a_fresh_one(tmp_path):
+    """The masked autoencoders of ConvNeXt V2 were published without the head's norm."""
+    network = import_timm().create_model("convnextv2_atto", num_classes=0)
+    arrays = {k: v.numpy() for k, v in network.state_dict().items() if not k.startswith("head.")}
+    path = str(tmp_path / "fcmae.safetensors")
+    safetensors.numpy.save_file(arrays, path)
+    model, variables = load_pretrained("convnextv2_atto.fcmae", weights=path)
+    assert model.num_classes == 0
+    norm = variables["params"]["head.norm"]
+    np.testing.assert_array_equal(norm["scale"], 1)
+    np.testing.assert_array_equal(norm["bias"], 0)
+    added = {"head.norm.weight": norm["scale"], "head.norm.bias": norm["bias"]}
+    _assert_same(variables, arrays | added)
+    with pytest.raises(StateDictError, match=r"2 missing: head\.norm"):
+        load_pretrained("convnextv2_atto.fcmae_ft_in1k", weights=path, num_classes=0)
+
+
+def test_auxiliary_heads_of_a_file_are_left_out_of_a_network_without_them(tmp_path):
+    timm = import_timm()
+    arrays = {
+        key: np.zeros(tuple(value.shape), np.float32)
+        for key, value in timm.create_model("inception_v3", aux_logits=True, num_classes=3)
+        .state_dict()
+        .items()
+    }
+    assert any(key.startswith("AuxLogits.") for key in arrays)
+    path = str(tmp_path / "inception.safetensors")
+    safetensors.numpy.save_file(arrays, path)
+    _, variables = load_pretrained("inception_v3", weights=path)
+    assert "AuxLogits" not in str(trees.names(variables["params"]))
+    model = create_model("inception_v3", num_classes=3).clone(aux_logits=True)
+    variables, _ = load_weights(model, "inception_v3", path)
+    assert "AuxLogits" in str(trees.names(variables["params"]))

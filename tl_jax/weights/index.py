@@ -1,4 +1,4 @@
-"""The index of pretrained weights: what timm publishes for each architecture of this library."""
+"""The index of pretrained weights: what is published for each architecture of this library."""
 
 import dataclasses
 import fnmatch
@@ -12,7 +12,7 @@ from tl_jax import trees
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedConfig:
-    """What is known of one set of pretrained weights, as timm states it.
+    """What is known of one set of pretrained weights, as timm (or torchvision) states it.
 
     Attributes:
       name: timm's full name, `architecture.tag`.
@@ -26,6 +26,9 @@ class PretrainedConfig:
       interpolation: `"bicubic"`, `"bilinear"` or `"nearest"`.
       hub_id: the repository on the Hugging Face hub; None if the weights were never published.
       hub_file: the file in that repository, where it is not the usual one.
+      url: the address of the file, for weights that are not on the hub; its name ends in the
+        beginning of the file's SHA-256.
+      lacks: dotted names of modules of the architecture that these weights do not have.
       license: SPDX identifier in lower case; None where timm states none.
       test_input_size: a larger input that evaluates better, where timm states one.
       test_crop_pct: the crop fraction that goes with `test_input_size`.
@@ -41,9 +44,16 @@ class PretrainedConfig:
     interpolation: str
     hub_id: str | None = None
     hub_file: str | None = None
+    url: str | None = None
+    lacks: tuple[str, ...] = ()
     license: str | None = None
     test_input_size: tuple[int, int, int] | None = None
     test_crop_pct: float | None = None
+
+    @property
+    def published(self) -> bool:
+        """Whether there are such weights to be had."""
+        return self.hub_id is not None or self.url is not None
 
 
 def pretrained_config(name: str) -> PretrainedConfig:
@@ -52,7 +62,7 @@ def pretrained_config(name: str) -> PretrainedConfig:
     Args:
       name: `architecture.tag`, or `architecture` alone for timm's default tag. An architecture
         without published weights (`efficientnet_b6`) has an entry too, for its input size and
-        normalisation; its `hub_id` is None.
+        normalisation; its `hub_id` and `url` are None.
 
     Raises:
       ValueError: if there is no such entry, naming the nearest.
@@ -62,9 +72,10 @@ def pretrained_config(name: str) -> PretrainedConfig:
       'resnet50.a1_in1k'
     """
     configs = _configs()
-    full = _index()["defaults"].get(name, name)
+    about = _index()["architectures"]
+    full = about[name]["default"] if name in about else name
     if full not in configs:
-        choices = [*_index()["defaults"], *configs]
+        choices = [*about, *configs]
         raise ValueError(
             f"no pretrained weights named {name!r}{trees.hint(name, choices)} "
             "(pretrained_names() lists all)"
@@ -79,8 +90,24 @@ def pretrained_names(pattern: str = "*") -> list[str]:
       >>> pretrained_names("vgg1[13]*")
       ['vgg11.tv_in1k', 'vgg11_bn.tv_in1k', 'vgg13.tv_in1k', 'vgg13_bn.tv_in1k']
     """
-    published = sorted(name for name, config in _configs().items() if config.hub_id)
+    published = sorted(name for name, config in _configs().items() if config.published)
     return [name for name in published if fnmatch.fnmatchcase(name, pattern)]
+
+
+def parameter_count(architecture: str) -> int:
+    """Returns how many parameters an architecture has with the classifier of its default weights.
+
+    Args:
+      architecture: its name, without a tag.
+
+    Raises:
+      KeyError: if the index does not list it.
+
+    Example:
+      >>> parameter_count("resnet50")
+      25557032
+    """
+    return _index()["architectures"][architecture]["parameters"]
 
 
 @functools.cache

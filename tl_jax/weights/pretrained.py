@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from tl_jax.models.layers import Dtype
 from tl_jax.weights import index, sources
 from tl_jax.weights.sources import WeightsError, WeightsRecord
 from tl_jax.weights.state_dict import from_state_dict
+from tl_jax.weights.stem import adapt_stem
 
 
 def load_pretrained(
@@ -22,6 +23,7 @@ def load_pretrained(
     *,
     weights: str | os.PathLike[str] | None = None,
     num_classes: int | None = None,
+    in_channels: int = 3,
     dtype: Dtype = jnp.float32,
     verbose: bool = True,
 ) -> tuple[nn.Module, dict[str, Any]]:
@@ -33,6 +35,7 @@ def load_pretrained(
         there is one, then the hub's cache, then the hub.
       num_classes: None keeps the pretrained classifier, whatever its size. Another number than the
         pretrained one's gives a fresh classifier of zeros; 0 gives pooled features.
+      in_channels: channels of the images; the first convolution is adapted (`adapt_stem`).
       dtype: type of the computation; the variables are float32 in any case.
       verbose: print to stderr which file was used.
 
@@ -49,12 +52,15 @@ def load_pretrained(
       >>> logits = model.apply(variables, images)                            # doctest: +SKIP
     """
     registry.architecture(name)  # An unknown name is told before anything is read.
-    state_dict, record = _read(name, weights)
+    state_dict, record = _read(name, weights, in_channels)
     found = _classes(state_dict, registry.architecture(name).classifier)
     wanted = _pretrained_classes(name, found, record) if num_classes is None else num_classes
-    model = registry.create_model(name, num_classes=wanted, dtype=dtype)
+    model = registry.create_model(name, num_classes=wanted, in_channels=in_channels, dtype=dtype)
     variables = from_state_dict(
-        model, state_dict, except_head=num_classes is not None and wanted != found
+        model,
+        state_dict,
+        except_head=num_classes is not None and wanted != found,
+        may_lack=index.pretrained_config(name).lacks,
     )
     if verbose:
         fresh = f"; the classifier of {wanted} classes starts fresh" if wanted != found else ""
@@ -72,7 +78,8 @@ def load_weights(
     """Loads pretrained weights into a network that is already made.
 
     The classifier is kept if the network has as many classes as the weights, and starts at zero
-    otherwise. Everything else must fit.
+    otherwise. The first convolution is adapted to the network's `in_channels`. Everything else must
+    fit.
 
     Args:
       model: a network of `create_model(name, ...)`; any `num_classes`.
@@ -91,23 +98,35 @@ def load_weights(
       >>> variables, record = load_weights(backbone, "resnet50")             # doctest: +SKIP
     """
     classifier = registry.architecture(name).classifier
-    state_dict, record = _read(name, weights)
+    state_dict, record = _read(name, weights, model.in_channels)
     same = model.num_classes > 0 and model.num_classes == _classes(state_dict, classifier)
-    return from_state_dict(model, state_dict, except_head=fresh_head or not same), record
+    lacks = index.pretrained_config(name).lacks
+    variables = from_state_dict(
+        model, state_dict, except_head=fresh_head or not same, may_lack=lacks
+    )
+    return variables, record
 
 
 def _read(
-    name: str, weights: str | os.PathLike[str] | None
+    name: str, weights: str | os.PathLike[str] | None, in_channels: int
 ) -> tuple[dict[str, np.ndarray], WeightsRecord]:
-    """Reads weights, and names their keys as timm does."""
+    """Reads weights, names their keys as timm does, and adapts the first convolution."""
     state_dict, record = sources.read_weights(name, weights)
-    rename = registry.architecture(name).rename
-    if rename is None:
-        return state_dict, record
+    architecture = registry.architecture(name)
+    if architecture.rename is not None:
+        state_dict = _renamed(state_dict, architecture.rename, record)
+    if in_channels != 3:
+        state_dict = adapt_stem(state_dict, architecture.stem, in_channels)
+    return state_dict, record
+
+
+def _renamed(
+    state_dict: Mapping[str, np.ndarray], rename: Callable[[str], str], record: WeightsRecord
+) -> dict[str, np.ndarray]:
     renamed = {rename(key): value for key, value in state_dict.items()}
     if len(renamed) != len(state_dict):
         raise WeightsError(f"{record.file} holds the same weights under timm's names and others")
-    return renamed, record
+    return renamed
 
 
 def _classes(state_dict: Mapping[str, np.ndarray], classifier: str) -> int:

@@ -1,4 +1,4 @@
-"""Where pretrained weights are read from: an installed package, the hub, its cache, or a file."""
+"""Where pretrained weights are read from: a package, the hub, a web address, a cache, or a file."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,7 @@ import ml_dtypes  # noqa: F401
 import numpy as np
 
 from tl_jax import trees
-from tl_jax.weights import index
+from tl_jax.weights import download, index
 from tl_jax.weights.torch_file import TorchFileError, load_torch_file, state_dict_of
 
 StateDict = dict[str, np.ndarray]
@@ -51,10 +51,10 @@ class WeightsRecord:
 
     Attributes:
       name: timm's name of the weights; for a file, the name it was read for.
-      source: `"package ..."`, `"hub ..."` or `"file"`.
+      source: `"package ..."`, `"hub ..."`, `"url ..."` or `"file"`.
       file: path of the file that was read.
       sha256: hexadecimal hash of that file.
-      revision: version of the package, or commit of the hub's repository; None for a file.
+      revision: version of the package, or commit of the hub's repository; None otherwise.
     """
 
     name: str
@@ -76,7 +76,8 @@ def read_weights(
     Args:
       name: timm's `architecture.tag`, or `architecture` for its default tag.
       weights: where from. None or `"auto"`: the installed package for that name if there is one,
-        then the hub's cache, then the hub. `"package"`; `"hub"`, `"hub@REVISION"`,
+        then the hub's cache, then the hub; for weights that are published at a web address (those
+        of torchvision) torch's cache, then the address. `"package"`; `"hub"`, `"hub@REVISION"`,
         `"hub:OWNER/REPO"` or `"hub:OWNER/REPO@REVISION"`: what the cache holds is used without
         asking the network. Or a file: .safetensors, or any of torch's (.pth, .pt, .bin, .ckpt).
         The environment's HF_ENDPOINT, HF_HOME and HF_HUB_CACHE are heeded.
@@ -103,6 +104,8 @@ def read_weights(
     config = index.pretrained_config(name)
     if weights == "package" or (hub is None and _package_folder(config.name) is not None):
         return _read(_from_package(config.name))
+    if hub is None and config.url is not None:
+        return _read(_from_url(config))
     repo, revision = hub.groups() if hub else (None, None)
     return _read(_from_hub(config, repo or config.hub_id, revision))
 
@@ -136,6 +139,10 @@ def _from_package(name: str) -> WeightsRecord:
 def _from_hub(
     config: index.PretrainedConfig, repo: str | None, revision: str | None
 ) -> WeightsRecord:
+    if repo is None and config.url is not None:
+        raise WeightsError(
+            f"{config.name} is published at {config.url}, not on the hub; leave weights at 'auto'"
+        )
     if repo is None:
         raise WeightsError(
             f"{config.name} has no published weights; give a file or 'hub:OWNER/REPO', or start "
@@ -146,6 +153,18 @@ def _from_hub(
     # The cache keeps each file under models--OWNER--REPO/snapshots/COMMIT/.
     commit = path.parts[path.parts.index("snapshots") + 1]
     return WeightsRecord(config.name, f"hub {repo}", str(path), sha256="", revision=commit)
+
+
+def _from_url(config: index.PretrainedConfig) -> WeightsRecord:
+    try:
+        path = download.cached(config.url) or download.fetch(config.url)
+    except download.DownloadError as error:
+        file = download.file_name(config.url)
+        raise WeightsError(
+            f"{error}\n  - download {config.url} where there is a network, and give the file: "
+            f"weights='PATH/{file}'\n  - or copy it to {download.cache_folder()}"
+        ) from error
+    return WeightsRecord(config.name, f"url {config.url}", str(path), sha256="")
 
 
 def _cached(repo: str, files: tuple[str, ...], revision: str | None) -> Path | None:
