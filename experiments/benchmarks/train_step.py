@@ -16,12 +16,9 @@ The first losses of the two sides must agree, or nothing is timed. The result go
 
 import argparse
 import dataclasses
-import datetime
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -35,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
+from experiments.benchmarks import report
 from experiments.torch_peer import import_timm
 from tl_jax.models.registry import architecture, create_model
 from tl_jax.training import optim, parallel, state
@@ -42,7 +40,6 @@ from tl_jax.training.step import make_train_step
 from tl_jax.transfer import freeze
 from tl_jax.weights.state_dict import abstract_variables, from_state_dict
 
-RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "torch", "torchvision", "timm")
 NUM_CLASSES = 1000
 LEARNING_RATE, MOMENTUM = 1e-3, 0.9
@@ -275,31 +272,6 @@ def process_bytes(field: str) -> int | None:
     return int(lines[field].split()[0]) * 1024
 
 
-def machine(device: str) -> dict[str, Any]:
-    """Returns what the figures were taken on."""
-    facts = {
-        "cpu": cpu_name(),
-        "cores": cores(),
-        "load_before": os.getloadavg()[0],
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-    }
-    return facts | ({"gpu": torch.cuda.get_device_name()} if device == "gpu" else {})
-
-
-def cpu_name() -> str:
-    """Returns the processor's name, as well as the system tells it."""
-    table = Path("/proc/cpuinfo")
-    lines = table.read_text().splitlines() if table.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def table(result: dict[str, Any]) -> str:
     """Returns the result as a small table."""
     lines = [f"{'':8}{'s/step':>10}{'images/s':>10}{'compile s':>11}{'peak MiB':>10}"]
@@ -316,7 +288,7 @@ def table(result: dict[str, Any]) -> str:
 def prepare_device(device: str) -> None:
     """Binds both libraries to the device and its cores, before either first uses it."""
     jax.config.update("jax_platforms", "cuda" if device == "gpu" else "cpu")
-    torch.set_num_threads(cores())
+    torch.set_num_threads(report.cores())
     # JAX reserves 3/4 of a GPU's memory by default; here two libraries share it.
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
     if device == "gpu" and not torch.cuda.is_available():
@@ -335,7 +307,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--image-size", type=int, help="pixels; default: 128 or 224")
     parser.add_argument("--steps", type=int, help="steps a block; default: 3 or 20")
     parser.add_argument("--blocks", type=int, default=10, help="blocks of each side")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result file")
+    parser.add_argument(
+        "--results", type=Path, default=report.RESULTS, help="folder of the result file"
+    )
     parser.add_argument("--memory-of", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     gpu = options.device == "gpu"
@@ -358,16 +332,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.memory_of is not None:
         print(json.dumps(added_bytes(setting, options.memory_of)))
         return
-    facts = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": machine(setting.device),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
-    }
+    facts = report.facts(LIBRARIES)
+    if setting.device == "gpu":
+        facts["machine"]["gpu"] = torch.cuda.get_device_name()
     result = measure(setting) | facts
-    name = f"train_step-{setting.device}-{setting.model}-{setting.mode}.json"
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / name).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(f"{table(result)}\nwritten to {options.results / name}")
+    name = f"train_step-{setting.device}-{setting.model}-{setting.mode}"
+    path = report.write(options.results, name, result)
+    print(f"{table(result)}\nwritten to {path}")
 
 
 if __name__ == "__main__":

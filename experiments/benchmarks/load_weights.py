@@ -1,0 +1,133 @@
+"""Times making a network and loading its weights from a safetensors file, beside timm.
+
+    python -m experiments.benchmarks.load_weights [--model resnet50] [--repeats 7]
+
+Each measurement is a fresh process, and the two sides take turns: ours is `load_pretrained`, in a
+process that never imports torch; timm's is `create_model` and `load_checkpoint`. The imports are
+timed apart. A first, unmeasured turn brings the file into memory. The result goes to
+`experiments/results/benchmarks/load_weights-<model>.json`.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.benchmarks import report
+
+LIBRARIES = ("jax", "jaxlib", "flax", "safetensors", "torch", "timm")
+SIDES = ("tl_jax", "timm")
+
+
+def time_ours(model: str, file: str) -> dict[str, float]:
+    """Returns the seconds of the imports and of the load, in this process."""
+    start = time.perf_counter()
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    import tl_jax
+
+    load = tl_jax.load_pretrained
+    imported = time.perf_counter()
+    jax.block_until_ready(load(model, weights=file, verbose=False)[1])
+    end = time.perf_counter()
+    if "torch" in sys.modules:
+        raise RuntimeError("torch was imported, which this side does without")
+    return {"import": imported - start, "load": end - imported}
+
+
+def time_timms(model: str, file: str) -> dict[str, float]:
+    """Returns the same of timm."""
+    start = time.perf_counter()
+    from experiments.torch_peer import import_timm
+
+    timm = import_timm()
+    imported = time.perf_counter()
+    network = timm.create_model(model)
+    timm.models.load_checkpoint(network, file)
+    return {"import": imported - start, "load": time.perf_counter() - imported}
+
+
+_TIMERS: dict[str, Callable[[str, str], dict[str, float]]] = {
+    "tl_jax": time_ours,
+    "timm": time_timms,
+}
+
+
+def write_weights(model: str, folder: Path) -> Path:
+    """Writes fresh weights of timm's to a file."""
+    from safetensors.torch import save_file
+
+    from experiments.torch_peer import import_timm
+
+    path = folder / f"{model}.safetensors"
+    save_file(import_timm().create_model(model).state_dict(), path)
+    return path
+
+
+def measure(model: str, repeats: int) -> dict[str, Any]:
+    """Returns the seconds of each side and the ratio of their medians."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_weights(model, Path(folder))
+        turns: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+        for turn in range(repeats + 1):
+            for side in SIDES:
+                found = in_new_process(side, model, file)
+                if turn:
+                    turns[side].append(found)
+    sides = {
+        side: {what: statistics.median(t[what] for t in found) for what in ("import", "load")}
+        | {"loads": [t["load"] for t in found]}
+        for side, found in turns.items()
+    }
+    ratio = sides["timm"]["load"] / sides["tl_jax"]["load"]
+    return {"model": model, **sides, "speed_over_timm": ratio}
+
+
+def in_new_process(side: str, model: str, file: Path) -> dict[str, float]:
+    """Measures one side in a fresh interpreter."""
+    command = [sys.executable, "-W", "ignore", "-m", __spec__.name, "--model", model]
+    done = subprocess.run(
+        [*command, "--side", side, "--file", str(file)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{side} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(result: dict[str, Any]) -> str:
+    """Returns the result as a small table."""
+    lines = [f"{'':8}{'load s':>8}{'import s':>10}"]
+    for side in SIDES:
+        lines.append(f"{side:8}{result[side]['load']:8.3f}{result[side]['import']:10.2f}")
+    ratio = result["speed_over_timm"]
+    return "\n".join([*lines, f"tl_jax loads {result['model']} {ratio:.2f} times as fast as timm"])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the benchmark, prints its table and writes its result."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="resnet50", help="timm's name of the architecture")
+    parser.add_argument("--repeats", type=int, default=7, help="measurements of each side")
+    parser.add_argument("--results", type=Path, default=report.RESULTS, help="folder of the result")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--file", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.side is not None:
+        print(json.dumps(_TIMERS[options.side](options.model, options.file)))
+        return
+    result = report.facts(LIBRARIES) | measure(options.model, options.repeats)
+    path = report.write(options.results, f"load_weights-{options.model}", result)
+    print(f"{table(result)}\nwritten to {path}")
+
+
+if __name__ == "__main__":
+    main()
