@@ -131,9 +131,11 @@ def _timm_entry(name: str, config: dict[str, Any]) -> dict[str, Any]:
     entry = {field: config.get(field) for field in _FIELDS}
     entry["hub_id"] = config.get("hf_hub_id")
     entry["hub_file"] = config.get("hf_hub_filename")
+    if not entry["hub_id"]:
+        entry["url"] = config.get("url")
     if config.get("tag") in _LACKS:
         entry["lacks"] = _LACKS[config["tag"]]
-    return {field: value for field, value in entry.items() if value is not None}
+    return {field: value for field, value in entry.items() if value not in (None, "")}
 
 
 def _torchvision_entry(arch: str) -> dict[str, Any]:

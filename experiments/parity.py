@@ -51,6 +51,7 @@ from tl_jax import trees
 from tl_jax.models import layers, registry
 from tl_jax.models.features import logits_and_features
 from tl_jax.models.network import Network
+from tl_jax.weights import index
 from tl_jax.weights.state_dict import (
     abstract_variables,
     from_state_dict,
@@ -60,11 +61,14 @@ from tl_jax.weights.state_dict import (
 
 CLASSES = 11
 BATCH = 2
-# timm's networks that average before they subsample take no size of which a half is odd too late.
-SIZE = (97, 129)
-SIZE_FLOAT64 = (33, 65)
-# These take no image as small as that.
-LARGE_INPUT = ("inception_v3", "inception_v4", "inception_resnet_v2", "torchvision/alexnet")
+# Odd on the way down in one direction and even in the other, where "same" padding is lopsided.
+SIZE = (97, 124)
+SIZE_FLOAT64 = (33, 60)
+# timm's networks that subsample by averages add maps that fit each other at few sizes only.
+AVERAGING = ("resnetaa*", "seresnetaa*", "seresnextaa*")
+SIZE_AVERAGING = (97, 129)
+# These take no image as small as SIZE_FLOAT64.
+LARGE_INPUT = ("inception_*", "torchvision/alexnet")
 DEEP = 100
 TOLERANCE, TOLERANCE_DEEP, TOLERANCE_GRADIENT = 1e-5, 1e-4, 1e-3
 # Where BatchNorm sees few values of a channel, two in a pooled map, it amplifies rounding.
@@ -83,8 +87,9 @@ def compare(name: str) -> dict[str, Any]:
     Raises:
       ValueError: if the weights do not fit.
     """
-    network = make_peer(name, SIZE)
-    model, x = build(name), random_images(SIZE, BATCH)
+    size = image_size(name)
+    network = make_peer(name, size)
+    model, x = build(name), random_images(size, BATCH)
     state_dict = network.state_dict()
     theirs = torch_outputs(network, name, x)
     variables = from_state_dict(model, state_dict)
@@ -126,6 +131,14 @@ def summarise(name: str, found: dict[str, float], exported: bool, *, deep: bool)
 def build(name: str, *, dtype: Any = jnp.float32) -> Network:
     """Makes our network of an architecture, with nothing dropped at random."""
     return registry.create_model(name, num_classes=CLASSES, dtype=dtype)
+
+
+def image_size(name: str, *, small: bool = False) -> tuple[int, int]:
+    """Returns the height and width that an architecture is compared on, in pixels."""
+    if any(fnmatch.fnmatchcase(name, pattern) for pattern in AVERAGING):
+        return SIZE_AVERAGING
+    large = any(fnmatch.fnmatchcase(name, pattern) for pattern in LARGE_INPUT)
+    return SIZE_FLOAT64 if small and not large else SIZE
 
 
 def make_peer(name: str, size: tuple[int, int]) -> torch.nn.Module:
@@ -269,7 +282,7 @@ def check_export(
 
 def float64_gradient_error(name: str) -> float:
     """Returns the error of the stem's gradient in float64, on smaller images."""
-    size = SIZE if name in LARGE_INPUT else SIZE_FLOAT64
+    size = image_size(name, small=True)
     network = make_peer(name, size).double()
     x = random_images(size, BATCH).double()
     theirs = torch_outputs(network, name, x)
@@ -345,7 +358,7 @@ def row_of(name: str) -> dict[str, Any]:
     jax.clear_caches()
     gc.collect()
     return row | {
-        "input": [BATCH, *SIZE, 3],
+        "input": [BATCH, *image_size(name), 3],
         "seconds": round(time.perf_counter() - start, 1),
         "date": datetime.date.today().isoformat(),
         "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
@@ -359,19 +372,17 @@ def memory_needed(name: str) -> float:
 
 
 def selected(patterns: Sequence[str]) -> list[str]:
-    """Returns the architectures that match any pattern.
+    """Returns the architectures that match any pattern, those with few parameters first.
 
     Raises:
       ValueError: if a pattern matches none.
     """
+    names = list(registry.ARCHITECTURES)
     for pattern in patterns:
-        if not fnmatch.filter(registry.ARCHITECTURES, pattern):
+        if not fnmatch.filter(names, pattern):
             raise ValueError(f"no architecture matches {pattern!r}")
-    return [
-        name
-        for name in registry.ARCHITECTURES
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-    ]
+    found = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
+    return sorted(found, key=lambda name: (index.parameter_count(name), name))
 
 
 def check_keys(names: Sequence[str]) -> bool:

@@ -268,3 +268,14 @@ def test_a_network_without_statistics_has_no_such_collection():
 def test_the_abstract_variables_cost_no_memory():
     leaves = jax.tree.leaves(state_dict.abstract_variables(create_model("vgg11")))
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+
+
+def test_a_fresh_head_is_drawn_as_the_network_draws_it():
+    """SqueezeNet's classifier comes before a ReLU: at zero it would never get a gradient."""
+    model = create_model("torchvision/squeezenet1_1", num_classes=3)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, "f4"), abstract_variables(model))
+    state_dict = to_state_dict(zeros)
+    del state_dict["classifier.1.weight"], state_dict["classifier.1.bias"]
+    head = from_state_dict(model, state_dict, except_head=True)["params"]["classifier.1"]
+    assert 0.005 < np.std(head["kernel"]) < 0.02
+    np.testing.assert_array_equal(head["bias"], 0)

@@ -90,11 +90,11 @@ class Network(nn.Module):
         return layers.Dense(self.num_classes, name=self.classifier)(x)
 
     def refuse_drop_path(self) -> None:
-        """For `__post_init__` of a family without residual branches: `drop_path_rate` must be 0."""
+        """For `__post_init__` of a family that drops no branches: `drop_path_rate` must be 0."""
         if self.drop_path_rate:
             raise ValueError(
                 f"drop_path_rate is {self.drop_path_rate}, but {type(self).__name__} has no "
-                "residual branch to drop; leave it at 0 and use drop_rate"
+                "residual branch that may be dropped; leave it at 0 and use drop_rate"
             )
 
 

@@ -34,7 +34,7 @@ def load_pretrained(
       weights: where from, as in `read_weights`; None takes the installed package for the name if
         there is one, then the hub's cache, then the hub.
       num_classes: None keeps the pretrained classifier, whatever its size. Another number than the
-        pretrained one's gives a fresh classifier of zeros; 0 gives pooled features.
+        pretrained one's gives a fresh classifier; 0 gives pooled features.
       in_channels: channels of the images; the first convolution is adapted (`adapt_stem`).
       dtype: type of the computation; the variables are float32 in any case.
       verbose: print to stderr which file was used.
@@ -77,7 +77,7 @@ def load_weights(
 ) -> tuple[dict[str, Any], WeightsRecord]:
     """Loads pretrained weights into a network that is already made.
 
-    The classifier is kept if the network has as many classes as the weights, and starts at zero
+    The classifier is kept if the network has as many classes as the weights, and starts fresh
     otherwise. The first convolution is adapted to the network's `in_channels`. Everything else must
     fit.
 
@@ -85,7 +85,7 @@ def load_weights(
       model: a network of `create_model(name, ...)`; any `num_classes`.
       name: timm's `architecture.tag`, or `architecture` for its default tag.
       weights: where from, as in `read_weights`.
-      fresh_head: start the classifier at zero even if the number of classes is the same.
+      fresh_head: start the classifier fresh even if the number of classes is the same.
 
     Returns:
       The variables, and the record of the file that they come from.

@@ -53,9 +53,12 @@ def torch_key(path: trees.Path) -> str:
 
 def abstract_variables(model: nn.Module) -> dict[str, Any]:
     """Returns the shapes and types of a network's variables without computing anything."""
+    return jax.eval_shape(model.init, jax.eval_shape(jax.random.key, 0), _abstract_image(model))
+
+
+def _abstract_image(model: nn.Module) -> jax.ShapeDtypeStruct:
     shape = (1, _SHAPE_SIDE, _SHAPE_SIDE, model.in_channels)
-    image = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return jax.eval_shape(model.init, jax.eval_shape(jax.random.key, 0), image)
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
 def from_state_dict(
@@ -71,9 +74,9 @@ def from_state_dict(
       model: a network of `create_model`.
       state_dict: name -> array; NumPy arrays, torch tensors, anything `numpy.asarray` takes.
       except_head: leave the classifier out: its keys in the state dict are dropped, and its
-        parameters start fresh (at zero).
+        parameters start fresh, as the network draws them (at zero, with few exceptions).
       may_lack: dotted names of modules that the state dict may lack, all or nothing of each; they
-        start fresh then (a norm at scale one).
+        start fresh then.
 
     Returns:
       `{"params": ..., "batch_stats": ...}` in float32; `batch_stats` only if the network has any.
@@ -97,7 +100,7 @@ def from_state_dict(
     }
     _check(wanted, given)
     flat = {slot.path: _to_flax(slot, given[slot.key]) for slot in wanted}
-    fresh = {slot.path: _fresh(slot) for slot in slots if slot.path not in flat}
+    fresh = _fresh(model, [slot.path for slot in slots if slot.path not in flat])
     return jax.block_until_ready(jax.device_put(trees.unflatten(flat | fresh)))
 
 
@@ -136,8 +139,19 @@ def _absent_heads(model: nn.Module, slots: list[_Slot]) -> list[str]:
     return [name for name in model.auxiliary if not any(trees.is_under(s.key, name) for s in slots)]
 
 
-def _fresh(slot: _Slot) -> np.ndarray:
-    return np.full(slot.shape, slot.path[-1] == "scale", np.float32)
+def _fresh(model: nn.Module, paths: Sequence[trees.Path]) -> dict[trees.Path, jax.Array]:
+    """Returns variables as the network draws them with key 0; nothing else is computed."""
+    if not paths:
+        return {}
+
+    @jax.jit
+    def draw() -> list[jax.Array]:
+        image = _abstract_image(model)
+        variables = model.init(jax.random.key(0), jnp.zeros(image.shape, image.dtype))
+        flat = trees.flatten(variables)
+        return [flat[path] for path in paths]
+
+    return dict(zip(paths, draw(), strict=True))
 
 
 def _is_under_any(key: str, names: Sequence[str]) -> bool:

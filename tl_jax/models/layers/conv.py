@@ -168,7 +168,7 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.A
 def as_on_accelerators() -> Iterator[None]:
     """Within it, what is traced convolves as on an accelerator, on a CPU too.
 
-    XLA compiles that form faster, and runs its forward pass and input gradients well enough there.
+    XLA compiles that form faster. A function that is jitted and traced already keeps its form.
     """
     token = _cpu_forms.set(False)
     try:
