@@ -112,6 +112,8 @@ def _draw(module: torch.nn.Module, field: str, value: torch.Tensor) -> None:
 def _fit_statistics(norm: torch.nn.Module, args: tuple[torch.Tensor]) -> None:
     """Sets running statistics to about, but not exactly, those of what the layer gets."""
     mean, var = args[0].mean((0, 2, 3)), args[0].var((0, 2, 3))
+    # A channel that hardly varies would be blown up, and with it what rounding left in it.
+    var = var + 0.1 * var.mean()
     if getattr(norm, "running_mean", None) is not None:
         norm.running_mean.copy_(mean + 0.2 * var.sqrt() * torch.randn_like(mean))
     norm.running_var.copy_((var + 0.3 * mean**2) * torch.empty_like(mean).uniform_(0.6, 1.6))
