@@ -71,8 +71,9 @@ SIZE_AVERAGING = (97, 129)
 LARGE_INPUT = ("inception_*", "torchvision/alexnet")
 DEEP = 100
 TOLERANCE, TOLERANCE_DEEP, TOLERANCE_GRADIENT = 1e-5, 1e-4, 1e-3
-# Where BatchNorm sees few values of a channel, two in a pooled map, it amplifies rounding.
-TRAINING_FACTOR = 10
+# In training mode BatchNorm amplifies what rounding left in channels that hardly vary, or of which it
+# sees two values: for mobilenetv1_100h torch's own float32 is 1.3e-4 from its float64.
+TOLERANCE_TRAINING = 1e-3
 # Parameters are held four times at most: by the peer, converted, exported, and in XLA's layout.
 COPIES, ROOM_GIB, MEMORY_GIB = 4, 2.0, 24.0
 NO_PEER = {
@@ -121,7 +122,7 @@ def summarise(name: str, found: dict[str, float], exported: bool, *, deep: bool)
     limit = TOLERANCE_DEEP if deep else TOLERANCE
     passed = (
         max(row["logits"], row["statistics"] or 0.0, *row["stages"].values()) <= limit
-        and row["training_logits"] <= TRAINING_FACTOR * limit
+        and row["training_logits"] <= TOLERANCE_TRAINING
         and row["gradient"] <= TOLERANCE_GRADIENT
         and exported
     )
