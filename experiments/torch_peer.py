@@ -73,10 +73,10 @@ def _torchvision_network(name: str, num_classes: int) -> torch.nn.Module:
 def settle(network: torch.nn.Module, classifier: str, images: torch.Tensor) -> None:
     """Draws what a fresh network has at constant values, and puts it in evaluation mode.
 
-    Like a trained network it is then well conditioned: running statistics fit what a layer sees, no
-    variance is tiny, and the biases are larger than what varies, so that some units are cut by an
-    activation and most are not. Independent random values would let the activations grow or fade,
-    and amplify rounding errors a hundred times.
+    Like a trained network it is then well conditioned: running statistics fit what a layer sees,
+    and the biases are such that no channel is cut off as a whole by an activation, at 0 or at 6,
+    but many are in part. Independent random values would let the activations grow or fade, and
+    normalising channels that hardly vary would blow rounding up a hundred times.
 
     Args:
       network: in torch.
@@ -102,7 +102,7 @@ def _draw(module: torch.nn.Module, field: str, value: torch.Tensor) -> None:
     """Draws a parameter by its kind: kernels stay as they are, the rest becomes random."""
     is_norm = getattr(module, "weight", None) is not None and module.weight.ndim == 1
     if field == "bias":
-        value.normal_(0.5, 2.0) if is_norm else value.normal_(0, 0.1)
+        value.uniform_(-0.5, 6.0) if is_norm else value.normal_(0, 0.1)
     elif field == "weight" and is_norm:
         value.uniform_(0.2, 0.6)
     elif value.ndim <= 1 or value.numel() == max(value.shape):

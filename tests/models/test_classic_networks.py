@@ -5,16 +5,23 @@ That their numbers are those of timm and torchvision `experiments.parity` shows 
 
 import functools
 import importlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import linen as nn
 
 from experiments.torch_peer import import_timm, settle
+from tests.models.peers import (
+    abstract_images,
+    abstract_output,
+    calls_in_training,
+    check_spread,
+    in_torch,
+    random_variables,
+    recorded_calls,
+)
 from tl_jax import trees
 from tl_jax.models import (
     alexnet,
@@ -54,47 +61,17 @@ def images(side: int, channels: int = 3) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(2, side, side, channels)).astype("f4")
 
 
-def as_torch(x: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
-
-
-def abstract_output(model: Network, side: int, *, train: bool = False) -> tuple[Any, dict]:
-    """Returns the shapes of what a network makes of images, and of what it changes or hands out."""
-    x = jax.ShapeDtypeStruct((2, side, side, model.in_channels), jnp.float32)
-    variables = jax.eval_shape(model.init, KEY, x)
-    run = functools.partial(
-        model.apply, train=train, mutable=["batch_stats", "auxiliary"], rngs={"dropout": KEY}
-    )
-    return jax.eval_shape(run, variables, x)
-
-
-def calls(model: Network, side: int) -> tuple[list[tuple[nn.Module, tuple, dict]], Any]:
-    """Returns the calls, in order, of layers that behave otherwise in training, and the output.
-
-    A call is the layer, the shape of its input and its keywords; the output is abstract.
-    """
-    found = []
-
-    def record(following, args, kwargs, context):
-        is_layer = isinstance(context.module, layers.WITH_TRAINING_MODE)
-        if is_layer and context.method_name == "__call__" and not context.module.is_initializing():
-            found.append((context.module, args[0].shape, kwargs))
-        return following(*args, **kwargs)
-
-    with nn.intercept_methods(record):
-        output, _ = abstract_output(model, side, train=True)
-    return found, output
-
-
 @pytest.mark.parametrize("name", SMALL)
 def test_half_precision_maps_and_whole_logits_of_any_channels(name):
     """And layers are told the mode by keyword: the freezing of layers rests on it."""
     model = SMALL[name].clone(in_channels=1, dtype=jnp.bfloat16, num_classes=5, drop_rate=0.5)
-    found, logits = calls(model, 80)
+    x = abstract_images(model, 80)
+    with recorded_calls() as calls:
+        logits, _ = abstract_output(model, x, train=True)
     assert (logits.shape, logits.dtype) == ((2, 5), jnp.float32)
-    assert any(isinstance(layer, layers.Dropout) for layer, _, _ in found)
-    assert all(keywords == {"train": True} for _, _, keywords in found)
-    feature_map, _ = abstract_output(model.clone(num_classes=0, global_pool=""), 80)
+    assert any(isinstance(layer, layers.Dropout) for layer, _, _ in calls)
+    assert all(keywords == {"train": True} for _, _, keywords in calls)
+    feature_map, _ = abstract_output(model.clone(num_classes=0, global_pool=""), x)
     assert (feature_map.ndim, feature_map.dtype) == (4, jnp.bfloat16)
 
 
@@ -126,7 +103,7 @@ def test_dropout_is_where_torchvision_has_it(name, theirs, side):
     model = ALL[name].build(num_classes=5, drop_rate=0.4)
     ours = [
         (shape[0], shape[-1], *shape[1:-1])
-        for layer, shape, _ in calls(model, side)[0]
+        for layer, shape, _ in calls_in_training(model, abstract_images(model, side))
         if isinstance(layer, layers.Dropout) and layer.rate == 0.4
     ]
     assert ours == [tuple(shape) for shape in expected] != []
@@ -135,9 +112,7 @@ def test_dropout_is_where_torchvision_has_it(name, theirs, side):
 def test_alexnets_features_are_what_its_classifier_sees():
     model = alexnet.AlexNet(num_classes=3)
     x = images(63)
-    shapes = jax.eval_shape(model.init, KEY, x)
-    rng = np.random.default_rng(0)
-    variables = jax.tree.map(lambda leaf: rng.normal(0, 0.02, leaf.shape).astype("f4"), shapes)
+    variables = random_variables(model, low=-0.03, high=0.03)
     features = model.clone(num_classes=0).apply(variables, x)
     top = variables["params"]["classifier.6"]
     np.testing.assert_allclose(
@@ -176,7 +151,7 @@ def test_squeezenets_features_are_the_mean_of_its_last_map():
 def test_the_shuffle_is_torchvisions():
     joined = images(3, 12)
     shuffle = torchvision_models.shufflenetv2.channel_shuffle
-    expected = shuffle(as_torch(joined), 2).permute(0, 2, 3, 1)
+    expected = shuffle(in_torch(joined), 2).permute(0, 2, 3, 1)
     np.testing.assert_array_equal(shufflenetv2.shuffled(joined[..., :6], joined[..., 6:]), expected)
 
 
@@ -198,13 +173,13 @@ def with_auxiliary_heads(name: str) -> tuple[Network, torch.nn.Module, int]:
 def test_auxiliary_logits_are_those_of_the_peer(name):
     model, theirs, side = with_auxiliary_heads(name)
     x = images(side)
-    settle(theirs, model.classifier, as_torch(x))
+    settle(theirs, model.classifier, in_torch(x))
     state_dict = {key: value.clone() for key, value in theirs.state_dict().items()}
     variables = from_state_dict(model, state_dict)
     for key, value in to_state_dict(variables).items():
         np.testing.assert_array_equal(value, state_dict[key], err_msg=key)
     with torch.no_grad():
-        logits, *auxiliary = theirs.train()(as_torch(x))
+        logits, *auxiliary = theirs.train()(in_torch(x))
     # torchvision returns the last head first.
     expected = [logits, *auxiliary[::-1]]
     train = functools.partial(model.apply, train=True, mutable=["batch_stats", "auxiliary"])
@@ -221,21 +196,22 @@ def test_auxiliary_logits_are_those_of_the_peer(name):
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_auxiliary_heads_are_for_training_only(name):
     model, theirs, side = with_auxiliary_heads(name)
-    _, evaluated = abstract_output(model, side)
-    _, trained = abstract_output(model, side, train=True)
+    x = abstract_images(model, side)
+    _, evaluated = abstract_output(model, x)
+    _, trained = abstract_output(model, x, train=True)
     assert "auxiliary" not in evaluated
     assert set(trained["auxiliary"]) == set(model.auxiliary)
     bare = model.clone(aux_logits=False)
     names = trees.names(from_state_dict(bare, theirs.state_dict())["params"])
     assert not any(found.startswith(model.auxiliary) for found in names)
-    _, headless = abstract_output(model.clone(num_classes=0), side, train=True)
+    _, headless = abstract_output(model.clone(num_classes=0), x, train=True)
     assert "auxiliary" not in headless
 
 
 def test_images_too_small_for_the_auxiliary_head_are_refused():
     model = inception_v3.InceptionV3(num_classes=5, aux_logits=True)
     with pytest.raises(ValueError, match="at least 299x299"):
-        abstract_output(model, 282, train=True)
+        abstract_output(model, abstract_images(model, 282), train=True)
 
 
 def torch_fresh(name: str) -> torch.nn.Module:
@@ -258,7 +234,6 @@ def test_fresh_kernels_are_drawn_as_the_peers(name):
         if is_classifier:
             np.testing.assert_array_equal(ours[key], 0)
         elif value.ndim in (2, 4):
-            spread = 5 / np.sqrt(value.numel())
-            np.testing.assert_allclose(ours[key].std(), value.std(), rtol=spread, err_msg=key)
+            check_spread(ours[key], value, key=key)
         elif key.endswith("weight"):
             np.testing.assert_array_equal(ours[key], value, err_msg=key)

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import linen as nn
 
 from experiments.torch_peer import import_timm
-from tl_jax.models import convnext, layers
+from tests.models.peers import check_bfloat16, check_drop_paths, check_fresh, in_torch
+from tl_jax.models import convnext
 from tl_jax.weights.state_dict import from_state_dict, to_state_dict
 
 timm = import_timm()
@@ -23,10 +23,6 @@ TIMM_SMALL = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 24), "ls_init_value": 
 def small(**fields) -> convnext.ConvNeXt:
     """Returns a small network that is named and scaled as timm's of `TIMM_SMALL`."""
     return convnext.ConvNeXt(**{**SMALL, "num_classes": 5, "layer_scale": 0.5, **fields})
-
-
-def in_torch(x: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(x).permute(0, 3, 1, 2)
 
 
 @functools.cache
@@ -97,30 +93,19 @@ def test_features_before_and_after_the_top_are_timms(fields, theirs):
 
 @pytest.mark.parametrize("global_response", [False, True])
 def test_bfloat16_maps_and_float32_logits(global_response):
-    fields = {"global_response": global_response, "dtype": jnp.bfloat16, "in_channels": 1}
-    model = small(hidden=6, **fields)
-    image = jax.ShapeDtypeStruct((2, 40, 50, 1), jnp.float32)
-    logits, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), image)
-    assert (logits.shape, logits.dtype) == ((2, 5), jnp.float32)
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    model = small(hidden=6, global_response=global_response, in_channels=1)
+    variables, feature_map = check_bfloat16(model, IMAGES[..., :1])
     assert variables["params"]["stem.0"]["kernel"].shape == (4, 4, 1, 8)
-    bare = small(num_classes=0, global_pool="", **fields)
-    features = jax.eval_shape(bare.apply, variables, image)
-    assert (features.shape, features.dtype) == ((2, 1, 1, 24), jnp.bfloat16)
+    assert feature_map.shape == (2, 1, 1, 24)
 
 
 def test_fresh_weights_are_drawn_as_timms():
-    """Scales and biases are equal, kernels have the same spread."""
     torch.manual_seed(0)
     theirs = timm.models.convnext.ConvNeXt(use_grn=True, **TIMM_SMALL).state_dict()
     model = small(depths=(1, 1), widths=(8, 12), kernel_sizes=(7, 7), global_response=True)
     bare = model.clone(num_classes=0, global_pool="")
-    for key, value in to_state_dict(jax.jit(bare.init)(KEY, IMAGES)).items():
-        if value.ndim > 1:
-            spread = 5 / np.sqrt(value.size)
-            np.testing.assert_allclose(value.std(), theirs[key].std(), rtol=spread, err_msg=key)
-        else:
-            np.testing.assert_array_equal(value, theirs[key], err_msg=key)
+    fresh = to_state_dict(jax.jit(bare.init)(KEY, IMAGES))
+    check_fresh(fresh, {key: theirs[key] for key in fresh})
 
 
 def test_drop_path_rates_are_timms():
@@ -128,23 +113,7 @@ def test_drop_path_rates_are_timms():
     theirs = timm.models.convnext.ConvNeXt(
         depths=(1, 2, 1, 1), dims=SMALL["widths"], drop_path_rate=0.4
     )
-    expected = {
-        name: module.drop_prob
-        for name, module in theirs.named_modules()
-        if isinstance(module, timm.layers.DropPath)
-    }
-    rates = {}
-
-    def record(following, args, kwargs, context):
-        if isinstance(context.module, layers.DropPath):
-            assert kwargs == {"train": True}
-            rates[".".join(context.module.path)] = context.module.rate
-        return following(*args, **kwargs)
-
-    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    with nn.intercept_methods(record):
-        jax.eval_shape(functools.partial(model.init, train=True), rngs, IMAGES)
-    assert {name: rate for name, rate in rates.items() if rate} == pytest.approx(expected)
+    check_drop_paths(model, theirs, IMAGES)
 
 
 @pytest.mark.parametrize(

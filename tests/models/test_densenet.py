@@ -3,14 +3,14 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
-from experiments.torch_peer import import_timm, settle
+from experiments.torch_peer import import_timm
+from tests.models.peers import check_bfloat16, check_fresh, check_logits
 from tl_jax.models import densenet
-from tl_jax.weights.state_dict import from_state_dict, to_state_dict
+from tl_jax.weights.state_dict import to_state_dict
 
 timm = import_timm()
 KEY = jax.random.key(0)
@@ -34,27 +34,12 @@ def fresh() -> dict:
 
 
 def test_a_small_network_is_timms():
-    theirs = peer()
-    x = torch.from_numpy(IMAGES).permute(0, 3, 1, 2)
-    settle(theirs, TINY.classifier, x)
-    variables = from_state_dict(TINY, theirs.state_dict())
-    with torch.no_grad():
-        expected = theirs(x).numpy()
-    found = jax.jit(TINY.apply)(variables, IMAGES)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    check_logits(TINY, peer(), IMAGES)
 
 
 def test_fresh_weights_are_drawn_as_timms():
-    """Scales and biases are equal; kernels have the same spread; the classifier is zero."""
     ours = to_state_dict(fresh())
-    for key, value in peer().state_dict().items():
-        if key.startswith(TINY.classifier):
-            np.testing.assert_array_equal(ours[key], 0)
-        elif value.ndim == 4:
-            spread = 5 / np.sqrt(value.numel())
-            np.testing.assert_allclose(ours[key].std(), value.std(), rtol=spread, err_msg=key)
-        elif not key.endswith("num_batches_tracked"):
-            np.testing.assert_array_equal(ours[key], value, err_msg=key)
+    check_fresh(ours, peer().state_dict(), classifier=TINY.classifier)
 
 
 def test_the_channels_that_a_layer_adds_are_dropped():
@@ -80,12 +65,7 @@ def test_the_channels_that_a_layer_adds_are_dropped():
 
 
 def test_half_precision_maps_and_whole_logits():
-    half = functools.partial(TINY.clone, dtype=jnp.bfloat16)
-    variables = jax.eval_shape(TINY.init, KEY, IMAGES)
-    logits = jax.eval_shape(half().apply, variables, IMAGES)
-    feature_map = jax.eval_shape(half(num_classes=0, global_pool="").apply, variables, IMAGES)
-    assert (logits.shape, logits.dtype) == ((2, 5), jnp.float32)
-    assert feature_map.dtype == jnp.bfloat16
+    check_bfloat16(TINY, IMAGES)
 
 
 def test_old_checkpoints_are_renamed_as_timm_does():

@@ -3,12 +3,12 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
 from experiments.torch_peer import import_timm
+from tests.models.peers import check_bfloat16, in_torch
 from tl_jax.models import efficientnet, layers
 from tl_jax.models import efficientnet_definitions as define
 from tl_jax.models.efficientnet_blocks import CondConv, MixedConv
@@ -127,7 +127,7 @@ def test_a_mixed_convolution_is_timms(depthwise):
         for key, value in conv.state_dict().items()
     }
     ours = MixedConv(11, (3, 5, 1), one, depthwise).apply({"params": kernels}, x)
-    close(ours, conv(torch.from_numpy(x).permute(0, 3, 1, 2)))
+    close(ours, conv(in_torch(x)))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_conditional_convolution_is_timms(size, groups, stride, padding):
     routing = np.random.default_rng(1).uniform(size=(2, 3)).astype(np.float32)
     layer = CondConv(12, size, 3, stride, padding or "symmetric", groups)
     ours = layer.apply({"params": {"weight": conv.weight.detach().numpy()}}, x, routing)
-    close(ours, conv(torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(routing)))
+    close(ours, conv(in_torch(x), torch.from_numpy(routing)))
 
 
 def test_fresh_experts_and_routing_are_drawn_as_timms():
@@ -157,11 +157,6 @@ def test_fresh_experts_and_routing_are_drawn_as_timms():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16_is_kept_between_the_layers(kind):
-    model = SMALL(**KINDS[kind], global_pool="", dtype=jnp.bfloat16)
-    images = IMAGES[..., :1]
-    model = model.clone(in_channels=1)
-    feature_map, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
-    assert feature_map.dtype == jnp.bfloat16
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    stem = variables["params"]["conv_stem"]["kernel"]
-    assert stem.shape == (3, 3, 1, 8)
+    model = SMALL(**KINDS[kind]).clone(in_channels=1, num_classes=5)
+    variables, _ = check_bfloat16(model, IMAGES[..., :1])
+    assert variables["params"]["conv_stem"]["kernel"].shape == (3, 3, 1, 8)

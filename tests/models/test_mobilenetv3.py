@@ -3,16 +3,20 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import linen as nn
 
-from experiments.torch_peer import import_timm, settle
-from tl_jax import trees
+from experiments.torch_peer import import_timm
+from tests.models.peers import (
+    check_bfloat16,
+    check_drop_paths,
+    check_fresh,
+    check_logits,
+    random_variables,
+)
 from tl_jax.models import hardcorenas, layers, mobilenetv3
-from tl_jax.weights.state_dict import from_state_dict, to_state_dict
+from tl_jax.weights.state_dict import abstract_variables, to_state_dict
 
 timm = import_timm()
 mnv3, builder = timm.models.mobilenetv3, timm.models._efficientnet_builder
@@ -50,11 +54,6 @@ def timm_network(
     )  # fmt: skip
 
 
-def fresh_shapes(model: nn.Module, channels: int = 3) -> dict:
-    images = jnp.zeros((*IMAGES.shape[:3], channels))
-    return jax.eval_shape(model.init, jax.random.key(0), images)
-
-
 @pytest.mark.parametrize(
     "definition, aa_layer, subsample",
     [
@@ -65,71 +64,35 @@ def fresh_shapes(model: nn.Module, channels: int = 3) -> dict:
 )
 def test_blocks_of_mobilenetv4_equal_timms(definition, aa_layer, subsample):
     theirs = timm_network(definition, aa_layer=aa_layer)
-    x = torch.tensor(IMAGES).permute(0, 3, 1, 2)
-    settle(theirs, "classifier", x)
     model = TINY_HYBRID.clone(definition=definition, subsample=subsample)
-    logits = jax.jit(model.apply)(from_state_dict(model, theirs.state_dict()), IMAGES)
-    with torch.no_grad():
-        expected = theirs(x).numpy()
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    check_logits(model, theirs, IMAGES, rtol=1e-4)
 
 
 def test_fresh_weights_are_drawn_as_timms():
-    """Scales and biases are equal; kernels have the same spread; the classifier is zero."""
     definition = mobilenetv3.define("mqa_r1_k3_h4_s1_v2_d16_c32 uir_r1_a3_k0_s1_e2_c32")
     model = TINY_HYBRID.clone(definition=definition, stem_width=32)
     ours = to_state_dict(jax.jit(model.init)(jax.random.key(0), IMAGES))
-    for key, value in timm_network(definition, stem_width=32).state_dict().items():
-        if key.endswith("num_batches_tracked"):
-            continue
-        if key.startswith("classifier"):
-            np.testing.assert_array_equal(ours[key], 0)
-        elif value.ndim == 4:
-            spread = 5 / np.sqrt(value.numel())
-            np.testing.assert_allclose(ours[key].std(), value.std(), rtol=spread, err_msg=key)
-        else:
-            np.testing.assert_array_equal(ours[key], value, err_msg=key)
+    theirs = timm_network(definition, stem_width=32).state_dict()
+    check_fresh(ours, theirs, classifier=model.classifier)
 
 
 def test_drop_path_rates_are_timms():
     theirs = timm_network(HYBRID, drop_path_rate=0.2)
-    expected = {
-        f"{name}.drop_path": block.drop_path.drop_prob
-        for name, block in theirs.named_modules()
-        if getattr(block, "has_skip", False) and hasattr(block.drop_path, "drop_prob")
-    }
-    model, ours = TINY_HYBRID.clone(drop_path_rate=0.2), {}
-
-    def record(following, args, kwargs, context):
-        if isinstance(context.module, layers.DropPath):
-            ours[trees.dotted(context.module.path)] = context.module.rate
-            assert kwargs == {"train": True}
-        return following(*args, **kwargs)
-
-    train = functools.partial(model.apply, train=True, mutable=["batch_stats"])
-    shapes = fresh_shapes(model)
-    with nn.intercept_methods(record):
-        jax.eval_shape(train, shapes, IMAGES, rngs={"dropout": jax.random.key(0)})
-    assert len(ours) == 4
-    assert ours == pytest.approx(expected)
+    model = TINY_HYBRID.clone(drop_path_rate=0.2)
+    rates = check_drop_paths(model, theirs, IMAGES, acts=lambda block: block.has_skip)
+    assert len(rates) == 4
 
 
 def test_dropout_zeroes_what_the_classifier_sees_in_training():
-    model, rng = TINY_V3.clone(num_classes=0, drop_rate=0.5), np.random.default_rng(1)
-    variables = jax.tree.map(lambda x: rng.uniform(0.1, 0.5, x.shape), fresh_shapes(model))
+    model = TINY_V3.clone(num_classes=0, drop_rate=0.5)
     apply = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
-    dropped = apply(variables, IMAGES, rngs={"dropout": jax.random.key(1)})[0] == 0
+    dropped = apply(random_variables(model), IMAGES, rngs={"dropout": jax.random.key(1)})[0] == 0
     assert 0.3 < dropped.mean() < 0.7
 
 
 @pytest.mark.parametrize("family", TINY)
 def test_bfloat16_holds_for_the_map_and_not_for_the_logits(family):
-    half = TINY[family].clone(dtype=jnp.bfloat16)
-    bare = half.clone(num_classes=0, global_pool="")
-    shapes = fresh_shapes(half)
-    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
-    assert jax.eval_shape(half.apply, shapes, IMAGES).dtype == jnp.float32
-    assert jax.eval_shape(bare.apply, shapes, IMAGES).dtype == jnp.bfloat16
+    check_bfloat16(TINY[family], IMAGES)
 
 
 @pytest.mark.parametrize("family", TINY)
@@ -137,17 +100,17 @@ def test_parts_of_the_head_are_left_out(family):
     pooled = TINY[family].clone(num_classes=0)
     bare = pooled.clone(global_pool="")
     whole, kept, body = (
-        set(fresh_shapes(model)["params"]) for model in (TINY[family], pooled, bare)
+        set(abstract_variables(model)["params"]) for model in (TINY[family], pooled, bare)
     )
     assert whole - kept == {"classifier"}
     assert kept - body == {"hybrid": {"conv_head", "norm_head"}, "v3": {"conv_head"}}[family]
     width = TINY[family].head_width
-    assert jax.eval_shape(pooled.apply, fresh_shapes(pooled), IMAGES).shape == (2, width)
+    assert jax.eval_shape(pooled.apply, abstract_variables(pooled), IMAGES).shape == (2, width)
 
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_other_numbers_of_channels(channels):
-    shapes = fresh_shapes(TINY_V3.clone(in_channels=channels), channels)
+    shapes = abstract_variables(TINY_V3.clone(in_channels=channels))
     assert shapes["params"]["conv_stem"]["kernel"].shape == (3, 3, channels, 16)
 
 

@@ -10,10 +10,11 @@ import torch
 from flax import linen as nn
 
 from experiments.torch_peer import import_timm
+from tests.models.peers import calls_in_training, check_drop_paths, check_fresh, random_variables
 from tl_jax import trees
 from tl_jax.models import efficientnet, layers, resnet, vgg
 from tl_jax.models.features import features
-from tl_jax.weights.state_dict import to_state_dict
+from tl_jax.weights.state_dict import abstract_variables, to_state_dict
 
 timm = import_timm()
 TINY = {
@@ -31,30 +32,7 @@ IMAGES = np.random.default_rng(0).normal(size=(2, 33, 47, 3)).astype(np.float32)
 
 @functools.cache
 def tiny_variables(family: str) -> dict:
-    """Returns random variables, drawn without a compilation."""
-    shapes = jax.eval_shape(TINY[family].init, jax.random.key(0), IMAGES)
-    rng = np.random.default_rng(1)
-    return jax.tree.map(lambda leaf: rng.uniform(0.1, 0.5, leaf.shape).astype("f4"), shapes)
-
-
-def calls_in_training(model: nn.Module, variables: dict) -> list[tuple[nn.Module, dict]]:
-    """Returns every call of a layer that behaves otherwise in training, with its keywords."""
-    calls = []
-
-    def record(following, args, kwargs, context):
-        is_layer = isinstance(context.module, layers.BatchNorm | layers.Dropout | layers.DropPath)
-        if is_layer and context.method_name == "__call__":
-            calls.append((context.module, kwargs))
-        return following(*args, **kwargs)
-
-    with nn.intercept_methods(record):
-        jax.eval_shape(
-            functools.partial(model.apply, train=True, mutable=["batch_stats"]),
-            variables,
-            IMAGES,
-            rngs={"dropout": jax.random.key(1)},
-        )
-    return calls
+    return random_variables(TINY[family])
 
 
 def evaluate(model: nn.Module, variables: dict) -> jax.Array:
@@ -69,7 +47,7 @@ def train(model: nn.Module, variables: dict) -> tuple[jax.Array, dict]:
 @pytest.mark.parametrize("family", TINY)
 def test_bfloat16_leaves_parameters_statistics_and_logits_in_float32(family):
     model, variables = TINY[family].clone(dtype=jnp.bfloat16), tiny_variables(family)
-    fresh = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
+    fresh = abstract_variables(model)
     logits, updated = jax.eval_shape(functools.partial(train, model), variables)
     leaves = jax.tree.leaves((fresh, logits, updated))
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
@@ -88,9 +66,9 @@ def test_bfloat16_computes_in_bfloat16(family):
 @pytest.mark.parametrize("family", TINY)
 def test_training_layers_are_told_the_mode_by_keyword(family):
     """The freezing of layers rests on it."""
-    calls = calls_in_training(TINY[family], tiny_variables(family))
-    assert {type(module) for module, _ in calls} >= {layers.BatchNorm, layers.Dropout}
-    assert all(keywords == {"train": True} for _, keywords in calls)
+    calls = calls_in_training(TINY[family], IMAGES)
+    assert {type(layer) for layer, _, _ in calls} >= {layers.BatchNorm, layers.Dropout}
+    assert all(keywords == {"train": True} for _, _, keywords in calls)
 
 
 @pytest.mark.parametrize("family", TINY)
@@ -109,9 +87,9 @@ def test_parts_of_the_top_are_left_out(family):
     whole = set(trees.names(tiny_variables(family)["params"]))
     headless = model.clone(num_classes=0)
     bare = headless.clone(global_pool="")
-    kept = trees.names(jax.eval_shape(headless.init, jax.random.key(0), IMAGES)["params"])
+    kept = trees.names(abstract_variables(headless)["params"])
     assert whole - set(kept) == {f"{model.classifier}.kernel", f"{model.classifier}.bias"}
-    kept = trees.names(jax.eval_shape(bare.init, jax.random.key(0), IMAGES)["params"])
+    kept = trees.names(abstract_variables(bare)["params"])
     assert not any(name.startswith("pre_logits") for name in kept)
     pooled = evaluate(headless, tiny_variables(family))
     feature_map = evaluate(bare, tiny_variables(family))
@@ -123,21 +101,8 @@ def test_parts_of_the_top_are_left_out(family):
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "efficientnet_b0", "efficientnet_b1"])
 def test_drop_path_rates_are_timms(name):
     theirs = timm.create_model(name, drop_path_rate=0.2)
-    # timm gives a drop path to blocks without a shortcut too, and does not call it.
-    expected = {
-        f"{block_name}.drop_path": block.drop_path.drop_prob
-        for block_name, block in theirs.named_modules()
-        if hasattr(getattr(block, "drop_path", None), "drop_prob")
-        and getattr(block, "has_skip", True)
-    }
     model = ALL[name].build(num_classes=5, drop_path_rate=0.2)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
-    ours = {
-        trees.dotted(module.path): module.rate
-        for module, _ in calls_in_training(model, shapes)
-        if isinstance(module, layers.DropPath) and module.rate > 0
-    }
-    assert ours == pytest.approx(expected)
+    check_drop_paths(model, theirs, IMAGES, acts=lambda block: getattr(block, "has_skip", True))
 
 
 def shallow(name: str) -> tuple[nn.Module, torch.nn.Module]:
@@ -152,20 +117,9 @@ def shallow(name: str) -> tuple[nn.Module, torch.nn.Module]:
 
 @pytest.mark.parametrize("name", ["resnet", "efficientnet"])
 def test_fresh_weights_are_drawn_as_timms(name):
-    """Scales and biases are equal; kernels have the same spread; the classifier is zero."""
     model, theirs = shallow(name)
     ours = to_state_dict(jax.jit(model.init)(jax.random.key(0), IMAGES))
-    for key, value in theirs.state_dict().items():
-        if key.endswith("num_batches_tracked"):
-            continue
-        if key.startswith(model.classifier):
-            np.testing.assert_array_equal(ours[key], 0)
-        elif value.ndim == 4:
-            spread = 5 / np.sqrt(value.numel())
-            np.testing.assert_allclose(ours[key].std(), value.std(), rtol=spread, err_msg=key)
-            assert abs(ours[key].mean()) < spread * ours[key].std(), key
-        else:
-            np.testing.assert_array_equal(ours[key], value, err_msg=key)
+    check_fresh(ours, theirs.state_dict(), classifier=model.classifier)
 
 
 @pytest.mark.parametrize("family", TINY)

@@ -1,16 +1,14 @@
 """What only the networks without normalisation have: expected deviations, gains, widths."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import linen as nn
 
 from experiments.torch_peer import import_timm
-from tl_jax.models import layers, nfnet
+from tests.models.peers import check_bfloat16, check_drop_paths, check_fresh
+from tl_jax.models import nfnet
 from tl_jax.weights.state_dict import to_state_dict
 
 timm = import_timm()
@@ -55,48 +53,24 @@ def test_expected_deviations_are_timms(depths):
 
 @pytest.mark.parametrize("name", ["dm_nfnet_f0", "nf_ecaresnet26"])
 def test_fresh_weights_are_drawn_as_timms(name):
-    """Gains, scales and biases are equal, kernels have the same spread."""
     model = tiny(name, num_classes=0, depths=(1,), widths=WIDTHS[:1]).clone(final_width=0)
     theirs = tiny_of_timm(name).state_dict()
-    for key, value in to_state_dict(jax.jit(model.init)(KEY, IMAGES)).items():
-        if key.endswith("weight") and value.ndim == 3:  # ECA draws a few uniform values.
-            assert np.abs(value).max() <= 1 / np.sqrt(value.size)
-        elif key.endswith("weight"):
-            spread = 5 / np.sqrt(value.size)
-            np.testing.assert_allclose(value.std(), theirs[key].std(), rtol=spread, err_msg=key)
-        else:
-            np.testing.assert_array_equal(value, theirs[key], err_msg=key)
+    fresh = to_state_dict(jax.jit(model.init)(KEY, IMAGES))
+    # ECA draws a few uniform values.
+    few = {key for key, value in fresh.items() if key.endswith("weight") and value.ndim == 3}
+    for key in few:
+        assert np.abs(fresh[key]).max() <= 1 / np.sqrt(fresh[key].size)
+    check_fresh(fresh, {key: theirs[key] for key in fresh.keys() - few})
 
 
 @pytest.mark.parametrize("name", ["dm_nfnet_f0", "nf_regnet_b0", "eca_nfnet_l0", "nf_seresnet26"])
 def test_bfloat16_maps_and_float32_logits(name):
-    model = tiny(name, dtype=jnp.bfloat16, in_channels=1)
     image = jax.ShapeDtypeStruct((2, 40, 50, 1), jnp.float32)
-    logits, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), image)
-    assert (logits.shape, logits.dtype) == ((2, 5), jnp.float32)
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    bare = model.clone(num_classes=0, global_pool="")
-    features = jax.eval_shape(bare.apply, variables, image)
-    assert (features.shape[:3], features.dtype) == ((2, 2, 2), jnp.bfloat16)
+    _, feature_map = check_bfloat16(tiny(name, in_channels=1), image)
+    assert feature_map.shape[:3] == (2, 2, 2)
 
 
 @pytest.mark.parametrize("name", ["nfnet_f0", "nf_regnet_b0"])
 def test_drop_path_rates_are_timms(name):
-    expected = {
-        name: module.drop_prob
-        for name, module in tiny_of_timm(name, drop_path_rate=0.4).named_modules()
-        if isinstance(module, timm.layers.DropPath)
-    }
-    rates = {}
-
-    def record(following, args, kwargs, context):
-        if isinstance(context.module, layers.DropPath):
-            assert kwargs == {"train": True}
-            rates[".".join(context.module.path)] = context.module.rate
-        return following(*args, **kwargs)
-
-    model = tiny(name, drop_path_rate=0.4)
-    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    with nn.intercept_methods(record):
-        jax.eval_shape(functools.partial(model.init, train=True), rngs, IMAGES)
-    assert {name: rate for name, rate in rates.items() if rate} == pytest.approx(expected)
+    theirs = tiny_of_timm(name, drop_path_rate=0.4)
+    check_drop_paths(tiny(name, drop_path_rate=0.4), theirs, IMAGES)

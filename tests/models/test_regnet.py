@@ -3,16 +3,14 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import linen as nn
 
-from experiments.torch_peer import create_peer, import_timm, settle
-from tl_jax import trees
+from experiments.torch_peer import create_peer, import_timm
+from tests.models.peers import check_bfloat16, check_drop_paths, check_fresh, check_logits
 from tl_jax.models import layers, regnet
-from tl_jax.weights.state_dict import from_state_dict, to_state_dict
+from tl_jax.weights.state_dict import to_state_dict
 
 timm = import_timm()
 THEIRS = timm.models.regnet
@@ -50,10 +48,6 @@ def peer(kind: str) -> torch.nn.Module:
     return THEIRS.RegNet(config(kind), num_classes=5, zero_init_last=kind != "z")
 
 
-def as_torch(images: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(images).permute(0, 3, 1, 2)
-
-
 @pytest.mark.parametrize("name", regnet.ARCHITECTURES)
 def test_stages_follow_the_rule_as_timms(name):
     theirs = THEIRS.model_cfgs[name]
@@ -74,69 +68,31 @@ def test_stages_follow_the_rule_as_timms(name):
 @pytest.mark.parametrize("kind", ["z", "v"])
 def test_small_networks_are_timms(kind):
     """Odd maps, shortcuts that are missing or average, the convolution at the top."""
-    theirs, model = peer(kind), TINY[kind]
-    settle(theirs, model.classifier, as_torch(IMAGES))
-    variables = from_state_dict(model, theirs.state_dict())
-    found = jax.jit(model.apply)(variables, IMAGES)
-    with torch.no_grad():
-        expected = theirs(as_torch(IMAGES)).numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    check_logits(TINY[kind], peer(kind), IMAGES)
 
 
 @pytest.mark.parametrize("kind", ["y", "z"])
 def test_fresh_weights_are_drawn_as_timms(kind):
-    """Scales and biases are equal; kernels have the same spread; the classifier is zero."""
     model = TINY[kind]
     fresh = to_state_dict(jax.jit(model.init)(jax.random.key(0, impl="unsafe_rbg"), IMAGES))
-    for key, value in peer(kind).state_dict().items():
-        if key.startswith(model.classifier):
-            np.testing.assert_array_equal(fresh[key], 0)
-        elif value.ndim == 4:
-            spread = 5 / np.sqrt(value.numel())
-            np.testing.assert_allclose(fresh[key].std(), value.std(), rtol=spread, err_msg=key)
-        elif not key.endswith("num_batches_tracked"):
-            np.testing.assert_array_equal(fresh[key], value, err_msg=key)
+    check_fresh(fresh, peer(kind).state_dict(), classifier=model.classifier)
 
 
 @pytest.mark.parametrize("kind", TINY)
 def test_drop_path_rates_are_timms(kind):
     """Where Z has no shortcut nothing is dropped."""
     theirs = THEIRS.RegNet(config(kind), num_classes=5, drop_path_rate=0.2)
-    expected = {
-        f"{name}.drop_path": block.drop_path.drop_prob
-        for name, block in theirs.named_modules()
-        if isinstance(getattr(block, "drop_path", None), timm.layers.DropPath)
-        and block.downsample is not None
-    }
-    assert drop_paths(TINY[kind].clone(drop_path_rate=0.2)) == pytest.approx(expected)
-
-
-def drop_paths(model: regnet.RegNet) -> dict[str, float]:
-    """Returns the rate of each drop path that acts, by its name."""
-    found = {}
-
-    def record(following, args, kwargs, context):
-        if isinstance(context.module, layers.DropPath) and context.module.rate > 0:
-            found[trees.dotted(context.module.path)] = context.module.rate
-        return following(*args, **kwargs)
-
-    with nn.intercept_methods(record):
-        jax.eval_shape(model.init, jax.random.key(0), IMAGES)
-    return found
+    model = TINY[kind].clone(drop_path_rate=0.2)
+    check_drop_paths(model, theirs, IMAGES, acts=lambda block: block.downsample is not None)
 
 
 @pytest.mark.parametrize("group_norm", [None, 8])
 @pytest.mark.parametrize("kind", TINY)
 def test_bfloat16_maps_and_float32_logits(kind, group_norm):
-    model = TINY[kind].clone(group_norm=group_norm, in_channels=1, dtype=jnp.bfloat16)
-    images = IMAGES[..., :1]
-    logits, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
-    assert (logits.shape, logits.dtype) == ((2, 5), jnp.float32)
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    model = TINY[kind].clone(group_norm=group_norm, in_channels=1)
+    variables, feature_map = check_bfloat16(model, IMAGES[..., :1])
     assert ("batch_stats" in variables) == (group_norm is None)
-    bare = model.clone(num_classes=0, global_pool="")
-    feature_map = jax.eval_shape(bare.apply, variables, images)
-    assert (feature_map.shape[:3], feature_map.dtype) == ((2, 2, 2), jnp.bfloat16)
+    assert feature_map.shape[:3] == (2, 2, 2)
 
 
 def test_torchvisions_names_become_timms():

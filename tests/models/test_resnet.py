@@ -7,12 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import linen as nn
 
 from experiments.torch_peer import import_timm
+from tests.models.peers import (
+    abstract_images,
+    abstract_output,
+    calls_in_training,
+    check_drop_paths,
+    check_fresh,
+    random_variables,
+)
 from tl_jax import trees
 from tl_jax.models import layers, resnet
-from tl_jax.weights.state_dict import to_state_dict
+from tl_jax.weights.state_dict import abstract_variables, to_state_dict
 
 timm = import_timm()
 tiny = functools.partial(
@@ -33,37 +40,6 @@ KINDS = {
 }
 
 
-def images(side: int, channels: int = 3) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((2, side, side, channels), jnp.float32)
-
-
-def shapes(model: resnet.ResNet, side: int = 64) -> dict:
-    return jax.eval_shape(model.init, jax.random.key(0), images(side, model.in_channels))
-
-
-def drawn(model: resnet.ResNet) -> dict:
-    """Returns random variables, drawn without a compilation."""
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: rng.uniform(0.1, 0.5, leaf.shape).astype("f4"), shapes(model))
-
-
-def called(model: resnet.ResNet, kind: type) -> dict[str, object]:
-    """Returns the layers of a kind that a forward pass in training mode calls, by dotted name."""
-    found = {}
-
-    def record(following, args, kwargs, context):
-        if isinstance(context.module, kind) and context.method_name == "__call__":
-            assert kwargs == {"train": True}
-            found[trees.dotted(context.module.path)] = context.module
-        return following(*args, **kwargs)
-
-    variables = shapes(model)
-    apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
-    with nn.intercept_methods(record):
-        jax.eval_shape(apply, variables, images(64), rngs={"dropout": jax.random.key(1)})
-    return found
-
-
 def test_architectures_are_timms():
     assert set(resnet.ARCHITECTURES) == set(timm.list_models(module="resnet"))
 
@@ -81,18 +57,22 @@ def test_rates_of_random_layers_are_timms(name):
         for n, m in blocks.items()
         if hasattr(m.drop_block, "drop_prob")
     }
-    paths = {f"{n}.drop_path": m.drop_path.drop_prob for n, m in blocks.items() if m.drop_path}
     build = resnet.ARCHITECTURES[name].build
     model = build(num_classes=5, drop_path_rate=0.2).clone(drop_block_rate=0.1)
-    ours = called(model, layers.DropBlock).items()
-    assert {n: (m.rate, m.block_size, m.gamma_scale) for n, m in ours} == squares
-    ours = called(model, layers.DropPath).items()
-    assert {n: m.rate for n, m in ours if m.rate} == pytest.approx(paths)
+    calls = calls_in_training(model, X)
+    assert all(keywords == {"train": True} for _, _, keywords in calls)
+    ours = {
+        trees.dotted(layer.path): (layer.rate, layer.block_size, layer.gamma_scale)
+        for layer, _, _ in calls
+        if isinstance(layer, layers.DropBlock)
+    }
+    assert ours == squares
+    check_drop_paths(model, theirs, X)
 
 
 def test_squares_are_dropped_in_training_only():
     plain = tiny(block=resnet.BasicBlock, depths=(1, 1, 1), widths=(4, 4, 4), num_classes=0)
-    dropping, variables = plain.clone(drop_block_rate=0.5), drawn(plain)
+    dropping, variables = plain.clone(drop_block_rate=0.5), random_variables(plain)
     evaluations = [jax.make_jaxpr(model.apply)(variables, X) for model in (plain, dropping)]
     assert str(evaluations[0]) == str(evaluations[1])
     train = jax.jit(functools.partial(dropping.apply, train=True, mutable=["batch_stats"]))
@@ -108,7 +88,7 @@ def test_every_module_returns_the_type_of_the_computation(kind, dtype):
     with jax.enable_x64(True):
         apply = functools.partial(model.apply, capture_intermediates=True, mutable="intermediates")
         x = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float64)
-        _, captured = jax.eval_shape(apply, shapes(model), x)
+        _, captured = jax.eval_shape(apply, abstract_variables(model), x)
     types = {leaf.dtype for leaf in jax.tree.leaves(captured)}
     assert types == {jnp.dtype(dtype)}
 
@@ -116,10 +96,14 @@ def test_every_module_returns_the_type_of_the_computation(kind, dtype):
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_number_of_image_channels(kind):
     model = KINDS[kind].clone(in_channels=1)
-    params = {trees.dotted(p): v for p, v in trees.flatten(shapes(model)["params"]).items()}
+    params = {
+        trees.dotted(p): v for p, v in trees.flatten(abstract_variables(model)["params"]).items()
+    }
     stem = "conv1" if len(model.stem) == 1 else "conv1.0"
     assert params[f"{stem}.kernel"].shape[2] == 1
-    assert jax.eval_shape(model.apply, shapes(model), images(64, 1)).shape == (2, 5)
+    assert jax.eval_shape(
+        model.apply, abstract_variables(model), abstract_images(model, 64)
+    ).shape == (2, 5)
 
 
 def test_fresh_attention_is_drawn_as_timms():
@@ -130,18 +114,16 @@ def test_fresh_attention_is_drawn_as_timms():
     build = resnet.ARCHITECTURES["seresnet18"].build
     model = build(num_classes=0).clone(depths=(1,), widths=(512,))
     ours = to_state_dict(jax.jit(model.init)(jax.random.key(0), X))
-    for key in ("0.se.fc1.weight", "0.se.fc2.weight"):
-        spread = 5 / np.sqrt(theirs[key].numel())
-        np.testing.assert_allclose(ours[f"layer1.{key}"].std(), theirs[key].std(), rtol=spread)
-    for key in ("0.bn1.weight", "0.bn2.weight"):
-        np.testing.assert_array_equal(ours[f"layer1.{key}"], theirs[key])
+    modules = ("se.fc1", "se.fc2", "bn1", "bn2")
+    expected = {f"layer1.0.{name}.weight": theirs[f"0.{name}.weight"] for name in modules}
+    check_fresh(ours, expected)
 
 
 def averaging(side: int) -> tuple[int, ...]:
     """Returns the shape of the last map of a network that subsamples by averages."""
     model = tiny(depths=(1,) * 4, widths=(8,) * 4, anti_alias="average")
     bare = model.clone(num_classes=0, global_pool="")
-    return jax.eval_shape(bare.apply, shapes(bare), images(side)).shape
+    return abstract_output(bare, abstract_images(bare, side))[0].shape
 
 
 def timms_averaging(side: int) -> tuple[int, ...]:
