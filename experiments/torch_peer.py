@@ -74,9 +74,10 @@ def settle(network: torch.nn.Module, classifier: str, images: torch.Tensor) -> N
     """Draws what a fresh network has at constant values, and puts it in evaluation mode.
 
     Like a trained network it is then well conditioned: running statistics fit what a layer sees,
-    and the biases are such that no channel is cut off as a whole by an activation, at 0 or at 6,
-    but many are in part. Independent random values would let the activations grow or fade, and
-    normalising channels that hardly vary would blow rounding up a hundred times.
+    and the biases are of the size of what varies, so that activations cut many channels in part, at
+    0 or at 6, and hardly any as a whole. Independent random values would let the activations grow
+    or fade, normalising channels that hardly vary would blow rounding up a hundred times, and large
+    biases would hide a difference behind what is constant.
 
     Args:
       network: in torch.
@@ -102,9 +103,12 @@ def _draw(module: torch.nn.Module, field: str, value: torch.Tensor) -> None:
     """Draws a parameter by its kind: kernels stay as they are, the rest becomes random."""
     is_norm = getattr(module, "weight", None) is not None and module.weight.ndim == 1
     if field == "bias":
-        value.uniform_(-0.5, 6.0) if is_norm else value.normal_(0, 0.1)
+        value.normal_(0, 0.1)
+        if is_norm:
+            # One in eight near 6, for activations that end there.
+            value.uniform_(-0.5, 2.0).add_(4.0 * torch.bernoulli(torch.full_like(value, 0.125)))
     elif field == "weight" and is_norm:
-        value.uniform_(0.2, 0.6)
+        value.uniform_(0.5, 1.0)
     elif value.ndim <= 1 or value.numel() == max(value.shape):
         value.uniform_(0.3, 0.9)
 

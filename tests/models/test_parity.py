@@ -92,7 +92,8 @@ def test_a_wrong_network_fails(monkeypatch):
     with layers.as_on_accelerators():
         row = parity.compare("efficientnet_lite0")
     assert not row["passed"]
-    assert row["logits"] > 1e-3
+    assert row["logits"] > 0.01
+    assert min(row["stages"].values()) > 0.05
 
 
 def test_three_training_steps_of_resnet18_equal_timms():
