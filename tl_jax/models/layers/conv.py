@@ -152,14 +152,14 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.A
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
 
+    if not _cpu_forms.get():
+        return general(x, kernel)
     if groups > 1:
         product = _depthwise if kernel.shape[2:] == (1, groups) else _grouped
         on_cpu = functools.partial(_shifted, product, stride=stride, pads=pads)
     elif kernel.shape[:2] == (1, 1) and pads == ((0, 0), (0, 0)):
         on_cpu = functools.partial(_pointwise, stride=stride)
     else:
-        return general(x, kernel)
-    if not _cpu_forms.get():
         return general(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=on_cpu, default=general)
 
