@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 # safetensors makes NumPy arrays of bfloat16 files only once this has defined the type.
@@ -262,17 +263,22 @@ def _read(record: WeightsRecord) -> tuple[StateDict, WeightsRecord]:
     file = Path(record.file)
     if not file.is_file():
         raise WeightsError(f"there is no file {file} (looked from {Path.cwd()})")
-    try:
-        if file.suffix == ".safetensors":
-            state_dict = _read_safetensors(file)
-        else:
-            state_dict = state_dict_of(load_torch_file(file))
-    except TorchFileError as error:
-        message = str(error)
-        raise WeightsError(message if str(file) in message else f"{file}: {message}") from error
+    with ThreadPoolExecutor(1) as beside:  # The hash takes longer than the reading.
+        digest = beside.submit(_sha256, file)
+        try:
+            if file.suffix == ".safetensors":
+                state_dict = _read_safetensors(file)
+            else:
+                state_dict = state_dict_of(load_torch_file(file))
+        except TorchFileError as error:
+            message = str(error)
+            raise WeightsError(message if str(file) in message else f"{file}: {message}") from error
+        return state_dict, dataclasses.replace(record, sha256=digest.result())
+
+
+def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return state_dict, dataclasses.replace(record, sha256=digest)
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _read_safetensors(file: Path) -> StateDict:
