@@ -14,8 +14,7 @@ from typing import Any
 import jax
 
 from configs import demo
-from tl_jax.config import Config
-from tl_jax.training import experiment
+from tl_jax.config import RANDOM_WEIGHTS, Config
 from tl_jax.training.loop import fit
 
 
@@ -56,7 +55,7 @@ def from_scratch(config: Config) -> Config:
     It has the same number of epochs, all of them of all layers: a head on random features learns
     next to nothing, and would make the comparison unfair.
     """
-    scratch = _replaced(config, "model", weights=experiment.RANDOM_WEIGHTS)
+    scratch = _replaced(config, "model", weights=RANDOM_WEIGHTS)
     epochs = config.train.head_epochs + config.train.epochs
     return _replaced(scratch, "train", head_epochs=0, epochs=epochs)
 

@@ -419,6 +419,8 @@ def check_numbers(names: Sequence[str], *, redo: bool) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; 0 if nothing failed."""
+    # Every program runs once or twice: LLVM's optimisations would cost more than they save.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("patterns", nargs="*", default=["*"], metavar="PATTERN")
     parser.add_argument("--redo", action="store_true", help="repeat what has passed, too")

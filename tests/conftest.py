@@ -40,7 +40,10 @@ def tiny_networks(monkeypatch, tmp_path_factory):
     for name, build in small.items():
         known = registry.ARCHITECTURES[name]
         classifier = build.func.classifier
-        tiny = dataclasses.replace(known, build=build, classifier=classifier, rename=None)
+        stages = ("features.2", "features.5") if name == "vgg16" else ("act1", "layer1", "layer2")
+        tiny = dataclasses.replace(
+            known, build=build, classifier=classifier, stages=stages, stem="conv1", rename=None
+        )
         monkeypatch.setitem(registry.ARCHITECTURES, name, tiny)
     cache = str(tmp_path_factory.mktemp("compiled"))
     before = jax.config.jax_compilation_cache_dir

@@ -6,13 +6,27 @@ import json
 import pytest
 
 from tl_jax import config as configuration
-from tl_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from tl_jax.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    GroupConfig,
+    ModelConfig,
+    OptimConfig,
+    PhaseConfig,
+    TrainConfig,
+    TransferConfig,
+)
 
 OTHER = Config(
     model=ModelConfig(name="vgg16", head="mlp", hidden=(64, 32), dtype="bfloat16"),
     data=DataConfig(source="folder:photos", image_size=96, test_split="test"),
     augment=AugmentConfig(scale=(0.5, 0.75)),
     optim=OptimConfig(name="sgd", head_learning_rate=0.1, clip_norm=1.0, step_epochs=(1.5,)),
+    transfer=TransferConfig(
+        phases=(PhaseConfig(2, "head"), PhaseConfig(3, "head+last:1", learning_rate=1e-4)),
+        groups=(GroupConfig("slow", ("features.0",), learning_rate=1e-5),),
+    ),
     train=TrainConfig(head_epochs=2, epochs=0, best_metric="loss"),
 )
 
@@ -22,6 +36,7 @@ def test_json_is_read_back_as_it_was_written(config):
     found = configuration.from_json(configuration.to_json(config))
     assert found == config
     assert isinstance(found.optim.step_epochs, tuple)
+    assert isinstance(found.transfer.phases, tuple)
 
 
 def test_every_value_of_the_example_differs_from_a_default():
@@ -39,6 +54,10 @@ def test_every_value_of_the_example_differs_from_a_default():
         (
             '{"optim": {"learning_rat": 1}}',
             r"unknown field optim.learning_rat; did you mean 'learning_rate'\?",
+        ),
+        (
+            '{"transfer": {"phases": [{"epoch": 1}]}}',
+            r"unknown field transfer.phases.epoch; did you mean 'epochs'\?",
         ),
     ],
 )

@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from tl_jax import trees
 
+RANDOM_WEIGHTS = "random"
+BatchNormMode = Literal["update", "affine_only", "frozen", "recalibrate"]
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -18,9 +21,10 @@ class ModelConfig:
     """Where the pretrained weights come from: "auto" (an installed package, then the hub's
     cache, then the hub), "package", "hub", "hub@REVISION", "hub:OWNER/REPO@REVISION", a
     .safetensors or .pth file, or "random" to train from scratch."""
-    head: Literal["linear", "mlp"] = "linear"
+    head: Literal["linear", "mlp", "cosine"] = "linear"
     """"linear": the network's own classifier, made new for the classes at hand. "mlp": the
-    network without its top, global average pooling, dense layers and a new classifier."""
+    network without its top, global average pooling, dense layers and a new classifier. "cosine":
+    the angle between the features and a vector for each class, times a learned scale."""
     hidden: tuple[int, ...] = (1024,)
     """Widths of the dense layers (each followed by a ReLU) of the "mlp" head."""
     head_dropout: float = 0.0
@@ -71,6 +75,9 @@ class AugmentConfig:
     """Flip left and right with probability 1/2."""
     vertical_flip: bool = False
     """Flip top and bottom with probability 1/2."""
+    mixup: float = 0.0
+    """Parameter of mixup's Beta distribution: each batch is mixed with itself in another order,
+    images and labels (arXiv:1710.09412); 0: not at all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +95,12 @@ class OptimConfig:
     weight_decay: float = 0.0
     """Weight decay of kernels (biases and normalisation are not decayed): decoupled for AdamW,
     added to the gradient for SGD and Adam."""
+    layer_decay: float = 1.0
+    """Factor on the rate from each stage to the one before it: the last stage has
+    `learning_rate`, the one before it `learning_rate * layer_decay`, and so on to the stem."""
+    l2_sp: float = 0.0
+    """Pull of all but the head toward the weights that training starts from (L2-SP,
+    arXiv:1802.01483), added to the gradient, in place of `weight_decay` there."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     """How the rate falls within each phase after the warm-up."""
     warmup_epochs: float = 0.0
@@ -101,13 +114,92 @@ class OptimConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PhaseConfig:
+    """Consecutive epochs in which the same parameters are trained in the same way."""
+
+    epochs: int = 5
+    """Its length."""
+    trained: str = "all"
+    """What is trained; see `transfer.trained`."""
+    optimizer: Literal["sgd", "adam", "adamw"] | None = None
+    """None: `optim.name`."""
+    learning_rate: float | None = None
+    """None: `optim.learning_rate`."""
+    head_learning_rate: float | None = None
+    """None: `optim.head_learning_rate`, or the phase's own `learning_rate` if it has one."""
+    warmup_epochs: float | None = None
+    """None: `optim.warmup_epochs`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupConfig:
+    """Parameters with rates of their own."""
+
+    name: str = ""
+    """"stage0" (the stem with the first stage's output), "stage1" and so on, "head"; or a new
+    name for the parameters that `patterns` match."""
+    patterns: tuple[str, ...] = ()
+    """Shell wildcards on dotted names ("layer4.*.bn*"), for a new group."""
+    learning_rate: float | None = None
+    """Peak rate; None: that of its stage, or `optim.learning_rate` for a new group."""
+    weight_decay: float | None = None
+    """None: `optim.weight_decay`."""
+    batch_norm: BatchNormMode | None = None
+    """None: `transfer.batch_norm`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferConfig:
+    """What is trained, how it starts, and what is added to it."""
+
+    classifier: Literal["replace", "load", "fuse"] = "replace"
+    """"replace": a new head. "load": the rows of the pretrained classifier whose classes are
+    named as the new ones, or mapped to them, are carried over. "fuse": the pretrained classifier
+    stays, and a new head sees its logits beside the features."""
+    class_mapping: tuple[str, ...] = ()
+    """For "load" and "fuse": "new class=source class", by name or index, several sources with
+    "|" between them; empty: by name."""
+    head_init: Literal["zero", "small", "class_means"] = "zero"
+    """Start of a new linear or cosine head, or of the "mlp" head's last layer ("zero" and "small"
+    only): zero, normal with deviation 0.01, or the means of each class's features."""
+    trained: str = "all"
+    """What `train.epochs` train: "all", "head", "last:N" (the last N stages), "batch_norm",
+    "norms", "biases", "added" (what `adaptation` adds), a group's name or a pattern on dotted
+    names; several with "+" between them ("head+biases")."""
+    phases: tuple[PhaseConfig, ...] = ()
+    """The phases of training, in place of `train.head_epochs` and `train.epochs`."""
+    groups: tuple[GroupConfig, ...] = ()
+    """Groups with rates, decay or BatchNorm of their own."""
+    batch_norm: BatchNormMode = "update"
+    """BatchNorm of trained layers; that of frozen ones stands still. "update": statistics of the
+    batch, running ones updated. "affine_only": running statistics, scale and bias trained.
+    "frozen": nothing of it moves. "recalibrate": as "affine_only", with the statistics of all
+    layers estimated anew from the training images."""
+    recalibrate: Literal["before", "after"] = "after"
+    """When "recalibrate" does so: once before training, or for each evaluation after an epoch."""
+    adaptation: Literal["none", "lora", "ssf", "adapters"] = "none"
+    """Parameters that are added to the network: low-rank kernels (LoRA, arXiv:2106.09685), scales
+    and shifts (SSF, arXiv:2210.08823), or small residual branches behind each stage. Train them
+    with `trained="head+added"`."""
+    lora_rank: int = 8
+    """Rank of LoRA."""
+    lora_alpha: float = 8.0
+    """LoRA's products are scaled by `lora_alpha / lora_rank`."""
+    targets: tuple[str, ...] = ()
+    """Patterns on the dotted names of the modules that are adapted; empty: all but the head (LoRA,
+    SSF), the stages (adapters)."""
+    adapter_reduction: int = 4
+    """An adapter's inner width is its outer width over this."""
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How long is trained, what, and what is kept."""
+    """How long is trained, and what is kept."""
 
     head_epochs: int = 0
-    """Epochs in which the head alone is trained, the backbone standing still, before `epochs`."""
+    """Epochs in which the head alone is trained, the rest standing still, before `epochs`."""
     epochs: int = 5
-    """Epochs in which all layers are trained."""
+    """Epochs in which `transfer.trained` is trained."""
     label_smoothing: float = 0.0
     """Share of the target that is spread evenly over all classes."""
     seed: int = 0
@@ -115,7 +207,14 @@ class TrainConfig:
     keep: int = 1
     """Newest checkpoints kept, beside the best."""
     best_metric: Literal["accuracy", "balanced_accuracy", "macro_f1", "loss"] = "accuracy"
-    """Metric of `data.eval_split` that chooses the best checkpoint."""
+    """Metric of `data.eval_split` that chooses the best checkpoint, and that stops training."""
+    patience: int | None = None
+    """Stop when so many epochs of the last phase have brought nothing better; None: never."""
+    target: float | None = None
+    """Stop when `best_metric` is as good as this; None: never."""
+    ema: float = 0.0
+    """Decay of the moving average of the trained parameters, which is then what is evaluated and
+    used; 0: no average."""
     log_every: int = 10
     """Steps between two records of the training loss."""
 
@@ -128,6 +227,7 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    transfer: TransferConfig = dataclasses.field(default_factory=TransferConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
@@ -139,8 +239,10 @@ _SECTIONS = {
     "data": DataConfig,
     "augment": AugmentConfig,
     "optim": OptimConfig,
+    "transfer": TransferConfig,
     "train": TrainConfig,
 }
+_ITEMS = {"phases": PhaseConfig, "groups": GroupConfig}
 
 
 def to_json(config: Config) -> str:
@@ -164,12 +266,21 @@ def from_json(text: str) -> Config:
 def _section(name: str, fields: Mapping[str, Any]) -> Any:
     if name not in _SECTIONS:
         raise ValueError(f"unknown section {name!r}{trees.hint(name, _SECTIONS)}")
-    known = {field.name for field in dataclasses.fields(_SECTIONS[name])}
+    return _read(name, _SECTIONS[name], fields)
+
+
+def _read(name: str, section: type, fields: Mapping[str, Any]) -> Any:
+    known = {field.name for field in dataclasses.fields(section)}
     for field in fields:
         if field not in known:
             raise ValueError(f"unknown field {name}.{field}{trees.hint(field, known)}")
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    return _SECTIONS[name](**values)
+    return section(**{field: _value(name, field, value) for field, value in fields.items()})
+
+
+def _value(name: str, field: str, value: Any) -> Any:
+    if field in _ITEMS:
+        return tuple(_read(f"{name}.{field}", _ITEMS[field], item) for item in value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def differences(one: Config, other: Config) -> list[str]:
@@ -204,6 +315,8 @@ def _check(config: Config) -> None:
             min(config.optim.learning_rate, config.optim.head_learning_rate or 0) >= 0
         ),
         "optim.warmup_epochs must be at least 0": config.optim.warmup_epochs >= 0,
+        "optim.layer_decay must be in (0, 1]": 0 < config.optim.layer_decay <= 1,
+        "optim.l2_sp must be at least 0": config.optim.l2_sp >= 0,
         "optim.clip_norm must be above 0": (
             config.optim.clip_norm is None or config.optim.clip_norm > 0
         ),
@@ -212,10 +325,45 @@ def _check(config: Config) -> None:
             min(config.train.head_epochs, config.train.epochs) >= 0
             and config.train.head_epochs + config.train.epochs > 0
         ),
+        "train.patience must be at least 1": (config.train.patience or 1) >= 1,
+        "train.ema must be in [0, 1)": 0 <= config.train.ema < 1,
+        "augment.mixup must be at least 0": config.augment.mixup >= 0,
         "train.keep and train.log_every must be at least 1": (
             min(config.train.keep, config.train.log_every) >= 1
         ),
     }
-    broken = [rule for rule, holds in rules.items() if not holds]
+    broken = [rule for rule, holds in (rules | _transfer_rules(config)).items() if not holds]
     if broken:
         raise ValueError("; ".join(broken))
+
+
+def _transfer_rules(config: Config) -> dict[str, bool]:
+    transfer, head = config.transfer, config.model.head
+    groups = [group.name for group in transfer.groups]
+    return {
+        "transfer.phases must be of at least 1 epoch each": (
+            all(phase.epochs >= 1 for phase in transfer.phases)
+        ),
+        "transfer.groups must have names, each another": all(groups)
+        and len(set(groups)) == len(groups),
+        "transfer.class_mapping is for transfer.classifier 'load' and 'fuse'": (
+            not transfer.class_mapping or transfer.classifier != "replace"
+        ),
+        "transfer.classifier 'load' and 'fuse' need model.head 'linear' and pretrained weights": (
+            transfer.classifier == "replace"
+            or (head == "linear" and config.model.weights != RANDOM_WEIGHTS)
+        ),
+        "transfer.head_init 'class_means' needs model.head 'linear' or 'cosine' and "
+        "transfer.classifier 'replace'": (
+            transfer.head_init != "class_means"
+            or (head != "mlp" and transfer.classifier == "replace")
+        ),
+        "transfer.head_init 'small' needs model.head 'linear' or 'mlp' and transfer.classifier "
+        "'replace'": (
+            transfer.head_init != "small"
+            or (head != "cosine" and transfer.classifier == "replace")
+        ),
+        "transfer.lora_rank and transfer.adapter_reduction must be at least 1": (
+            min(transfer.lora_rank, transfer.adapter_reduction) >= 1
+        ),
+    }

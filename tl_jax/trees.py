@@ -107,6 +107,28 @@ def merge(*trees: Tree) -> dict[str, Any]:
     return unflatten(merged)
 
 
+def layer_leaves(tree: Tree, layer: str) -> dict[str, Any]:
+    """Returns the leaves right under a layer, such as `{"kernel": ..., "bias": ...}`.
+
+    Raises:
+      ValueError: if there is no layer of that dotted name; it names the nearest.
+    """
+    flat = flatten(tree)
+    found = {path[-1]: leaf for path, leaf in flat.items() if dotted(path[:-1]) == layer}
+    if not found:
+        known = {dotted(path[:-1]) for path in flat}
+        raise ValueError(f"the network has no layer {layer!r}{hint(layer, known)}")
+    return found
+
+
+def with_layer_leaves(tree: Tree, layer: str, leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a tree in which some leaves of a layer are replaced; the others are as before."""
+    return unflatten({
+        path: leaves[path[-1]] if dotted(path[:-1]) == layer and path[-1] in leaves else leaf
+        for path, leaf in flatten(tree).items()
+    })  # fmt: skip
+
+
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """Returns the choice that looks most like `name`, or None if none does."""
     close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)

@@ -8,10 +8,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
-from tl_jax.data.augment import augment, crop_and_resize, normalize, random_box
+from tl_jax.data.augment import augment, crop_and_resize, mixup, normalize, random_box
 
 ROOT = Path(__file__).parents[2]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -232,3 +233,86 @@ def test_the_module_needs_nothing_but_jax():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert result.stdout.strip() == "set()"
+
+
+# ---- mixup
+
+
+def mixed(alpha: float, *, seed: int = 0, count: int = 6):
+    """Returns images and targets mixed, and the share of lambda that every example shows."""
+    rng = np.random.default_rng(1)
+    images = rng.normal(size=(count, 4, 5, 3)).astype(np.float32)
+    targets = np.eye(count, dtype=np.float32)
+    run = jax.jit(functools.partial(mixup, alpha=alpha))
+    found = [np.asarray(x) for x in run(jax.random.key(seed), images, targets)]
+    return images, targets, found, found[1][0, 0]
+
+
+def test_mixup_adds_the_batch_in_reverse_with_one_share():
+    images, targets, (found, soft), share = mixed(0.4)
+    assert 0 < share < 1
+    np.testing.assert_allclose(found, share * images + (1 - share) * images[::-1], atol=1e-6)
+    np.testing.assert_allclose(soft, share * targets + (1 - share) * targets[::-1], atol=1e-6)
+
+
+def test_mixup_is_timms():
+    from experiments.torch_peer import import_timm
+
+    import_timm()
+    import torch
+    from timm.data.mixup import mixup_target
+
+    labels = np.array([2, 0, 1, 1, 0])
+    smooth = np.eye(3, dtype=np.float32)[labels] * 0.9 + 0.1 / 3
+    images = np.zeros((5, 2, 2, 3), np.float32)
+    images[0] = 1
+    found, soft = mixup(jax.random.key(3), images, jnp.asarray(smooth), 0.4)
+    share = float(found[0, 0, 0, 0])
+    expected = mixup_target(torch.tensor(labels), 3, lam=share, smoothing=0.1)
+    np.testing.assert_allclose(soft, expected, atol=1e-6)
+    # Smoothed after it was mixed, as the loss does it, it is the same.
+    _, hard = mixup(jax.random.key(3), images, jnp.eye(3)[labels], 0.4)
+    np.testing.assert_allclose(optax.smooth_labels(hard, 0.1), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 4.0])
+def test_the_share_has_the_betas_mean_and_variance(alpha):
+    one = np.ones((1, 1, 1, 1), np.float32)
+    images, targets = np.concatenate([one, 0 * one]), np.eye(2, dtype=np.float32)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    shares = jax.jit(jax.vmap(lambda key: mixup(key, images, targets, alpha)[0][0, 0, 0, 0]))(keys)
+    np.testing.assert_allclose(shares.mean(), 0.5, atol=0.03)
+    np.testing.assert_allclose(shares.var(), 1 / (4 * (2 * alpha + 1)), rtol=0.1)
+
+
+def test_another_key_gives_another_share_and_the_same_key_the_same():
+    shares = [mixed(0.4, seed=seed)[3] for seed in (0, 1, 2, 0)]
+    assert len(set(shares)) == 3
+    assert shares[0] == shares[3]
+
+
+def test_mixup_of_alpha_zero_is_the_identity():
+    images, targets, (found, soft), _ = mixed(0.0)
+    np.testing.assert_array_equal(found, images)
+    np.testing.assert_array_equal(soft, targets)
+
+
+def test_mixup_keeps_the_types():
+    images, targets = jnp.ones((2, 3, 3, 3), jnp.bfloat16), jnp.eye(2)
+    found, soft = mixup(jax.random.key(0), images, targets, 1.0)
+    assert (found.dtype, soft.dtype) == (jnp.bfloat16, jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("targets", "alpha", "complaint"),
+    [
+        (np.eye(4, dtype=np.float32), -0.1, "alpha=-0.1"),
+        (np.eye(4, dtype=np.float32), float("nan"), "alpha=nan"),
+        (np.eye(3, dtype=np.float32), 0.1, r"float32\[3, 3\] for 4 images"),
+        (np.arange(4), 0.1, r"int64\[4\] for 4 images"),
+        (np.eye(4, dtype=np.int32), 0.1, r"int32\[4, 4\] for 4 images"),
+    ],
+)
+def test_mixup_of_what_cannot_be_mixed_is_an_error(targets, alpha, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        mixup(jax.random.key(0), np.zeros((4, 2, 2, 3), np.float32), targets, alpha)

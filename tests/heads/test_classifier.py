@@ -1,4 +1,4 @@
-"""Tests of the multi-layer head on a backbone without its top."""
+"""Tests of networks of a backbone and a head."""
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from tests.training.tiny import as_they_are, assert_equal_trees, batch
+from tests.training.tiny import as_they_are, assert_equal_trees, batch, randomised
 from tl_jax import trees
 from tl_jax.heads.classifier import Classifier
+from tl_jax.heads.head import MLP, Cosine, Linear
 from tl_jax.models import layers
 from tl_jax.models.registry import create_model
 from tl_jax.training import optim, state, step
@@ -31,7 +32,7 @@ class Backbone(nn.Module):
 
 @pytest.fixture
 def model() -> Classifier:
-    return Classifier(Backbone(), 3, (6, 5))
+    return Classifier(Backbone(), MLP(3, (6, 5)))
 
 
 def test_names_and_shapes(model):
@@ -70,8 +71,9 @@ def test_a_fresh_head_gives_even_odds_and_can_learn(model):
     assert variables["params"]["head"]["fc1"]["kernel"].std() > 0.1
 
 
-def test_no_classes_give_the_pooled_features():
-    model = Classifier(Backbone(), 0)
+def test_no_head_gives_the_pooled_features():
+    model = Classifier(Backbone(), None)
+    assert model.num_classes == 0
     variables = model.init(jax.random.key(0), IMAGES)
     assert variables["params"].keys() == {"backbone"}
     found = model.apply(variables, IMAGES)
@@ -81,11 +83,11 @@ def test_no_classes_give_the_pooled_features():
 
 def test_bfloat16_ends_in_float32_and_pools_in_it():
     half = jnp.bfloat16
-    model = Classifier(Backbone(half), 3, (6,), dtype=half)
+    model = Classifier(Backbone(half), MLP(3, (6,), dtype=half))
     variables = model.init(jax.random.key(0), IMAGES)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     assert model.apply(variables, IMAGES).dtype == jnp.float32
-    pooled = Classifier(Backbone(half), 0, dtype=half).apply(
+    pooled = Classifier(Backbone(half), None).apply(
         {**variables, "params": {"backbone": variables["params"]["backbone"]}}, IMAGES
     )
     assert pooled.dtype == jnp.float32
@@ -93,7 +95,7 @@ def test_bfloat16_ends_in_float32_and_pools_in_it():
 
 
 def test_dropout_acts_in_training_alone():
-    model = Classifier(Backbone(), 3, (64,), dropout=0.5)
+    model = Classifier(Backbone(), MLP(3, (64,), dropout=0.5))
     variables = model.init(jax.random.key(0), IMAGES)
     params = jax.tree.map(lambda leaf: leaf + 0.1, variables["params"])
     variables = {**variables, "params": params}
@@ -120,8 +122,29 @@ def test_its_head_can_be_trained_alone(model):
 
 @pytest.mark.parametrize("name", ["vgg16", "resnet18", "tf_efficientnet_lite0"])
 def test_every_family_can_be_its_backbone(name):
-    model = Classifier(create_model(name, num_classes=0, global_pool=""), 5, (32,))
+    model = Classifier(create_model(name, num_classes=0, global_pool=""), MLP(5, (32,)))
     params = abstract_variables(model)["params"]
     features = {"vgg16": 512, "resnet18": 512, "tf_efficientnet_lite0": 1280}[name]
     assert params["head"]["fc1"]["kernel"].shape == (features, 32)
     assert not any(key.startswith("pre_logits") for key in params["backbone"])
+
+
+@pytest.mark.parametrize("head", [Linear(5), MLP(5, (32,)), Cosine(5)])
+def test_features_that_are_pooled_are_taken_as_they_are(head):
+    backbone = create_model("test_resnet", num_classes=0)
+    model = Classifier(backbone, head)
+    assert (model.num_classes, model.in_channels) == (5, 3)
+    variables = randomised(model, side=32)
+    images = batch(2, side=32)["image"]
+    of_backbone = {collection: tree["backbone"] for collection, tree in variables.items()}
+    features = jax.jit(backbone.apply)(of_backbone, images)
+    assert features.shape == (2, 96)
+    found = jax.jit(model.apply)(variables, images)
+    expected = head.apply({"params": variables["params"]["head"]}, features)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_backbone_with_a_classifier_is_refused():
+    model = Classifier(create_model("test_resnet", num_classes=7), Linear(5))
+    with pytest.raises(ValueError, match="classifier of 7 classes.*num_classes=0"):
+        abstract_variables(model)

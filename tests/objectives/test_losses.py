@@ -65,3 +65,35 @@ def test_bfloat16_logits_give_a_float32_loss():
 def test_large_logits_do_not_overflow():
     assert losses.cross_entropy(jnp.array([[1e4, 0.0]]), jnp.array([0])) == 0.0
     assert losses.cross_entropy(jnp.array([[1e4, 0.0]]), jnp.array([1])) == 1e4
+
+
+# ---- soft targets
+
+SOFT = np.random.default_rng(1).dirichlet(np.ones(5), 6).astype(np.float32)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_soft_targets_give_torchs_loss(smoothing):
+    expected = torch.nn.functional.cross_entropy(
+        torch.tensor(LOGITS), torch.tensor(SOFT), label_smoothing=smoothing, reduction="none"
+    )
+    found = losses.example_cross_entropy(LOGITS, SOFT, label_smoothing=smoothing)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    mean = losses.cross_entropy(LOGITS, SOFT, mask=MASK, label_smoothing=smoothing)
+    np.testing.assert_allclose(mean, expected[torch.tensor(MASK)].mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_targets_of_a_single_class_are_its_label_bit_by_bit(smoothing, dtype):
+    soft = np.eye(5, dtype=dtype)[LABELS]
+    np.testing.assert_array_equal(
+        losses.example_cross_entropy(LOGITS, soft, label_smoothing=smoothing),
+        losses.example_cross_entropy(LOGITS, LABELS, label_smoothing=smoothing),
+    )
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (5,), (6, 1), ()])
+def test_labels_of_another_shape_are_an_error(shape):
+    with pytest.raises(ValueError, match=r"labels of shape \(.*for logits of shape \(6, 5\)"):
+        losses.cross_entropy(LOGITS, np.zeros(shape, np.int32))

@@ -54,7 +54,7 @@ def test_a_run_leaves_a_whole_record(tiny_config, tmp_path):
     best = max(r["accuracy"] for r in records if r["split"] == "val")
     assert report["metrics"]["val"]["accuracy"] == best
     head_rates = [r for r in records if r["split"] == "train" and r["epoch"] <= 2]
-    assert all("learning_rate_backbone" not in r for r in head_rates)
+    assert all("learning_rate_stage2" not in r for r in head_rates)
     info = json.loads((workdir / "run.json").read_text())
     _, record = read_weights("resnet18", tiny_config.model.weights)
     assert info["weights"]["sha256"] == record.sha256
@@ -109,7 +109,7 @@ def test_a_run_killed_within_an_epoch_ends_as_if_it_had_not_been(
 def test_a_finished_run_is_not_trained_again(tiny_config, tmp_path, monkeypatch):
     config = change(tiny_config, "train", head_epochs=1, epochs=0)
     report = fit(config, tmp_path / "run")
-    monkeypatch.setattr("tl_jax.training.loop._prepare", None)
+    monkeypatch.setattr("tl_jax.training.loop.prepare", None)
     assert fit(config, tmp_path / "run") == report
 
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tl_jax.training import plots
+from tl_jax.training.lr_finder import LrCurve
 
 RECORDS = [
     {"split": split, "epoch": epoch, "loss": 1 / epoch, "accuracy": 1 - 0.5 / epoch}
@@ -83,3 +84,38 @@ def test_names_with_signs_of_formulas_are_drawn_as_they_are(tmp_path, name):
     plots.confusion_matrix(np.eye(2, dtype=int), [name, "b"], tmp_path / "c.png", title=name)
     plots.learning_curves(RECORDS, tmp_path / "l.png", title=name)
     assert (tmp_path / "l.png").stat().st_size > 1000
+
+
+# ---- the curve of the learning-rate finder
+
+
+def lr_curve(losses: np.ndarray) -> LrCurve:
+    return LrCurve(np.geomspace(1e-6, 1, len(losses)), losses, losses, diverged=True)
+
+
+def test_the_curve_of_a_learning_rate_shows_loss_and_suggestions(tmp_path):
+    exponent = np.linspace(-6, 0, 100)
+    losses = 1 / (1 + np.exp(4 * (exponent + 3))) + np.exp(6 * (exponent + 0.5))
+    curve = lr_curve(losses)
+    assert curve.steepest is not None and curve.minimum_over_ten is not None
+    plots.learning_rate_curve(curve, tmp_path / "curve.png", title="$resnet18_on photos")
+    colours = {tuple(colour) for colour in pixels(tmp_path / "curve.png").reshape(-1, 3)}
+    assert (31, 119, 180) in colours  # the smoothed loss
+    # The lines of the suggestions are thin, and so paler than matplotlib's red and green.
+    assert any(r > 200 and g < 180 and b < 180 for r, g, b in colours)
+    assert any(g > 150 and r < 180 and b < 180 and g - b > 40 for r, g, b in colours)
+
+
+@pytest.mark.parametrize("losses", [np.linspace(1, 3, 20), np.ones(1)])
+def test_a_curve_that_suggests_nothing_is_drawn(tmp_path, losses):
+    plots.learning_rate_curve(lr_curve(losses), tmp_path / "curve.png", title="")
+    assert pixels(tmp_path / "curve.png").std() > 5
+
+
+def test_the_rates_are_written_as_numbers(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    plots.learning_rate_curve(lr_curve(np.linspace(2, 1, 30)), tmp_path / "curve.png", title="")
+    labels = [label.get_text() for label in drawn[0].axes[0].get_xticklabels(which="both")]
+    assert {"1e-06", "1e-03", "1e+00"} <= set(labels)
+    assert not any("$" in label for label in labels)

@@ -1,4 +1,4 @@
-"""What is done to batches of images on the device, inside jit: random crops, flips, normalising."""
+"""What is done to batches of images on the device, inside jit: crops, flips, normalising, mixup."""
 
 from collections.abc import Sequence
 
@@ -77,6 +77,51 @@ def augment(
 
     keys = jax.random.split(key, images.shape[0])
     return normalize(jax.vmap(one)(keys, images, sizes), mean, std)
+
+
+def mixup(
+    key: jax.Array, images: jax.Array, targets: jax.Array, alpha: float
+) -> tuple[jax.Array, jax.Array]:
+    """Mixes each image and its target with another of the batch (mixup, arXiv:1710.09412).
+
+    One share `lambda`, drawn from Beta(alpha, alpha), serves the whole batch, as in the authors'
+    code and by default in timm; the partner of example i is example B - 1 - i, as in timm:
+    a batch is in random order already. The image in the middle of an odd batch stays as it is.
+
+    Args:
+      key: random key of the batch.
+      images: [B, H, W, C], normalised.
+      targets: [B, classes], such as one-hot labels. Smoothed labels may be mixed, or mixed ones
+        smoothed (`tl_jax.objectives.losses.cross_entropy`): it is the same.
+      alpha: the larger, the more alike the two shares; 0 mixes nothing, 1 draws them uniformly.
+
+    Returns:
+      Images and targets of the same shapes and types.
+
+    Raises:
+      ValueError: if `alpha` is negative, or there is not one row of floating targets an image.
+    """
+    if not alpha >= 0:
+        raise ValueError(f"got alpha={alpha}; expected 0, for no mixup, or more")
+    if targets.ndim != 2 or len(targets) != len(images) or not _is_floating(targets):
+        raise ValueError(
+            f"got targets {targets.dtype}{list(targets.shape)} for {len(images)} images; expected "
+            "a float for each image and class: jax.nn.one_hot(labels, classes)"
+        )
+    if alpha == 0:
+        return images, targets
+    # A beta, as one gamma's share of two; `jax.random.beta` is slower to compile by half.
+    one, other = jax.random.loggamma(key, alpha, (2,))
+    share = jax.nn.sigmoid(one - other)
+
+    def mix(x: jax.Array) -> jax.Array:
+        return (share * x + (1 - share) * x[::-1]).astype(x.dtype)
+
+    return mix(images), mix(targets)
+
+
+def _is_floating(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def random_box(

@@ -5,7 +5,8 @@ from pathlib import Path
 from safetensors.numpy import save_file
 
 from tl_jax.evaluation.run import load_run
-from tl_jax.heads.classifier import Classifier
+from tl_jax.heads.classifier import OnBackbone
+from tl_jax.transfer.adapted import Adapted
 from tl_jax.weights.state_dict import to_state_dict
 
 
@@ -20,7 +21,8 @@ def export_timm(workdir: str | Path, file: str | Path) -> str:
       The line of Python that loads the file into timm.
 
     Raises:
-      ValueError: if the file has another suffix, or the network's head is none of timm's.
+      ValueError: if the file has another suffix, the network's head is none of timm's, or what was
+        added to it cannot be merged.
 
     Example:
       >>> print(export_timm("runs/demo", "defects.safetensors"))             # doctest: +SKIP
@@ -30,14 +32,18 @@ def export_timm(workdir: str | Path, file: str | Path) -> str:
     if file.suffix != ".safetensors":
         raise ValueError(f"got {file}, expected a file name that ends in .safetensors")
     run = load_run(workdir)
-    if isinstance(run.model, Classifier):
+    model, variables = run.model, run.variables
+    if isinstance(model, Adapted):
+        model, variables = model.model, model.merged(variables)
+    if isinstance(model, OnBackbone):
         raise ValueError(
-            f"the run has a head of model.head={run.config.model.head!r}, which timm's "
-            f"{run.config.model.name} does not have; only head='linear' exports to timm"
+            f"the run has a head that timm's {run.config.model.name} does not have "
+            f"(model.head={run.config.model.head!r}, transfer.classifier="
+            f"{run.config.transfer.classifier!r}); only the network's own classifier exports"
         )
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(file.name + ".part")
-    save_file(to_state_dict(run.variables), part, metadata={"format": "pt"})
+    save_file(to_state_dict(variables), part, metadata={"format": "pt"})
     part.replace(file)
     architecture = run.config.model.name.partition(".")[0]
     classes = len(run.info.class_names)

@@ -9,10 +9,11 @@ from flax import linen as nn
 from tl_jax import config as configuration
 from tl_jax.config import Config
 from tl_jax.objectives import metrics
-from tl_jax.training import experiment, parallel
+from tl_jax.training import parallel, start
 from tl_jax.training.checkpoint import Checkpoints, abstract
 from tl_jax.training.experiment import RunInfo
 from tl_jax.training.loop import CHECKPOINTS, CONFIG_FILE, INFO_FILE
+from tl_jax.transfer.adapted import Adapted
 from tl_jax.weights.state_dict import abstract_variables
 
 
@@ -30,7 +31,7 @@ class Run:
 
     config: Config
     info: RunInfo
-    model: nn.Module
+    model: nn.Module | Adapted
     variables: dict[str, Any]
     step: int
 
@@ -57,7 +58,7 @@ def load_run(workdir: str | Path) -> Run:
     if not (workdir / CHECKPOINTS).is_dir():
         raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train at least one epoch")
     info = RunInfo.from_json((workdir / INFO_FILE).read_text())
-    model = experiment.build_model(config.model, len(info.class_names))
+    model = start.build_model(config, len(info.class_names))
     like = abstract(abstract_variables(model), parallel.replicated(parallel.data_mesh()))
     best_metric = config.train.best_metric
     with Checkpoints(

@@ -1,65 +1,71 @@
-"""A classifier on a backbone's last feature map: pooling, dense layers, logits."""
+"""A network of a backbone and a head of its own, under the names `backbone` and `head`."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from tl_jax.models import layers
+from tl_jax.models.network import Network
 
 
-class Classifier(nn.Module):
-    """Global average pooling and a small multi-layer perceptron on a network without its top.
+class OnBackbone(nn.Module):
+    """Base of the networks whose head stands beside the backbone, and not in it.
 
     Attributes:
-      backbone: network that returns a feature map [B, H, W, C] (`global_pool=""`).
-      num_classes: width of the last layer; 0 returns the pooled features [B, C] in float32.
-      hidden: widths of the dense layers before it, each followed by a ReLU.
-      dropout: rate before each dense layer.
-      dtype: type of the computation; logits are float32.
+      classifier: dotted name of what is fresh: the head that a freeze plan is told (of the class).
+      backbone: the network below the head.
+      head: module with the field `num_classes`.
     """
 
     classifier: ClassVar[str] = "head"
 
     backbone: nn.Module
-    num_classes: int
-    hidden: tuple[int, ...] = (1024,)
-    dropout: float = 0.0
-    dtype: Any = jnp.float32
+    head: nn.Module | None
 
     @property
     def in_channels(self) -> int:
         """Channels of the images."""
         return self.backbone.in_channels
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        x = layers.global_average(self.backbone(x, train=train))
-        if self.num_classes == 0:
-            return x
-        head = MLP(self.num_classes, self.hidden, self.dropout, dtype=self.dtype, name="head")
-        return head(x, train=train)
+    @property
+    def num_classes(self) -> int:
+        """Number of logits; 0 without a head."""
+        return self.head.num_classes if self.head is not None else 0
 
 
-class MLP(nn.Module):
-    """Dense layers with ReLU, dropout before each, and a last layer that starts at zero.
+class Classifier(OnBackbone):
+    """A head on the pooled features of a network without a classifier.
 
-    The attributes are those of `Classifier`.
+    Attributes:
+      backbone: network without a classifier. A feature map [B, h, w, C] (`global_pool=""`) is
+        averaged over space; features [B, C] (`num_classes=0`), which are what the family's own
+        classifier would see, are taken as they are.
+      head: one of `tl_jax.heads.head`; None returns the features [B, C] in float32.
+
+    Example:
+      >>> backbone = create_model("resnet50", num_classes=0)
+      >>> model = Classifier(backbone, Cosine(10))
+      >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     """
 
-    num_classes: int
-    hidden: tuple[int, ...]
-    dropout: float
-    dtype: Any = jnp.float32
-
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        for i, width in enumerate(self.hidden, start=1):
-            x = layers.Dropout(self.dropout)(x, train=train)
-            x = nn.Dense(
-                width, dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name=f"fc{i}"
-            )(x)
-            x = nn.relu(x)
-        x = layers.Dropout(self.dropout)(x, train=train)
-        return layers.Dense(self.num_classes, name="fc")(x)
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        if isinstance(self.backbone, Network) and self.backbone.num_classes:
+            raise ValueError(
+                f"the backbone has a classifier of {self.backbone.num_classes} classes, and the "
+                "head would stand on its logits; make the backbone with num_classes=0, or keep "
+                "the classifier beside the head with Fused"
+            )
+        features = pooled(self.backbone(images, train=train))
+        return features if self.head is None else self.head(features, train=train)
+
+
+def pooled(features: jax.Array) -> jax.Array:
+    """Returns a feature map [B, h, w, C] averaged over space, or features [B, C] as they are.
+
+    Either in float32 at least.
+    """
+    if features.ndim == 4:
+        return layers.global_average(features)
+    return layers.at_least_float32(features)

@@ -15,7 +15,8 @@ from orbax.checkpoint import checkpoint_managers
 from tl_jax import trees
 from tl_jax.training.state import TrainState
 
-_VARIABLES, _OPTIMIZER = "variables", "optimizer"
+_VARIABLES, _OPTIMIZER, _EVALUATED = "variables", "optimizer", "evaluated"
+_ITEMS = (_VARIABLES, _OPTIMIZER, _EVALUATED)
 _MOST_PROBLEMS = 12
 _Shapes = Mapping[str, tuple[int, ...]]
 
@@ -28,8 +29,9 @@ class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints of one run, by step.
 
     The variables and the optimizer's state are separate items, so that a finished run can be read
-    without knowing its optimizer. Use as a context manager: leaving it waits for what is being
-    written, and raises if that failed.
+    without knowing its optimizer; and so are the variables to be used, where they are others than
+    those that training goes on with (averaged or recalibrated ones). Use as a context manager:
+    leaving it waits for what is being written, and raises if that failed.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             preservation_policy=checkpoint_managers.AnyPreservationPolicy([newest, best]),
             best_fn=self._score,
         )
-        handlers = {item: ocp.StandardCheckpointHandler() for item in (_VARIABLES, _OPTIMIZER)}
+        handlers = {item: ocp.StandardCheckpointHandler() for item in _ITEMS}
         directory = Path(directory).absolute()
         try:
             self._manager = ocp.CheckpointManager(
@@ -75,16 +77,26 @@ class Checkpoints(contextlib.AbstractContextManager):
     def __exit__(self, *error: object) -> None:
         self._manager.close()
 
-    def save(self, state: TrainState, metrics: Mapping[str, float]) -> None:
-        """Writes a state under its step, in the background; `metrics` decide which is best.
+    def save(
+        self,
+        state: TrainState,
+        metrics: Mapping[str, float],
+        evaluated: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes a state under its step, in the background; an error of the write before is raised.
 
-        An error of the write before is raised here.
+        Args:
+          state: what training goes on with.
+          metrics: they decide which is best.
+          evaluated: the variables that were measured and are to be used; None: those of `state`.
         """
         self._manager.check_for_errors()
         items = {
             _VARIABLES: ocp.args.StandardSave(_without_empty(state.variables)),
             _OPTIMIZER: ocp.args.StandardSave({"opt_state": state.opt_state}),
         }
+        if evaluated is not None:
+            items[_EVALUATED] = ocp.args.StandardSave(_without_empty(evaluated))
         self._manager.save(
             int(state.step), args=ocp.args.Composite(**items), metrics=dict(metrics), force=True
         )
@@ -113,7 +125,7 @@ class Checkpoints(contextlib.AbstractContextManager):
           CheckpointError: if the checkpoint is damaged, or has another form; it lists the
             variables that differ.
         """
-        variables = self.restore_variables(step, like.variables)
+        variables = self._restore(step, _VARIABLES, like.variables)
         form = ocp.args.StandardRestore({"opt_state": like.opt_state})
         with self._naming(step):
             args = ocp.args.Composite(**{_OPTIMIZER: form})
@@ -126,18 +138,24 @@ class Checkpoints(contextlib.AbstractContextManager):
         )
 
     def restore_variables(self, step: int, like: Any) -> dict[str, Any]:
-        """Returns only the variables of a step, laid out as those of `like`.
+        """Returns only the variables of a step that are to be used, laid out as those of `like`.
 
         An empty collection is left out. Raises as `restore` does.
         """
+        self._manager.wait_until_finished()
+        with self._naming(step):
+            saved = self._manager.item_metadata(step)
+        return self._restore(step, _EVALUATED if _EVALUATED in saved else _VARIABLES, like)
+
+    def _restore(self, step: int, item: str, like: Any) -> dict[str, Any]:
         like = _without_empty(like)
         self._manager.wait_until_finished()
         with self._naming(step):
-            stored = _shapes(self._manager.item_metadata(step)[_VARIABLES].tree)
+            stored = _shapes(self._manager.item_metadata(step)[item].tree)
         self._check_form(step, stored, _shapes(like))
         with self._naming(step):
-            args = ocp.args.Composite(**{_VARIABLES: ocp.args.StandardRestore(like)})
-            return self._manager.restore(step, args=args)[_VARIABLES]
+            args = ocp.args.Composite(**{item: ocp.args.StandardRestore(like)})
+            return self._manager.restore(step, args=args)[item]
 
     @contextlib.contextmanager
     def _naming(self, step: int) -> Iterator[None]:

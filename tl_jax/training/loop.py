@@ -1,36 +1,40 @@
 """`fit`: the loop that trains a network, from a configuration to a finished run's folder."""
 
-import dataclasses
 import json
 import math
 import sys
 import time
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
-from jax.sharding import Mesh
 
 from tl_jax import config as configuration
+from tl_jax import trees
 from tl_jax.config import Config
-from tl_jax.data import augment, loader
-from tl_jax.data.preprocess import Preprocess
-from tl_jax.data.source import Source
 from tl_jax.objectives import metrics as objectives
-from tl_jax.training import experiment, journal, measure, parallel, plots, progress, state, step
+from tl_jax.training import experiment, journal, optim, parallel, plots, progress, state, step
 from tl_jax.training.checkpoint import Checkpoints, abstract
-from tl_jax.training.experiment import Phase, RunInfo
+from tl_jax.training.parts import (
+    Parts,
+    compile_step,
+    measure_of,
+    prepare,
+    recalibrated,
+    recalibrates,
+    train_batches,
+)
+from tl_jax.training.phases import Phase
 from tl_jax.training.state import TrainState
-from tl_jax.weights.sources import WeightsRecord
+from tl_jax.training.stopping import Stopping
+from tl_jax.transfer import averaging, classes, freeze
 
 CONFIG_FILE, INFO_FILE, REPORT_FILE = "config.json", "run.json", "report.json"
 CHECKPOINTS = "checkpoints"
+ZERO_SHOT = "zero_shot"  # The record of what is known before training.
 _CHECKPOINT_METRICS = ("loss", "accuracy", "balanced_accuracy", "macro_f1")
-_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def fit(
@@ -65,18 +69,22 @@ def fit(
     if (workdir / REPORT_FILE).exists():
         say(f"{workdir} holds a finished run of this configuration; its report is returned")
         return json.loads((workdir / REPORT_FILE).read_text())
-    parts = _prepare(config, workdir)
+    parts = prepare(config)
+    write_whole(workdir / INFO_FILE, parts.info.to_json())
+    say(parts.description)
     with Checkpoints(
         workdir / CHECKPOINTS,
         keep=config.train.keep,
         best_metric=config.train.best_metric,
         lower_is_better=config.train.best_metric in objectives.LOWER_IS_BETTER,
     ) as checkpoints:
-        last = _train(parts, checkpoints, workdir, stop_after_epoch)
-        if last < parts.epochs:
+        last, reason = _train(parts, checkpoints, workdir, stop_after_epoch)
+        if reason is not None:
+            say(f"stopped after epoch {last} of {parts.epochs}: {reason}")
+        if last < parts.epochs and reason is None:
             say(f"stopped after epoch {last} of {parts.epochs}; the same command goes on from here")
             return None
-        return _report(parts, checkpoints, workdir)
+        return _report(parts, checkpoints, workdir, reason)
 
 
 def claim(workdir: Path, config: Config) -> Path:
@@ -114,189 +122,128 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Parts:
-    """What a run is made of, derived from its configuration and data alone."""
-
-    config: Config
-    train: Source
-    held_out: dict[str, Source]
-    model: nn.Module
-    preprocess: Preprocess
-    variables: dict[str, Any]
-    phases: list[Phase]
-    steps_per_epoch: int
-    mesh: Mesh
-    measure: measure.Measure
-
-    @property
-    def epochs(self) -> int:
-        return self.phases[-1].last_epoch
-
-
-def _prepare(config: Config, workdir: Path) -> _Parts:
-    """Opens the data, makes the network, loads its weights, and says what was found."""
-    mesh = parallel.data_mesh()
-    parallel.check_batch_size(config.data.batch_size, mesh)
-    train = experiment.open_split(config, config.data.train_split)
-    names = dict.fromkeys([config.data.eval_split, config.data.test_split])
-    held_out = {name: experiment.open_split(config, name) for name in names if name}
-    preprocess = experiment.preprocess_of(config)
-    model = experiment.build_model(config.model, len(train.class_names))
-    variables, weights = experiment.initial_variables(config, model, preprocess.size)
-    steps_per_epoch = max(1, round(len(train) / config.data.batch_size))
-    info = _info(train, held_out, preprocess, weights, variables)
-    write_whole(workdir / INFO_FILE, info.to_json())
-    say(_description(config, info))
-    return _Parts(
-        config=config,
-        train=train,
-        held_out=held_out,
-        model=model,
-        preprocess=preprocess,
-        variables=variables,
-        phases=experiment.phases(config, variables["params"], model.classifier, steps_per_epoch),
-        steps_per_epoch=steps_per_epoch,
-        mesh=mesh,
-        measure=measure.Measure(
-            model,
-            preprocess,
-            mesh=mesh,
-            batch_size=config.data.batch_size,
-            workers=config.data.workers,
-            cache=config.data.cache,
-        ),
-    )
-
-
-def _info(
-    train: Source,
-    held_out: dict[str, Source],
-    preprocess: Preprocess,
-    weights: WeightsRecord | None,
-    variables: dict[str, Any],
-) -> RunInfo:
-    sources = {train.split: train, **held_out}
-    return RunInfo(
-        class_names=tuple(train.class_names),
-        preprocess=preprocess,
-        weights=weights,
-        parameters=experiment.count_parameters(variables["params"]),
-        examples={split: len(source) for split, source in sources.items()},
-        skipped={split: list(source.skipped) for split, source in sources.items()},
-        versions={library: metadata.version(library) for library in _LIBRARIES},
-    )
-
-
-def _description(config: Config, info: RunInfo) -> str:
-    counts = ", ".join(f"{count} {split}" for split, count in info.examples.items())
-    height, width = info.preprocess.size
-    lines = [
-        f"data     {config.data.source}: {counts}; {len(info.class_names)} classes",
-        f"model    {config.model.name}: {info.parameters:,} parameters, images {height}x{width}",
-        f"start    {info.weights or 'random weights'}",
-    ]
-    for split, names in info.skipped.items():
-        if names:
-            lines.append(f"skipped  {len(names)} corrupt images of {split}: {', '.join(names)}")
-    return "\n".join(lines)
-
-
 def _train(
-    parts: _Parts, checkpoints: Checkpoints, workdir: Path, stop_after_epoch: int | None
-) -> int:
-    """Trains from the newest checkpoint, or from the start; returns the epochs done."""
+    parts: Parts, checkpoints: Checkpoints, workdir: Path, stop_after_epoch: int | None
+) -> tuple[int, str | None]:
+    """Trains from the newest checkpoint, or from the start.
+
+    Returns:
+      The epochs done, and why training ended before the last one, if it did.
+    """
     current, done = _resume(parts, checkpoints)
     until = parts.epochs if stop_after_epoch is None else min(stop_after_epoch, parts.epochs)
     first = jax.process_index() == 0
-    start = done * parts.steps_per_epoch
-    batches = _train_batches(parts, start)
-    with journal.Journal(workdir, after_step=start, enabled=first) as record:
+    begun = done * parts.steps_per_epoch
+    history = _history(parts, workdir, done)
+    batches = train_batches(parts, begun)
+    with journal.Journal(workdir, after_step=begun, enabled=first) as record:
+        if current is None:
+            _score_start(parts, record)
         for phase in parts.phases:
             if not phase.first_epoch <= done < min(until, phase.last_epoch):
                 continue
+            say(f"phase    {phase.name}, epochs {phase.first_epoch + 1} to {phase.last_epoch}")
+            say(phase.description)
             if done == phase.first_epoch:
                 current = _begin(parts, phase, current)
-            train_step = _compile(parts, phase)
+            train_step = compile_step(parts, phase, phase.tx)
             for epoch in range(done + 1, min(until, phase.last_epoch) + 1):
+                if reason := _reason_to_stop(parts, phase, history):
+                    return done, reason
                 current = _epoch(parts, phase, epoch, train_step, batches, current, record)
-                held_out = _evaluate(parts, epoch, current, record)
-                checkpoints.save(current, {name: held_out[name] for name in _CHECKPOINT_METRICS})
+                evaluated = _to_evaluate(parts, phase, current)
+                held_out = _evaluate(parts, epoch, evaluated or current.variables, record)
+                kept = {name: held_out[name] for name in _CHECKPOINT_METRICS}
+                checkpoints.save(current, kept, evaluated)
+                history.append(held_out[parts.config.train.best_metric])
                 done = epoch
-    return done
+    return done, None
 
 
-def _resume(parts: _Parts, checkpoints: Checkpoints) -> tuple[TrainState | None, int]:
+def _resume(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState | None, int]:
     """Returns the state to go on from, and the epochs that are done: (None, 0) in a new run."""
     found = checkpoints.latest_step()
     if found is None:
         return None, 0
     done = found // parts.steps_per_epoch
     phase = next(p for p in parts.phases if p.first_epoch < done <= p.last_epoch)
-    like = jax.eval_shape(lambda v: state.create(v, phase.tx, phase.plan), parts.variables)
+    like = jax.eval_shape(lambda v: state.create(v, phase.tx, phase.plan), parts.start.variables)
     say(f"resumed from epoch {done} of {parts.epochs}")
     return checkpoints.restore(found, abstract(like, parallel.replicated(parts.mesh))), done
 
 
-def _begin(parts: _Parts, phase: Phase, before: TrainState | None) -> TrainState:
-    """Returns the state in which a phase begins: the optimizer's state is new."""
-    variables, steps = parts.variables, 0
-    if before is not None:
-        variables, steps = before.variables, int(before.step)
-    begun = state.create(variables, phase.tx, phase.plan, steps)
+def _history(parts: Parts, workdir: Path, done: int) -> list[float]:
+    """Returns the metric that decides, after each epoch that is done."""
+    split, metric = parts.config.data.eval_split, parts.config.train.best_metric
+    records = [record for record in journal.read(workdir) if record["split"] == split]
+    return [record[metric] for record in records if record["epoch"] <= done]
+
+
+def _reason_to_stop(parts: Parts, phase: Phase, history: list[float]) -> str | None:
+    """Says why training should stop, or None: at the target, or in the last phase for patience."""
+    options = parts.config.train
+    rule = Stopping(
+        options.best_metric,
+        patience=options.patience if phase is parts.phases[-1] else None,
+        target=options.target,
+        lower_is_better=options.best_metric in objectives.LOWER_IS_BETTER,
+    )
+    return rule.decide(history, patience_from=phase.first_epoch)
+
+
+def _score_start(parts: Parts, record: journal.Journal) -> None:
+    """Reports what the carried rows of the pretrained classifier can do before any training."""
+    mapping = parts.start.mapping
+    if parts.config.transfer.classifier != "load" or mapping is None or not mapping.matched:
+        return
+    split = parts.config.data.eval_split
+    restricted = classes.Restricted(parts.model, mapping)
+    _, confusion = measure_of(parts.config, restricted, parts.preprocess, parts.mesh)(
+        parts.start.variables, parts.held_out[split]
+    )
+    found = classes.zero_shot(confusion, mapping)
+    values = {
+        "accuracy": found.accuracy,
+        "matched_accuracy": found.matched_accuracy,
+        "examples": found.examples,
+        "of_matched_classes": found.of_matched_classes,
+    }
+    record.write(ZERO_SHOT, 0, 0, {name: v for name, v in values.items() if math.isfinite(v)})
+    say(
+        f"before training, {split}: accuracy {found.accuracy:.4f} by the pretrained classifier "
+        f"alone ({found.correct} of {found.examples}; {found.of_matched_classes} are of classes "
+        "that it knows)"
+    )
+
+
+def _begin(parts: Parts, phase: Phase, before: TrainState | None) -> TrainState:
+    """Returns the state in which a phase begins; what stays trained keeps its optimizer's state."""
+    if before is None:
+        begun = state.create(parts.start.variables, phase.tx, phase.plan)
+    else:
+        begun = state.create(before.variables, phase.tx, phase.plan, int(before.step))
+        begun = begun.replace(opt_state=optim.carry_over(before.opt_state, begun.opt_state))
     # A copy: the step uses its state up, and the starting variables are still needed.
     return jax.tree.map(
         lambda leaf: jax.device_put(leaf, parallel.replicated(parts.mesh), may_alias=False), begun
     )
 
 
-def _compile(parts: _Parts, phase: Phase) -> step.TrainStep:
-    options, preprocess = parts.config.augment, parts.preprocess
-
-    def prepare(key: jax.Array, batch: step.Batch) -> jax.Array:
-        return augment.augment(
-            key,
-            batch["image"],
-            batch["size"],
-            size=preprocess.size,
-            scale=options.scale,
-            ratio=options.ratio,
-            horizontal_flip=options.horizontal_flip,
-            vertical_flip=options.vertical_flip,
-            mean=preprocess.mean,
-            std=preprocess.std,
-            interpolation=preprocess.interpolation,
-        )
-
-    made = step.make_train_step(
-        parts.model,
-        phase.tx,
-        phase.plan,
-        prepare=prepare,
-        seed_key=jax.random.key(parts.config.train.seed),
-        label_smoothing=parts.config.train.label_smoothing,
-    )
-    return parallel.jit_train_step(made, parts.mesh)
-
-
-def _train_batches(parts: _Parts, start_step: int) -> Iterator[dict[str, jax.Array]]:
-    options = parts.config.data
-    batches = loader.train_batches(
-        parts.train,
-        batch_size=options.batch_size,
-        canvas=parts.preprocess.canvas,
-        seed=parts.config.train.seed,
-        start_step=start_step,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        workers=options.workers,
-        cache=options.cache,
-    )
-    return (parallel.put_batch(batch, parts.mesh) for batch in batches)
+def _to_evaluate(parts: Parts, phase: Phase, current: TrainState) -> dict[str, Any] | None:
+    """Returns the variables to be measured and used, where they are not those of the state."""
+    averages, again = parts.config.train.ema > 0, recalibrates(parts.config, "after")
+    if not (averages or again):
+        return None
+    variables = current.variables
+    if averages:
+        _, frozen = freeze.split(phase.plan, current.params)
+        params = trees.merge(averaging.averaged(current.opt_state), frozen)
+        variables = {**variables, "params": params}
+    return recalibrated(parts, variables) if again else variables
 
 
 def _epoch(
-    parts: _Parts,
+    parts: Parts,
     phase: Phase,
     epoch: int,
     train_step: step.TrainStep,
@@ -348,13 +295,13 @@ def _rates_at(phase: Phase, step_of_phase: int) -> dict[str, float]:
 
 
 def _evaluate(
-    parts: _Parts, epoch: int, current: TrainState, record: journal.Journal
+    parts: Parts, epoch: int, variables: dict[str, Any], record: journal.Journal
 ) -> dict[str, Any]:
     """Evaluates after an epoch and records the metrics."""
     begun = time.monotonic()
     split = parts.config.data.eval_split
-    found, _ = parts.measure(current.variables, parts.held_out[split])
-    record.write(split, int(current.step), epoch, found)
+    found, _ = parts.measure(variables, parts.held_out[split])
+    record.write(split, epoch * parts.steps_per_epoch, epoch, found)
     low, high = found["accuracy_interval"]
     say(
         f"epoch {epoch}/{parts.epochs}  {split}: loss {found['loss']:.4f}, accuracy "
@@ -364,20 +311,25 @@ def _evaluate(
     return found
 
 
-def _report(parts: _Parts, checkpoints: Checkpoints, workdir: Path) -> dict[str, Any]:
+def _report(
+    parts: Parts, checkpoints: Checkpoints, workdir: Path, reason: str | None
+) -> dict[str, Any]:
     """Measures the best checkpoint on every held-out split, draws, and writes the report."""
     best = checkpoints.best_step()
-    like = abstract(parts.variables, parallel.replicated(parts.mesh))
+    like = abstract(parts.start.variables, parallel.replicated(parts.mesh))
     variables = checkpoints.restore_variables(best, like)
     measured = {split: parts.measure(variables, source) for split, source in parts.held_out.items()}
     report = {
         "model": parts.config.model.name,
-        "epochs": parts.epochs,
+        "epochs": checkpoints.latest_step() // parts.steps_per_epoch,
+        "stopped": reason,
         "best_epoch": best // parts.steps_per_epoch,
         "best_metric": parts.config.train.best_metric,
         "metrics": {split: found for split, (found, _) in measured.items()},
         "confusion": {split: confusion.tolist() for split, (_, confusion) in measured.items()},
         "class_names": list(parts.train.class_names),
+        "trained_parameters": {p.name: _trained(p, parts.start.variables) for p in parts.phases},
+        "zero_shot": next((r for r in journal.read(workdir) if r["split"] == ZERO_SHOT), None),
     }
     if jax.process_index() == 0:
         _draw(parts, workdir, report)
@@ -386,7 +338,11 @@ def _report(parts: _Parts, checkpoints: Checkpoints, workdir: Path) -> dict[str,
     return report
 
 
-def _draw(parts: _Parts, workdir: Path, report: dict[str, Any]) -> None:
+def _trained(phase: Phase, variables: dict[str, Any]) -> int:
+    return experiment.count_parameters(freeze.split(phase.plan, variables["params"])[0])
+
+
+def _draw(parts: Parts, workdir: Path, report: dict[str, Any]) -> None:
     plots.learning_curves(
         journal.read(workdir),
         workdir / "curves.png",

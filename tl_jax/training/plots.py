@@ -1,4 +1,4 @@
-"""Pictures of a run: learning curves and the confusion matrix, as PNG."""
+"""Pictures of a run: learning curves, confusion matrix and learning-rate curve, as PNG."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +8,9 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from tl_jax.training.lr_finder import LrCurve
 
 _DPI = 120
 # Names of classes and splits may hold dollar signs; they are no formulas.
@@ -74,3 +77,39 @@ def _write_counts(axes: Axes, confusion: np.ndarray, share: np.ndarray) -> None:
     for (row, column), count in np.ndenumerate(confusion):
         color = "white" if share[row, column] > 0.6 else "black"
         axes.text(column, row, str(int(count)), ha="center", va="center", color=color)
+
+
+@matplotlib.rc_context(_AS_WRITTEN)
+def learning_rate_curve(curve: LrCurve, path: Path, *, title: str) -> None:
+    """Draws the loss over the learning rate, and marks the rates that the curve suggests.
+
+    Args:
+      curve: of `tl_jax.training.lr_finder.find_learning_rate`.
+      path: PNG file to write.
+      title: of the figure.
+    """
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(curve.rates, curve.losses, color="tab:gray", alpha=0.4, label="loss of a batch")
+    axes.plot(curve.rates, curve.smoothed, color="tab:blue", label="smoothed")
+    suggested = {"steepest": curve.steepest, "minimum / 10": curve.minimum_over_ten}
+    for (name, rate), color in zip(suggested.items(), ("tab:red", "tab:green"), strict=True):
+        if rate is not None:
+            label = f"{name}: {rate:.1e}"
+            axes.axvline(rate, color=color, linestyle="--", linewidth=1, label=label)
+    axes.set(title=title, xlabel="learning rate", ylabel="loss", xscale="log")
+    axes.set_ylim(*_limits(curve))
+    # The usual labels of a logarithmic axis are formulas.
+    axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:.0e}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=_DPI)
+
+
+def _limits(curve: LrCurve) -> tuple[float, float]:
+    """Returns the losses to show: all, but for those of the end that are far above the others."""
+    settled = curve.losses[: max(1, len(curve.losses) // 2)].max()
+    low, high = curve.losses.min(), max(settled, curve.smoothed.max())
+    margin = 0.05 * (high - low) or 0.5  # a curve of a single point has no height
+    return float(low - margin), float(high + margin)

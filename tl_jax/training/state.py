@@ -40,7 +40,7 @@ def create(
     Args:
       variables: `{"params": ..., "batch_stats": ...}`.
       tx: the optimizer, made for the trained parameters of `plan`.
-      plan: labels of `tl_jax.transfer.freeze.plan`.
+      plan: labels of `tl_jax.transfer.freeze`.
       step: steps done before.
     """
     trained, _ = freeze.split(plan, variables["params"])

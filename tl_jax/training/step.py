@@ -1,6 +1,6 @@
 """The training step and the evaluation step: pure functions of state and batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import optax
 from flax import linen as nn
 
 from tl_jax import trees
+from tl_jax.data import augment
 from tl_jax.objectives import losses, metrics
 from tl_jax.training.state import TrainState
 from tl_jax.transfer import freeze
@@ -26,6 +27,8 @@ def make_train_step(
     prepare: Prepare,
     seed_key: jax.Array,
     label_smoothing: float = 0.0,
+    mixup: float = 0.0,
+    still: Collection[str] = (),
 ) -> TrainStep:
     """Returns one step of training, to be compiled with `jax.jit`.
 
@@ -35,24 +38,33 @@ def make_train_step(
     Args:
       model: the network.
       tx: optimizer of the trained parameters of `plan`.
-      plan: labels of `tl_jax.transfer.freeze.plan`.
+      plan: labels of `tl_jax.transfer.freeze`.
       prepare: `prepare(key, batch)` -> the network's input, float [B, H, W, 3]: augmentation and
         normalisation.
       seed_key: the run's random key; a step uses `fold_in(seed_key, step)`.
       label_smoothing: see `tl_jax.objectives.losses.cross_entropy`.
+      mixup: see `tl_jax.data.augment.mixup`; 0 mixes nothing.
+      still: labels whose BatchNorm keeps its running statistics (`freeze.batch_norm`).
 
     Returns:
       `step(state, batch) -> (state, metrics)` with the scalars "loss", "accuracy" and
       "grad_norm" (of the trained parameters, before clipping). `batch["label"]` is int [B].
     """
 
+    intercept = freeze.standing_still(plan, still)
+
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         prepare_key, dropout_key = jax.random.split(jax.random.fold_in(seed_key, state.step))
-        images = prepare(prepare_key, batch)
+        images, targets = prepare(prepare_key, batch), batch["label"]
         trained, frozen = freeze.split(plan, state.params)
+        if mixup:
+            # A key of its own, so that the other draws are those of a run without it.
+            mixup_key = jax.random.fold_in(prepare_key, 1)
+            targets = jax.nn.one_hot(targets, model.num_classes)
+            images, targets = augment.mixup(mixup_key, images, targets, mixup)
 
         def loss_of(trained: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            with nn.intercept_methods(freeze.standing_still(plan)):
+            with nn.intercept_methods(intercept):
                 logits, updates = model.apply(
                     {"params": trees.merge(trained, frozen), "batch_stats": state.batch_stats},
                     images,
@@ -60,7 +72,7 @@ def make_train_step(
                     mutable=["batch_stats"],
                     rngs={"dropout": dropout_key},
                 )
-            loss = losses.cross_entropy(logits, batch["label"], label_smoothing=label_smoothing)
+            loss = losses.cross_entropy(logits, targets, label_smoothing=label_smoothing)
             return loss, (logits, updates.get("batch_stats", {}))
 
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)

@@ -74,6 +74,7 @@ def load_weights(
     weights: str | os.PathLike[str] | None = None,
     *,
     fresh_head: bool = False,
+    keep_head: bool = False,
 ) -> tuple[dict[str, Any], WeightsRecord]:
     """Loads pretrained weights into a network that is already made.
 
@@ -86,6 +87,7 @@ def load_weights(
       name: timm's `architecture.tag`, or `architecture` for its default tag.
       weights: where from, as in `read_weights`.
       fresh_head: start the classifier fresh even if the number of classes is the same.
+      keep_head: the classifier must fit too.
 
     Returns:
       The variables, and the record of the file that they come from.
@@ -102,7 +104,7 @@ def load_weights(
     same = model.num_classes > 0 and model.num_classes == _classes(state_dict, classifier)
     lacks = index.pretrained_config(name).lacks
     variables = from_state_dict(
-        model, state_dict, except_head=fresh_head or not same, may_lack=lacks
+        model, state_dict, except_head=fresh_head or not (same or keep_head), may_lack=lacks
     )
     return variables, record
 

@@ -13,6 +13,9 @@ from jax import lax
 
 from tl_jax.models.layers.types import Act, Dtype, Initializer, at_least_float32
 
+# The collection in which a layer with running statistics leaves each batch's mean, biased variance
+# and count, where it is mutable: `tl_jax.training.recalibrate` reads it. Else nothing is kept.
+BATCH_MOMENTS = "batch_moments"
 _SPACE = (1, 2)
 
 
@@ -57,6 +60,7 @@ class BatchNorm(nn.Module):
         x = at_least_float32(x)
         if train and not self.is_initializing():
             mean, var, count = _moments(x, running_mean.value, self.axis_name)
+            self.sow(BATCH_MOMENTS, "moments", (mean, var, count))
             unbiased = var * (count / (count - 1))
             running_mean.value += self.momentum * (mean - running_mean.value)
             running_var.value += self.momentum * (unbiased - running_var.value)
@@ -196,7 +200,8 @@ class EvoNormB0(_Affine):
         v = self.param("v", nn.initializers.ones, shape, jnp.float32)
         var = running_var.value
         if train and not self.is_initializing():
-            _, var, count = _moments(x, jnp.mean(x, (0, 1, 2)), self.axis_name)
+            mean, var, count = _moments(x, jnp.mean(x, (0, 1, 2)), self.axis_name)
+            self.sow(BATCH_MOMENTS, "moments", (mean, var, count))
             unbiased = lax.stop_gradient(var) * (count / (count - 1))
             running_var.value += self.momentum * (unbiased - running_var.value)
         left = jnp.sqrt(var + self.epsilon)

@@ -1,0 +1,120 @@
+"""Heads: what classifies pooled features, by a linear layer, several dense ones, or an angle.
+
+Each takes features [B, C] and the keyword `train`, and returns logits [B, num_classes] in float32.
+The last layer of each is named `fc`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from tl_jax.heads.start import Start, initializer
+from tl_jax.models import layers
+
+# Features shorter than this, all zeros among them, count as of this length.
+_SHORTEST = 1e-12
+
+
+class Linear(nn.Module):
+    """One dense layer.
+
+    Attributes:
+      num_classes: number of logits.
+      dropout: rate before the layer.
+      start: how the kernel starts, as in `tl_jax.heads.start.initializer`.
+    """
+
+    num_classes: int
+    dropout: float = 0.0
+    start: Start = "zero"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        x = layers.Dropout(self.dropout)(x, train=train)
+        return layers.Dense(self.num_classes, initializer(self.start), name="fc")(x)
+
+
+class MLP(nn.Module):
+    """Dense layers with ReLU, `fc1`, `fc2` ..., and a linear layer.
+
+    Attributes:
+      num_classes: number of logits.
+      hidden: widths of the dense layers before the last.
+      dropout: rate before each layer.
+      start: how the last layer's kernel starts, as in `tl_jax.heads.start.initializer`.
+      dtype: type of the computation of all layers but the last.
+    """
+
+    num_classes: int
+    hidden: tuple[int, ...] = (1024,)
+    dropout: float = 0.0
+    start: Start = "zero"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        for i, width in enumerate(self.hidden, start=1):
+            x = layers.Dropout(self.dropout)(x, train=train)
+            x = nn.Dense(
+                width, dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name=f"fc{i}"
+            )(x)
+            x = nn.relu(x)
+        x = layers.Dropout(self.dropout)(x, train=train)
+        return layers.Dense(self.num_classes, initializer(self.start), name="fc")(x)
+
+
+class Cosine(nn.Module):
+    """The cosine of the angle between the features and each class's vector, times a scale.
+
+    The length of the features and of the vectors plays no part (Gidaris and Komodakis,
+    arXiv:1804.09458, which learns the scale and leaves out the last ReLU before the features).
+
+    Attributes:
+      num_classes: number of logits.
+      dropout: rate before the layer.
+      scale: the logits lie between it and its negative, at the start if it is learned.
+      learned_scale: whether the scale is a parameter, `fc.logit_scale`, or fixed.
+    """
+
+    num_classes: int
+    dropout: float = 0.0
+    scale: float = 10.0
+    learned_scale: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        x = layers.Dropout(self.dropout)(x, train=train)
+        layer = CosineDense(self.num_classes, self.scale, self.learned_scale, name="fc")
+        return layer(x)
+
+
+class CosineDense(nn.Module):
+    """The layer of `Cosine`. Its kernel starts with columns of random direction and length 1."""
+
+    features: int
+    scale: float
+    learned_scale: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", _unit_columns, shape, jnp.float32)
+        scale: jax.Array | float = self.scale
+        if self.learned_scale:
+            # Not named "scale": that is a norm's, and becomes a "weight" in torch, as kernels do.
+            scale = self.param("logit_scale", nn.initializers.constant(scale), (), jnp.float32)
+        x = layers.at_least_float32(x)
+        return scale * (unit(x, axis=-1) @ unit(kernel, axis=0))
+
+
+def unit(x: jax.Array, *, axis: int) -> jax.Array:
+    """Returns vectors of length 1 in the direction of those along `axis`; zeros stay zeros."""
+    squares = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
+    return x * lax.rsqrt(jnp.maximum(squares, _SHORTEST**2))
+
+
+def _unit_columns(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
+    return unit(jax.random.normal(key, shape, dtype), axis=0)
