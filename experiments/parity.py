@@ -16,8 +16,8 @@ them, and the table of the families to `docs/architectures.md`. `--keys` compare
 shapes, of the variables, stem, classifier and stages, which takes no computation. `--list` renders
 the tables anew and compares nothing.
 
-Convolutions take the form that accelerators run, which compiles faster; the tests compare the form
-for CPUs with the same peers.
+In float32 convolutions take the form that accelerators run, which compiles faster; the tests
+compare the form for CPUs with the same peers.
 
 The errors are relative, ||a - b|| / ||b||, in float32. Where a network's gradient passes through
 many ReLUs, rounding pushes a few of the millions of pre-activations across zero, in timm as here,
@@ -100,7 +100,9 @@ def compare(name: str) -> dict[str, Any]:
         "layers": count_layers(network),
     }
     del network, state_dict
-    found = errors(our_outputs(model, name, variables, x), theirs)
+    with layers.as_on_accelerators():
+        ours = our_outputs(model, name, variables, x)
+    found = errors(ours, theirs)
     return {"name": name} | about | summarise(name, found, exported, deep=about["layers"] > DEEP)
 
 
@@ -351,8 +353,7 @@ def row_of(name: str) -> dict[str, Any]:
         row = {"name": name, "not_compared": reason}
     else:
         try:
-            with layers.as_on_accelerators():
-                row = compare(name)
+            row = compare(name)
         except Exception as error:  # Any failure of one is a row, and the others go on.
             traceback.print_exc()
             row = {"name": name, "passed": False, "error": f"{type(error).__name__}: {error}"}

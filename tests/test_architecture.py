@@ -39,6 +39,7 @@ FLOORS = {
     "tl_jax/training/loop.py": 5,
     "tl_jax/training/parts.py": 5,
     "tl_jax/training/phases.py": 5,
+    "tl_jax/training/find_rate.py": 5,
     "tl_jax/training/start.py": 5,
     "tl_jax/evaluation/": 6,
     "tl_jax/cli.py": 7,

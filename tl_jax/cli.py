@@ -16,12 +16,13 @@ from tl_jax.evaluation import export as exporting
 from tl_jax.evaluation import predict as prediction
 from tl_jax.models import registry
 from tl_jax.models.catalogue import Entry, catalogue
-from tl_jax.training import loop
+from tl_jax.training import loop, find_rate
 from tl_jax.training.checkpoint import CheckpointError
 
 _USAGE = """usage: python -m tl_jax COMMAND [ARGUMENTS]
 
   train CONFIG.py [--SECTION.FIELD VALUE ...] [--workdir DIR]   fine-tune as configured
+  lr-find CONFIG.py [--SECTION.FIELD VALUE ...] [--png FILE]    find a learning rate for it
   evaluate RUN [--split SPLIT]                                  measure a run
   predict RUN_OR_MODEL IMAGE...                                 name what is in images
   models [PATTERN] [--pretrained] [--FILTER VALUE ...]          list the networks
@@ -81,6 +82,44 @@ def _train(arguments: list[str]) -> int:
     if report is not None:
         print(summary(report))
         print(f"curves.png, confusion.png, report.json and tensorboard/ are in {parsed.workdir}")
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _LrFind:
+    """Trains at rising learning rates for some steps, and draws the loss by rate.
+
+    The first argument is the configuration file; every field of it can be changed here.
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    png: Path = Path("learning_rate.png")
+    """Picture to be written."""
+    phase: int = 1
+    """Which phase of the run, from 1."""
+    low: float = 1e-7
+    """First learning rate."""
+    high: float = 10.0
+    """Last learning rate, if the loss does not diverge before."""
+    steps: int = 100
+    """Steps from `low` to `high`."""
+
+
+def _lr_find(arguments: list[str]) -> int:
+    path, rest = _first_positional(arguments)
+    default = Config() if path is None else read_config(Path(path))
+    parsed = _parse(_LrFind, "lr-find CONFIG.py", rest, default=_LrFind(default))
+    if path is None:
+        print("error: lr-find needs a configuration, such as configs/demo.py", file=sys.stderr)
+        return 2
+    curve, group = find_rate.lr_find(
+        parsed.config, parsed.png, phase=parsed.phase, low=parsed.low, high=parsed.high,
+        steps=parsed.steps,
+    )  # fmt: skip
+    for name, rate in (("minimum / 10", curve.minimum_over_ten), ("steepest", curve.steepest)):
+        found = "none: the loss never falls" if rate is None else f"{rate:.1e}"
+        print(f"{name:<13} {found}  (rate of {group})")
+    print(f"{parsed.png} shows the curve")
     return 0
 
 
@@ -267,6 +306,7 @@ def _parse(target: Callable[..., Any], name: str, arguments: list[str], **defaul
 
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
+    "lr-find": _lr_find,
     "evaluate": _evaluate,
     "predict": _predict,
     "models": _models,

@@ -12,13 +12,13 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
+from tl_jax import trees
 from tl_jax.config import AugmentConfig
 from tl_jax.data.open import open_source
 from tl_jax.data.preprocess import Preprocess
 from tl_jax.data.source import Source
 from tl_jax.evaluation.run import is_run, load_run
 from tl_jax.heads.classifier import Classifier, OnBackbone
-from tl_jax.heads.start import layer_leaves, with_leaves
 from tl_jax.models.registry import create_model
 from tl_jax.objectives import metrics
 from tl_jax.training import feature_cache
@@ -82,14 +82,16 @@ class ProbeResult:
         """
         if self.head is None:
             raise ValueError(f"method {self.method!r} has no head; probe with another method")
-        leaves = layer_leaves(params, layer)
+        leaves = trees.layer_leaves(params, layer)
         shape = leaves["kernel"].shape
         if shape != self.head.kernel.shape or "bias" not in leaves:
             raise ValueError(
                 f"layer {layer!r} has a kernel of {shape} and the leaves {sorted(leaves)}; "
                 f"expected a dense layer with a bias and a kernel of {self.head.kernel.shape}"
             )
-        return with_leaves(params, layer, {"kernel": self.head.kernel, "bias": self.head.bias})
+        return trees.with_layer_leaves(
+            params, layer, {"kernel": self.head.kernel, "bias": self.head.bias}
+        )
 
 
 def probe(
@@ -148,7 +150,7 @@ def probe(
     Example:
       >>> found = probe("tf_efficientnet_lite0", "elpv", "elpv")             # doctest: +SKIP
       >>> found.accuracy, found.l2                                           # doctest: +SKIP
-      (0.80, 0.01)
+      (0.86, 0.1)
     """
     _check(method, l2, held_out, network, weights, dtype, preprocess)
     fitted, tested = _open_both(train, test)
@@ -300,7 +302,7 @@ def _choose_l2(
         logits, *_ = solver(
             known.features[:, fit], known.labels[fit], known.features[0, held], strength
         )
-        found[strength] = float(np.mean(np.argmax(logits, -1) == known.labels[held]))
+        found[strength] = float(np.mean(np.asarray(logits).argmax(-1) == known.labels[held]))
     return max(tried, key=lambda strength: (found[strength], strength)), found
 
 

@@ -1,7 +1,7 @@
 """The phases of a run: what each trains, by which optimizer, for how long."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optax
@@ -24,6 +24,7 @@ class Phase:
       plan: labels of `tl_jax.transfer.freeze`.
       still: labels whose BatchNorm keeps its running statistics.
       tx: optimizer of the trained parameters.
+      peaks: peak learning rate by label.
       rates: learning rate by label, as functions of the step within the phase.
       description: the plan as a table.
     """
@@ -34,6 +35,7 @@ class Phase:
     plan: Any
     still: frozenset[str]
     tx: optax.GradientTransformation
+    peaks: dict[str, float]
     rates: dict[str, optax.Schedule]
     description: str
 
@@ -118,21 +120,28 @@ def _phase(
     names = groups.names_of(labels)
     peaks, decays = _peaks(config, spec, names), _decays(config, names)
     rates = {name: _schedule(config, spec, peak, steps_per_epoch) for name, peak in peaks.items()}
-    tx = optim.optimizer(
-        spec.optimizer or config.optim.name,
-        rates,
-        plan,
-        momentum=config.optim.momentum,
-        weight_decay=decays,
-        l2_sp={name: config.optim.l2_sp for name in names if name != groups.HEAD},
-        clip_norm=config.optim.clip_norm,
-    )
+    tx = optimizer(config, spec, plan, rates)
     table = describe.describe_plan(
         labels, plan, variables, rates=peaks, decays=decays, policies=modes
     )
     if config.train.ema:
         tx = averaging.ema(tx, config.train.ema)
-    return Phase(spec.trained, first_epoch, spec.epochs, plan, still, tx, rates, table)
+    return Phase(spec.trained, first_epoch, spec.epochs, plan, still, tx, peaks, rates, table)
+
+
+def optimizer(
+    config: Config, spec: PhaseConfig, plan: trees.Tree, rates: Mapping[str, optax.Schedule]
+) -> optax.GradientTransformation:
+    """Returns the configured optimizer of a phase, at the rates given by label."""
+    return optim.optimizer(
+        spec.optimizer or config.optim.name,
+        rates,
+        plan,
+        momentum=config.optim.momentum,
+        weight_decay=_decays(config, list(rates)),
+        l2_sp={name: config.optim.l2_sp for name in rates if name != groups.HEAD},
+        clip_norm=config.optim.clip_norm,
+    )
 
 
 def _peaks(config: Config, spec: PhaseConfig, names: Sequence[str]) -> dict[str, float]:

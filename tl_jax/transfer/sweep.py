@@ -41,6 +41,11 @@ class Settings:
     def __len__(self) -> int:
         return len(self.seed)
 
+    def __getitem__(self, places: slice | Sequence[int] | np.ndarray) -> "Settings":
+        """Returns the settings of some of the heads."""
+        chosen = places if isinstance(places, slice) else np.asarray(places)
+        return jax.tree.map(lambda leaf: leaf[chosen], self)
+
 
 @struct.dataclass
 class SweepResult:
@@ -139,7 +144,7 @@ def sweep(
             "the training examples, and at least one epoch"
         )
     order, groups = _grouped(np.asarray(settings.seed))
-    grouped = jax.tree.map(lambda leaf: leaf[order].reshape(groups, -1), settings)
+    grouped = jax.tree.map(lambda leaf: leaf.reshape(groups, -1), settings[order])
     heads, accuracy, loss = _train_and_measure(
         grouped, train, validation, num_classes, epochs, batch_size, optimizer, momentum, schedule
     )

@@ -1,0 +1,286 @@
+"""Times what cached features save: an epoch on them, and many heads trained on them at once.
+
+    python -m experiments.benchmarks.probe --device cpu --model resnet50
+
+- An epoch of training the head through the frozen backbone, beside the same epoch on the features
+  that one pass of the backbone has given; both take the same head-only steps of SGD, and must end
+  with the same head, or nothing is timed. The pass itself is timed too: it is paid once.
+- `--heads` heads of other rates and seeds, trained in one program, beside the same heads trained
+  one after the other by the same program for a single head; both must give the same heads.
+
+Images are random and lie in the device's memory: no loader has a part in it. On a CPU: float32, 128
+images of 128 px in batches of 16, and 4,096 features. On a GPU: bfloat16, 2,048 images of 224 px in
+batches of 256, and 65,536 features. The two sides of a comparison alternate in one run. The result
+goes to `experiments/results/benchmarks/probe-<device>-<model>.json`.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from experiments.benchmarks import report
+from tl_jax import trees
+from tl_jax.models import layers
+from tl_jax.models.registry import create_model
+from tl_jax.training import optim, state
+from tl_jax.training.step import make_train_step
+from tl_jax.transfer import freeze, sweep
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax")
+NUM_CLASSES = 10
+HEAD = "fc"
+RATE = 0.01
+EPOCHS_OF_A_SWEEP = 5
+# The largest difference of what must be the same: rounding, and on a GPU bfloat16's and TF32's.
+TOLERANCE = {"cpu": 1e-4, "gpu": 2e-2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is timed: the device, the network, and the sizes."""
+
+    device: str
+    model: str
+    images: int
+    image_size: int
+    batch_size: int
+    heads: int
+    features: int
+    width: int
+    blocks: int
+
+
+class Head(nn.Module):
+    """A classifier of features."""
+
+    @nn.compact
+    def __call__(self, features: jax.Array, *, train: bool = False) -> jax.Array:
+        return layers.Dense(NUM_CLASSES, name=HEAD)(features)
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One of two programs that do the same work.
+
+    Attributes:
+      run: does it once, waits for the end and returns what must be the same on both sides.
+    """
+
+    run: Callable[[], Any]
+
+
+def epoch_sides(setting: Setting) -> tuple[dict[str, Side], Side]:
+    """Returns an epoch on features and one through the backbone, and the pass that gives features.
+
+    Each epoch starts from the same head.
+    """
+    dtype = jnp.bfloat16 if setting.device == "gpu" else jnp.float32
+    whole = create_model(setting.model, num_classes=NUM_CLASSES, dtype=dtype)
+    pooled = create_model(setting.model, num_classes=0, dtype=dtype)
+    batches = make_batches(setting)
+    key = jax.random.key(0, impl="unsafe_rbg")
+    variables = jax.jit(whole.init)(key, batches[0]["image"][:1])
+    extract = jax.jit(pooled.apply)
+
+    def features() -> list[jax.Array]:
+        return jax.block_until_ready([extract(variables, batch["image"]) for batch in batches])
+
+    known = [{**batch, "image": found} for batch, found in zip(batches, features(), strict=True)]
+    head = {HEAD: trees.layer_leaves(variables["params"], whole.classifier)}
+    sides = {
+        "features": epoch(Head(), {"params": head}, known, HEAD),
+        "backbone": epoch(whole, variables, batches, whole.classifier),
+    }
+    return sides, Side(features)
+
+
+def make_batches(setting: Setting) -> list[dict[str, jax.Array]]:
+    """Returns images as if normalised, float32 [B, H, W, 3], and labels [B], batch by batch."""
+    rng = np.random.default_rng(0)
+    shape = (setting.batch_size, setting.image_size, setting.image_size, 3)
+    return [
+        {
+            "image": jnp.asarray(rng.standard_normal(shape, dtype=np.float32)),
+            "label": jnp.asarray(rng.integers(0, NUM_CLASSES, shape[0], dtype=np.int32)),
+        }
+        for _ in range(setting.images // setting.batch_size)
+    ]
+
+
+def epoch(model: nn.Module, variables: Any, batches: Sequence[Any], head: str) -> Side:
+    """Returns an epoch of training the layer `head` alone, from given variables; it gives it."""
+    plan = freeze.plan(variables["params"], [head], train_backbone=False)
+    tx = optim.optimizer("sgd", {freeze.HEAD: RATE}, plan)
+    made = make_train_step(
+        model, tx, plan, prepare=lambda key, batch: batch["image"], seed_key=jax.random.key(0)
+    )
+    step = jax.jit(made)
+    initial = state.create(variables, tx, plan)
+
+    def run() -> Any:
+        current = initial
+        for batch in batches:
+            current, _ = step(current, batch)
+        return jax.block_until_ready(trees.layer_leaves(current.params, head))
+
+    return Side(run)
+
+
+def sweep_sides(setting: Setting) -> dict[str, Side]:
+    """Returns the training of many heads at once, and one by one; each gives all kernels."""
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal((setting.features, setting.width), dtype=np.float32)
+    kernel = rng.standard_normal((setting.width, NUM_CLASSES))
+    labels = np.argmax(values @ kernel, 1).astype(np.int32)
+    held = setting.features // 8
+    train, validation = (
+        (jnp.asarray(values[part]), labels[part]) for part in (slice(held, None), slice(held))
+    )
+    settings = some_settings(setting.heads)
+
+    def trained(chosen: sweep.Settings) -> jax.Array:
+        found = sweep.sweep(
+            chosen,
+            train,
+            validation,
+            num_classes=NUM_CLASSES,
+            epochs=EPOCHS_OF_A_SWEEP,
+            batch_size=min(256, len(train[1])),
+        )
+        return jax.block_until_ready(found.heads.kernel)
+
+    def one_by_one() -> jax.Array:
+        return jnp.concatenate([trained(settings[i : i + 1]) for i in range(len(settings))])
+
+    return {"at once": Side(lambda: trained(settings)), "one by one": Side(one_by_one)}
+
+
+def some_settings(heads: int) -> sweep.Settings:
+    """Returns as many settings: four seeds where they divide the heads, and rates."""
+    seeds = 4 if heads % 4 == 0 else 1
+    rates = np.geomspace(1e-3, 1e-1, heads // seeds)
+    return sweep.grid(learning_rates=rates.tolist(), weight_decays=[1e-4], seeds=range(seeds))
+
+
+def first_runs(sides: dict[str, Side], tolerance: float) -> None:
+    """Compiles both sides, and raises a RuntimeError unless they give the same."""
+    one, other = (jax.tree.leaves(side.run()) for side in sides.values())
+    for a, b in zip(one, other, strict=True):
+        difference = float(jnp.max(jnp.abs(a - b)) / jnp.maximum(jnp.max(jnp.abs(b)), 1e-6))
+        if not difference <= tolerance:
+            raise RuntimeError(
+                f"{' and '.join(sides)} give other results, {difference:.2g} apart (relative; "
+                f"tolerance {tolerance}): they do not do the same work, so times say nothing"
+            )
+
+
+def alternate(sides: dict[str, Side], blocks: int) -> dict[str, list[float]]:
+    """Returns the seconds of each side, block by block; who begins changes with each block."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for block in range(blocks):
+        for name in list(sides)[:: -1 if block % 2 else 1]:
+            seconds[name].append(timed(sides[name]))
+            print(f"  block {block + 1}/{blocks} {name:10} {seconds[name][-1]:.4f} s")
+    return seconds
+
+
+def timed(side: Side) -> float:
+    """Returns the seconds of one run."""
+    start = time.perf_counter()
+    side.run()
+    return time.perf_counter() - start
+
+
+def compare(sides: dict[str, Side], setting: Setting) -> dict[str, Any]:
+    """Times two sides, the faster one first, after making sure that they do the same."""
+    first_runs(sides, TOLERANCE[setting.device])
+    seconds = alternate(sides, setting.blocks)
+    fast, slow = seconds.values()
+    ratios = [s / f for f, s in zip(fast, slow, strict=True)]
+    return {
+        "seconds": seconds,
+        "median_seconds": {name: statistics.median(times) for name, times in seconds.items()},
+        "ratio": statistics.median(ratios),
+        "ratio_by_block": ratios,
+    }
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    """Runs the benchmark and returns its result, ready to be written."""
+    sides, extraction = epoch_sides(setting)
+    epochs = compare(sides, setting)
+    passes = [timed(extraction) for _ in range(setting.blocks)]
+    return {
+        "setting": dataclasses.asdict(setting),
+        "epoch": epochs | {"median_seconds_of_the_pass": statistics.median(passes)},
+        "sweep": compare(sweep_sides(setting), setting),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Returns the result as a few lines."""
+    epochs, heads = result["epoch"], result["sweep"]
+    setting = result["setting"]
+    return "\n".join([
+        f"epoch of {setting['images']} images: {epochs['median_seconds']['backbone']:.3f} s "
+        f"through the backbone, {epochs['median_seconds']['features']:.4f} s on features: "
+        f"{epochs['ratio']:.0f} times as fast "
+        f"(the pass: {epochs['median_seconds_of_the_pass']:.3f} s)",
+        f"{setting['heads']} heads: {heads['median_seconds']['one by one']:.3f} s one by one, "
+        f"{heads['median_seconds']['at once']:.3f} s at once: {heads['ratio']:.1f} times as fast",
+    ])  # fmt: skip
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line; the sizes that are left out follow the device."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--model", default="resnet50", help="timm's name of the architecture")
+    parser.add_argument("--images", type=int, help="default: 128 or 2048")
+    parser.add_argument("--image-size", type=int, help="pixels; default: 128 or 224")
+    parser.add_argument("--batch-size", type=int, help="default: 16 or 256")
+    parser.add_argument("--heads", type=int, default=32)
+    parser.add_argument("--features", type=int, help="examples of the sweep; 4096 or 65536")
+    parser.add_argument("--width", type=int, help="of the sweep's features; 512 or 2048")
+    parser.add_argument("--blocks", type=int, default=5, help="runs of each side")
+    parser.add_argument("--results", type=Path, default=report.RESULTS)
+    options = parser.parse_args(arguments)
+    sizes = {
+        "images": (128, 2048),
+        "image_size": (128, 224),
+        "batch_size": (16, 256),
+        "features": (4096, 65536),
+        "width": (512, 2048),
+    }
+    for name, defaults in sizes.items():
+        if vars(options)[name] is None:
+            vars(options)[name] = defaults[options.device == "gpu"]
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the benchmark, prints its table and writes its JSON."""
+    options = parse(arguments)
+    jax.config.update("jax_platforms", "cuda" if options.device == "gpu" else "cpu")
+    fields = [field.name for field in dataclasses.fields(Setting)]
+    setting = Setting(**{name: vars(options)[name] for name in fields})
+    facts = report.facts(LIBRARIES)
+    facts["machine"]["device"] = jax.devices()[0].device_kind
+    result = measure(setting) | facts
+    path = report.write(options.results, f"probe-{setting.device}-{setting.model}", result)
+    print(f"{table(result)}\nwritten to {path}")
+
+
+if __name__ == "__main__":
+    main()
