@@ -51,6 +51,7 @@ _HOME = {
     "load_run": "tl_jax.evaluation.run",
     "evaluate": "tl_jax.evaluation.evaluate",
     "predict": "tl_jax.evaluation.predict",
+    "probe": "tl_jax.evaluation.probe",
     "export_timm": "tl_jax.evaluation.export",
 }
 

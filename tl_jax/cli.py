@@ -16,7 +16,7 @@ from tl_jax.evaluation import export as exporting
 from tl_jax.evaluation import predict as prediction
 from tl_jax.models import registry
 from tl_jax.models.catalogue import Entry, catalogue
-from tl_jax.training import loop, find_rate
+from tl_jax.training import find_rate, loop
 from tl_jax.training.checkpoint import CheckpointError
 
 _USAGE = """usage: python -m tl_jax COMMAND [ARGUMENTS]

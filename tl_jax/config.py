@@ -360,8 +360,7 @@ def _transfer_rules(config: Config) -> dict[str, bool]:
         ),
         "transfer.head_init 'small' needs model.head 'linear' or 'mlp' and transfer.classifier "
         "'replace'": (
-            transfer.head_init != "small"
-            or (head != "cosine" and transfer.classifier == "replace")
+            transfer.head_init != "small" or (head != "cosine" and transfer.classifier == "replace")
         ),
         "transfer.lora_rank and transfer.adapter_reduction must be at least 1": (
             min(transfer.lora_rank, transfer.adapter_reduction) >= 1

@@ -219,7 +219,10 @@ def _score_start(parts: Parts, record: journal.Journal) -> None:
 def _begin(parts: Parts, phase: Phase, before: TrainState | None) -> TrainState:
     """Returns the state in which a phase begins; what stays trained keeps its optimizer's state."""
     if before is None:
-        begun = state.create(parts.start.variables, phase.tx, phase.plan)
+        variables = parts.start.variables
+        if recalibrates(parts.config, "before"):
+            variables = recalibrated(parts, variables)
+        begun = state.create(variables, phase.tx, phase.plan)
     else:
         begun = state.create(before.variables, phase.tx, phase.plan, int(before.step))
         begun = begun.replace(opt_state=optim.carry_over(before.opt_state, begun.opt_state))

@@ -320,9 +320,11 @@ class Restricted:
     model: nn.Module
     mapping: ClassMapping
 
-    def apply(self, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
-        """Returns the logits in evaluation mode, [B, K]."""
-        return matched_logits(self.model.apply(variables, images), self.mapping)
+    def apply(
+        self, variables: Mapping[str, Any], images: jax.Array, *, train: bool = False
+    ) -> jax.Array:
+        """Returns the logits, [B, K]."""
+        return matched_logits(self.model.apply(variables, images, train=train), self.mapping)
 
 
 def matched_logits(logits: jax.Array, mapping: ClassMapping) -> jax.Array:
