@@ -11,9 +11,11 @@ import tyro
 
 from tl_jax import trees
 from tl_jax.config import Config
+from tl_jax.data.open import open_source
 from tl_jax.evaluation import evaluate as evaluation
 from tl_jax.evaluation import export as exporting
 from tl_jax.evaluation import predict as prediction
+from tl_jax.evaluation import probe as probing
 from tl_jax.models import registry
 from tl_jax.models.catalogue import Entry, catalogue
 from tl_jax.training import find_rate, loop
@@ -24,6 +26,7 @@ _USAGE = """usage: python -m tl_jax COMMAND [ARGUMENTS]
   train CONFIG.py [--SECTION.FIELD VALUE ...] [--workdir DIR]   fine-tune as configured
   lr-find CONFIG.py [--SECTION.FIELD VALUE ...] [--png FILE]    find a learning rate for it
   evaluate RUN [--split SPLIT]                                  measure a run
+  probe RUN_OR_MODEL SOURCE [--method METHOD]                   classify frozen features
   predict RUN_OR_MODEL IMAGE...                                 name what is in images
   models [PATTERN] [--pretrained] [--FILTER VALUE ...]          list the networks
   export RUN --to timm FILE.safetensors                         write a run for timm
@@ -193,6 +196,45 @@ def _evaluate(arguments: list[str]) -> int:
     return 0
 
 
+def _probe(arguments: list[str]) -> int:
+    def probe(
+        run_or_model: Positional[str],
+        source: Positional[str],
+        method: probing.Method = "logistic",
+        train_split: str = "train",
+        test_split: str = "test",
+        weights: str | None = None,
+        views: int = 1,
+        cache_dir: Path | None = None,
+    ) -> None:
+        """Fits a classifier on the features of a frozen network, and tests it.
+
+        Args:
+          run_or_model: Folder of a run, or timm's name of a network.
+          source: Data, such as "elpv" or "folder:PATH".
+          method: Logistic regression, ridge, k nearest neighbours or class means.
+          train_split: Split to fit on.
+          test_split: Split to test on.
+          weights: Where a network's weights come from, as for predict.
+          views: How often each training image is seen, augmented from the second time on.
+          cache_dir: Folder in which the features are kept for the next time.
+        """
+        splits = [open_source(source, split) for split in (train_split, test_split)]
+        found = probing.probe(
+            run_or_model, *splits, method=method, weights=weights, views=views, cache_dir=cache_dir
+        )
+        low, high = found.accuracy_interval
+        penalty = "" if found.l2 is None else f", l2 {found.l2:g}"
+        print(f"{method} on {len(splits[0])} images{penalty}; {found.count} of {test_split}:")
+        print(f"  accuracy  {found.accuracy:.4f}  (95%: {low:.4f} to {high:.4f})")
+        print(f"  features in {found.feature_seconds:.1f} s, fit in {found.solve_seconds:.1f} s")
+        if found.convergence is not None and not found.convergence.converged:
+            print("  the solver did not converge; take a larger penalty", file=sys.stderr)
+
+    _parse(probe, "probe", arguments)
+    return 0
+
+
 def _predict(arguments: list[str]) -> int:
     def predict(
         run_or_model: Positional[str],
@@ -308,6 +350,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "lr-find": _lr_find,
     "evaluate": _evaluate,
+    "probe": _probe,
     "predict": _predict,
     "models": _models,
     "export": _export,

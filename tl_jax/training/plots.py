@@ -33,8 +33,9 @@ def learning_curves(
     figure = Figure(figsize=(10, 4), layout="constrained")
     figure.suptitle(title)
     for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for split in dict.fromkeys(record["split"] for record in records):
-            points = [(r["epoch"], r[metric]) for r in records if r["split"] == split]
+        measured = [record for record in records if metric in record]
+        for split in dict.fromkeys(record["split"] for record in measured):
+            points = [(r["epoch"], r[metric]) for r in measured if r["split"] == split]
             few = len(points) <= 50
             axes.plot(*zip(*points, strict=True), label=split, marker="o" if few else "", ms=3)
         for epoch in phase_ends:

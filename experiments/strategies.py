@@ -1,0 +1,369 @@
+"""Compares strategies of transfer on real photographs: accuracy, trained parameters, time, memory.
+
+    python -m experiments.strategies [--sets elpv stamps] [--methods full lora ...] [--seeds 3]
+        [--stamps FOLDER_OR_DEB] [--jobs 2] [--results DIR] [--workdir DIR] [--quick]
+
+Every method trains `tf_efficientnet_lite0`, from the same weights (but for "scratch"), for the same
+number of epochs. Its rate is chosen once, from three, by the validation accuracy of seed 0 on the
+first of the sets, and kept for the others. Each run is a process of its own and leaves one row in
+`DIR/runs/`; the same command goes on where it was stopped, and tries failed runs again. With
+`--jobs N` N runs go side by side, each on a core of its own.
+
+`DIR/strategies.json`, `.md` and `.png` hold the result, and the tables go into `docs/strategies.md`.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import queue
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from experiments import strategies_report as report
+from experiments import strategies_stamps as stamps
+from tl_jax import config as configuration
+from tl_jax import trees
+from tl_jax.config import (
+    RANDOM_WEIGHTS,
+    AugmentConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    PhaseConfig,
+    TrainConfig,
+    TransferConfig,
+)
+from tl_jax.models.registry import architecture
+from tl_jax.training import phases
+
+MODEL, IMAGE_SIZE, BATCH_SIZE, EPOCHS = "tf_efficientnet_lite0", 64, 32, 6
+HEAD_RATE = 5e-3
+SETS = ("elpv", "stamps")
+DOCS = Path(__file__).parents[1] / "docs" / "strategies.md"
+RESULTS = Path("experiments/results/strategies")
+
+# Rates of all layers, of what is added or of single kinds of parameters, and of the head alone.
+_LAYERS, _FEW, _HEAD = (1e-4, 3e-4, 1e-3), (1e-3, 3e-3, 1e-2), (1.5e-3, 5e-3, 1.5e-2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One way of transfer, but for its rate.
+
+    Attributes:
+      name: on the command line and in the rows.
+      title: in tables.
+      rates: the rates to choose from.
+      transfer: what is trained, and how it starts.
+      layer_decay, l2_sp: as in `OptimConfig`.
+      phases: makes the phases from epochs and rate; None: a single one.
+      head_follows: whether the head has the searched rate too, instead of `HEAD_RATE`.
+      scratch: whether it starts from random weights.
+    """
+
+    name: str
+    title: str
+    rates: tuple[float, ...] = _LAYERS
+    transfer: TransferConfig = TransferConfig()
+    layer_decay: float = 1.0
+    l2_sp: float = 0.0
+    phases: Callable[[int, float], tuple[PhaseConfig, ...]] | None = None
+    head_follows: bool = False
+    scratch: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training: what the experiment repeats with other rates and seeds."""
+
+    set: str
+    method: str
+    rate: float
+    seed: int
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """What its files are called."""
+        return f"{self.set}-{self.method}-{self.rate:g}-{self.seed}"
+
+
+def _gradual(epochs: int, rate: float) -> tuple[PhaseConfig, ...]:
+    every = max(1, epochs // 3)
+    made = phases.gradual(len(architecture(MODEL).stages), every=every, epochs=epochs)
+    return tuple(
+        dataclasses.replace(phase, learning_rate=rate, head_learning_rate=HEAD_RATE)
+        for phase in made
+    )
+
+
+def _lp_ft(epochs: int, rate: float) -> tuple[PhaseConfig, ...]:
+    probing = max(1, epochs // 3)
+    return phases.lp_ft(probing, max(1, epochs - probing), head_rate=HEAD_RATE, rate=rate)
+
+
+def _added(kind: str) -> TransferConfig:
+    return TransferConfig(trained="head+added", adaptation=kind)
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("full", "full (replace)"),
+        Method("load", "load", transfer=TransferConfig(classifier="load")),
+        Method("fuse", "fuse", transfer=TransferConfig(classifier="fuse")),
+        Method(
+            "head", "head only", _HEAD, TransferConfig(trained="head"), head_follows=True
+        ),
+        Method("last_1", "partial: last stage", transfer=TransferConfig(trained="head+last:1")),
+        Method("last_2", "partial: last 2 stages", transfer=TransferConfig(trained="head+last:2")),
+        Method("gradual", "gradual unfreezing", phases=_gradual),
+        Method("lp_ft", "LP-FT", phases=_lp_ft),
+        Method("llrd", "layer-wise decay 0.65", layer_decay=0.65),
+        Method("l2_sp", "L2-SP 0.01", l2_sp=0.01),
+        Method("lora", "LoRA, rank 8", _FEW, _added("lora")),
+        Method("ssf", "SSF", _FEW, _added("ssf")),
+        Method("adapters", "residual adapters", _FEW, _added("adapters")),
+        Method("bitfit", "BitFit", _FEW, TransferConfig(trained="head+biases")),
+        Method("bn_only", "BatchNorm only", _FEW, TransferConfig(trained="head+batch_norm")),
+        Method("scratch", "from scratch", _FEW, head_follows=True, scratch=True),
+    )
+}  # fmt: skip
+# No class of ELPV is one of ImageNet's, so nothing is carried over: "load" would be "full" again.
+LEFT_OUT = {("elpv", "load"): "none of its classes is one of ImageNet's: load equals replace"}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs what is missing and writes the tables."""
+    arguments = _parse(argv)
+    chosen = {name: METHODS[name] for name in arguments.methods}
+    sets = data_of(arguments)
+    bench = Bench(arguments.results / "runs", arguments.workdir, arguments.jobs)
+    cells = [(s, m) for s in sets for m in chosen if (s, m) not in LEFT_OUT]
+    search = [
+        run_of(sets[s], s, chosen[m], rate, 0, arguments)
+        for s, m in searched(cells)
+        for rate in chosen[m].rates[: 1 if arguments.quick else None]
+    ]
+    best = best_rates(bench.rows(search))
+    rest = [
+        run_of(sets[s], s, chosen[m], best[m], seed, arguments)
+        for s, m in cells
+        if m in best
+        for seed in range(arguments.seeds)
+    ]
+    rows = bench.rows(rest)
+    summary = {
+        "protocol": _protocol(arguments),
+        "left_out": {"/".join(cell): reason for cell, reason in LEFT_OUT.items()},
+        "methods": report.summarize(rows, {name: m.title for name, m in chosen.items()}),
+        "search": [_searched_row(row) for row in bench.kept(search)],
+        "failures": bench.failures([*search, *rest]),
+    }
+    report.write(summary, arguments.results, None if arguments.quick else DOCS)
+    print((arguments.results / "strategies.md").read_text())
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Formatter)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--stamps", type=Path, default=stamps.INSTALLED, help="folder or .deb")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its core")
+    parser.add_argument("--results", type=Path)
+    parser.add_argument("--workdir", type=Path)
+    parser.add_argument("--quick", action="store_true", help="a dry run: two epochs, few images")
+    arguments = parser.parse_args(argv)
+    if min(arguments.seeds, arguments.jobs) < 1:
+        parser.error("--seeds and --jobs must be at least 1")
+    runs = Path("runs/strategies-quick" if arguments.quick else "runs/strategies")
+    arguments.workdir = arguments.workdir or runs
+    arguments.results = arguments.results or (runs / "results" if arguments.quick else RESULTS)
+    return arguments
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of this module's description."""
+
+
+def data_of(arguments: argparse.Namespace) -> dict[str, tuple[DataConfig, AugmentConfig]]:
+    """Returns data and augmentation by set; prepares the stamps."""
+    made = {}
+    for name in arguments.sets:
+        if name == "elpv":
+            shares = (7, 30, 10) if arguments.quick else (20, 50, 60)
+            train, validation, test = (
+                f"{split}[:{share}%]"
+                for split, share in zip(("train", "validation", "test"), shares, strict=True)
+            )
+            data = DataConfig("elpv", None, train, validation, test)
+            augment = AugmentConfig(scale=(0.6, 1.0), vertical_flip=True)
+        else:
+            folder = stamps.prepare(arguments.stamps, arguments.workdir / "stamps")
+            print(stamps.describe(folder), file=sys.stderr)
+            data = DataConfig(f"folder:{folder}", test_split="test")
+            augment = AugmentConfig(scale=(0.6, 1.0))
+        data = dataclasses.replace(data, batch_size=BATCH_SIZE, image_size=IMAGE_SIZE)
+        made[name] = (data, augment)
+    return made
+
+
+def run_of(
+    data: tuple[DataConfig, AugmentConfig],
+    set_name: str,
+    method: Method,
+    rate: float,
+    seed: int,
+    arguments: argparse.Namespace,
+) -> Run:
+    """Returns a run of a method on a set, at a rate."""
+    epochs = 2 if arguments.quick else EPOCHS
+    return Run(
+        set_name, method.name, rate, seed, configured(method, data, rate=rate, seed=seed, epochs=epochs)
+    )
+
+
+def configured(
+    method: Method,
+    data: tuple[DataConfig, AugmentConfig],
+    *,
+    rate: float,
+    seed: int,
+    epochs: int = EPOCHS,
+) -> Config:
+    """Returns the configuration of a method.
+
+    Args:
+      method: the strategy.
+      data: images and their augmentation.
+      rate: peak rate of what the method trains besides the head (of the head, for "head").
+      seed: of the run.
+      epochs: of all phases together.
+    """
+    transfer = method.transfer
+    if transfer.classifier != "replace" and data[0].source != "elpv":
+        transfer = dataclasses.replace(transfer, class_mapping=stamps.class_mapping())
+    if method.phases is not None:
+        transfer = dataclasses.replace(transfer, phases=method.phases(epochs, rate))
+    return Config(
+        model=ModelConfig(name=MODEL, weights=RANDOM_WEIGHTS if method.scratch else "package"),
+        data=data[0],
+        augment=data[1],
+        optim=OptimConfig(
+            name="adamw",
+            learning_rate=rate,
+            head_learning_rate=rate if method.head_follows else HEAD_RATE,
+            weight_decay=0.05,
+            layer_decay=method.layer_decay,
+            l2_sp=method.l2_sp,
+            warmup_epochs=0.5,
+        ),
+        transfer=transfer,
+        train=TrainConfig(epochs=epochs, seed=seed, log_every=1000),
+    )
+
+
+def searched(cells: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Returns the cells in which rates are searched: each method's first."""
+    first: dict[str, str] = {}
+    for set_name, method in cells:
+        first.setdefault(method, set_name)
+    return [(set_name, method) for method, set_name in first.items()]
+
+
+def best_rates(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """Returns each method's rate of the highest validation accuracy; equals: of the lowest loss."""
+    best: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        held = best.get(row["method"])
+        if held is None or _merit(row) > _merit(held):
+            best[row["method"]] = row
+    return {method: row["rate"] for method, row in best.items()}
+
+
+def _merit(row: dict[str, Any]) -> tuple[float, float]:
+    return row["validation"]["accuracy"], -row["validation"]["loss"]
+
+
+def _searched_row(row: dict[str, Any]) -> dict[str, Any]:
+    accuracy = row["validation"]["accuracy"]
+    return {name: row[name] for name in ("set", "method", "rate")} | {"validation": accuracy}
+
+
+def _protocol(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "model": MODEL,
+        "image_size": IMAGE_SIZE,
+        "batch_size": BATCH_SIZE,
+        "epochs": 2 if arguments.quick else EPOCHS,
+        "seeds": arguments.seeds,
+        "jobs": arguments.jobs,
+        "head_rate": HEAD_RATE,
+        "rates": {name: METHODS[name].rates for name in arguments.methods},
+    }
+
+
+class Bench:
+    """Runs that each have a process of their own, and the rows that they leave."""
+
+    def __init__(self, rows: Path, workdir: Path, jobs: int) -> None:
+        """Makes the folders.
+
+        Args:
+          rows: folder of finished rows, one JSON file a run.
+          workdir: folder of runs in progress, and of compiled programs.
+          jobs: processes at a time.
+        """
+        self._rows, self._workdir, self._jobs = rows, workdir, jobs
+        for folder in (rows, workdir):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def rows(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
+        """Returns the rows of the runs, of which those that are missing are run; no failures."""
+        unique = list({run.name: run for run in runs}.values())
+        missing = [run for run in unique if self._row(run) is None]
+        cores = _cores(self._jobs)
+        with ThreadPoolExecutor(self._jobs) as pool:
+            for number, line in enumerate(
+                pool.map(lambda run: self._perform(run, cores), missing), start=1
+            ):
+                print(f"[{number}/{len(missing)}] {line}", file=sys.stderr, flush=True)
+        return self.kept(unique)
+
+    def kept(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
+        """Returns the rows that there are."""
+        return [row for run in runs if (row := self._row(run)) is not None]
+
+    def failures(self, runs: Sequence[Run]) -> dict[str, str]:
+        """Returns the last line of what the failed runs said."""
+        logs = {run.name: self._log(run) for run in runs if self._row(run) is None}
+        return {
+            name: (log.read_text().strip().splitlines() or ["it said nothing"])[-1]
+            for name, log in logs.items()
+            if log.exists()
+        }
+
+    def _row(self, run: Run) -> dict[str, Any] | None:
+        """Returns the row of a run, if there is one of the same configuration."""
+        path = self._rows / f"{run.name}.json"
+        if not path.exists():
+            return None
+        row = json.loads(path.read_text())
+        return row if configuration.from_json(json.dumps(row["config"])) == run.config else None
+
+    def _log(self, run: Run) -> Path:
+        return self._workdir / f"{run.name}.log"
+
+    def _perform(self, run: Run, cores: queue.Queue[int | None]) -> str:
+        """Runs one in a process of its own; returns a line about it."""
+        folder = self._workdir / run.name
+        given = {f.name: getattr_free(run, f.name) for f in ()}
+        del given
+        raise NotImplementedError
