@@ -14,20 +14,14 @@ first of the sets, and kept for the others. Each run is a process of its own and
 
 import argparse
 import dataclasses
-import json
-import os
-import queue
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from experiments import strategies_report as report
 from experiments import strategies_stamps as stamps
-from tl_jax import config as configuration
-from tl_jax import trees
+from experiments.strategies_run import Bench, Run
 from tl_jax.config import (
     RANDOM_WEIGHTS,
     AugmentConfig,
@@ -76,22 +70,6 @@ class Method:
     phases: Callable[[int, float], tuple[PhaseConfig, ...]] | None = None
     head_follows: bool = False
     scratch: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One training: what the experiment repeats with other rates and seeds."""
-
-    set: str
-    method: str
-    rate: float
-    seed: int
-    config: Config
-
-    @property
-    def name(self) -> str:
-        """What its files are called."""
-        return f"{self.set}-{self.method}-{self.rate:g}-{self.seed}"
 
 
 def _gradual(epochs: int, rate: float) -> tuple[PhaseConfig, ...]:
@@ -226,7 +204,11 @@ def run_of(
     """Returns a run of a method on a set, at a rate."""
     epochs = 2 if arguments.quick else EPOCHS
     return Run(
-        set_name, method.name, rate, seed, configured(method, data, rate=rate, seed=seed, epochs=epochs)
+        set_name,
+        method.name,
+        rate,
+        seed,
+        configured(method, data, rate=rate, seed=seed, epochs=epochs),
     )
 
 
@@ -310,60 +292,5 @@ def _protocol(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-class Bench:
-    """Runs that each have a process of their own, and the rows that they leave."""
-
-    def __init__(self, rows: Path, workdir: Path, jobs: int) -> None:
-        """Makes the folders.
-
-        Args:
-          rows: folder of finished rows, one JSON file a run.
-          workdir: folder of runs in progress, and of compiled programs.
-          jobs: processes at a time.
-        """
-        self._rows, self._workdir, self._jobs = rows, workdir, jobs
-        for folder in (rows, workdir):
-            folder.mkdir(parents=True, exist_ok=True)
-
-    def rows(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
-        """Returns the rows of the runs, of which those that are missing are run; no failures."""
-        unique = list({run.name: run for run in runs}.values())
-        missing = [run for run in unique if self._row(run) is None]
-        cores = _cores(self._jobs)
-        with ThreadPoolExecutor(self._jobs) as pool:
-            for number, line in enumerate(
-                pool.map(lambda run: self._perform(run, cores), missing), start=1
-            ):
-                print(f"[{number}/{len(missing)}] {line}", file=sys.stderr, flush=True)
-        return self.kept(unique)
-
-    def kept(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
-        """Returns the rows that there are."""
-        return [row for run in runs if (row := self._row(run)) is not None]
-
-    def failures(self, runs: Sequence[Run]) -> dict[str, str]:
-        """Returns the last line of what the failed runs said."""
-        logs = {run.name: self._log(run) for run in runs if self._row(run) is None}
-        return {
-            name: (log.read_text().strip().splitlines() or ["it said nothing"])[-1]
-            for name, log in logs.items()
-            if log.exists()
-        }
-
-    def _row(self, run: Run) -> dict[str, Any] | None:
-        """Returns the row of a run, if there is one of the same configuration."""
-        path = self._rows / f"{run.name}.json"
-        if not path.exists():
-            return None
-        row = json.loads(path.read_text())
-        return row if configuration.from_json(json.dumps(row["config"])) == run.config else None
-
-    def _log(self, run: Run) -> Path:
-        return self._workdir / f"{run.name}.log"
-
-    def _perform(self, run: Run, cores: queue.Queue[int | None]) -> str:
-        """Runs one in a process of its own; returns a line about it."""
-        folder = self._workdir / run.name
-        given = {f.name: getattr_free(run, f.name) for f in ()}
-        del given
-        raise NotImplementedError
+if __name__ == "__main__":
+    main()

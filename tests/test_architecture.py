@@ -58,7 +58,12 @@ SLIM_MODULES = [
     "tl_jax.training.optim",
     "tl_jax.training.state",
     "tl_jax.training.step",
+    "tl_jax.transfer.averaging",
+    "tl_jax.transfer.boundary",
     "tl_jax.transfer.freeze",
+    "tl_jax.transfer.lora",
+    "tl_jax.transfer.solvers",
+    "tl_jax.transfer.sweep",
 ]
 NOT_ON_A_SLIM_MACHINE = {
     "PIL",
