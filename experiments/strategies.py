@@ -4,12 +4,13 @@
         [--stamps FOLDER_OR_DEB] [--jobs 2] [--results DIR] [--workdir DIR] [--quick]
 
 Every method trains `tf_efficientnet_lite0`, from the same weights (but for "scratch"), for the same
-number of epochs. Its rate is chosen once, from three, by the validation accuracy of seed 0 on the
+number of epochs. Its rate is chosen once, from two, by the validation accuracy of seed 0 on the
 first of the sets, and kept for the others. Each run is a process of its own and leaves one row in
 `DIR/runs/`; the same command goes on where it was stopped, and tries failed runs again. With
 `--jobs N` N runs go side by side, each on a core of its own.
 
-`DIR/strategies.json`, `.md` and `.png` hold the result, and the tables go into `docs/strategies.md`.
+`DIR/strategies.json`, `.md` and `.png` hold the result, and the tables go into
+`docs/strategies.md`.
 """
 
 import argparse
@@ -43,7 +44,9 @@ DOCS = Path(__file__).parents[1] / "docs" / "strategies.md"
 RESULTS = Path("experiments/results/strategies")
 
 # Rates of all layers, of what is added or of single kinds of parameters, and of the head alone.
-_LAYERS, _FEW, _HEAD = (1e-4, 3e-4, 1e-3), (1e-3, 3e-3, 1e-2), (1.5e-3, 5e-3, 1.5e-2)
+_LAYERS, _FEW, _HEAD = (3e-4, 1e-3), (2e-3, 1e-2), (2e-3, 1e-2)
+
+_PLAIN = TransferConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Method:
     name: str
     title: str
     rates: tuple[float, ...] = _LAYERS
-    transfer: TransferConfig = TransferConfig()
+    transfer: TransferConfig = _PLAIN
     layer_decay: float = 1.0
     l2_sp: float = 0.0
     phases: Callable[[int, float], tuple[PhaseConfig, ...]] | None = None
@@ -203,13 +206,8 @@ def run_of(
 ) -> Run:
     """Returns a run of a method on a set, at a rate."""
     epochs = 2 if arguments.quick else EPOCHS
-    return Run(
-        set_name,
-        method.name,
-        rate,
-        seed,
-        configured(method, data, rate=rate, seed=seed, epochs=epochs),
-    )
+    config = configured(method, data, rate=rate, seed=seed, epochs=epochs)
+    return Run(set_name, method.name, rate, seed, config)
 
 
 def configured(
@@ -231,7 +229,7 @@ def configured(
     """
     transfer = method.transfer
     if transfer.classifier != "replace" and data[0].source != "elpv":
-        transfer = dataclasses.replace(transfer, class_mapping=stamps.class_mapping())
+        transfer = dataclasses.replace(transfer, class_mapping=stamps.class_mapping(_folder(data)))
     if method.phases is not None:
         transfer = dataclasses.replace(transfer, phases=method.phases(epochs, rate))
     return Config(
@@ -250,6 +248,10 @@ def configured(
         transfer=transfer,
         train=TrainConfig(epochs=epochs, seed=seed, log_every=1000),
     )
+
+
+def _folder(data: tuple[DataConfig, AugmentConfig]) -> Path:
+    return Path(data[0].source.removeprefix("folder:"))
 
 
 def searched(cells: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -194,19 +194,19 @@ def measured_run(config: Config, workdir: Path, *, step_memory: bool) -> dict[st
     peak = peak_mib()  # Before anything else is compiled.
     parts = prepare(config)
     losses = [record for record in journal.read(workdir) if record["split"] == "train"]
-    metrics = report["metrics"]
+    metrics, images = report["metrics"], parts.steps_per_epoch * config.data.batch_size
     return {
         "validation": _short(metrics[config.data.eval_split]),
         "test": _short(metrics[config.data.test_split]),
         "best_epoch": report["best_epoch"],
         "trained_parameters": max(report["trained_parameters"].values()),
-        "seconds": training_seconds(losses, parts.phases, parts.steps_per_epoch * parts.config.data.batch_size),
+        "seconds": training_seconds(losses, parts.phases, images),
         "seconds_in_all": in_all,
         "peak_mib": peak,
         "step_mib": max(step_mib(parts, phase) for phase in parts.phases) if step_memory else None,
         "zero_shot": report["zero_shot"],
         "platform": jax.default_backend(),
-    }  # fmt: skip
+    }
 
 
 def _short(metrics: dict[str, Any]) -> dict[str, Any]:

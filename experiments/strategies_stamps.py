@@ -45,9 +45,10 @@ _SOURCES = {
 }
 
 
-def class_mapping() -> tuple[str, ...]:
-    """Returns the source classes of the stamps' classes, as `transfer.class_mapping` takes them."""
-    return tuple(f"{name}={sources}" for name, sources in _SOURCES.items())
+def class_mapping(folder: Path) -> tuple[str, ...]:
+    """Returns what `transfer.class_mapping` takes for the classes of a prepared folder."""
+    known = json.loads((folder / _FACTS).read_text())["classes"]
+    return tuple(f"{name}={sources}" for name, sources in _SOURCES.items() if name in known)
 
 
 def prepare(source: Path, folder: Path) -> Path:

@@ -10,6 +10,7 @@ from jax import lax
 
 from tl_jax import trees
 from tl_jax.heads.classifier import OnBackbone, pooled
+from tl_jax.models import layers
 
 Scaling = Literal["standardized", "probabilities"]
 
@@ -101,22 +102,16 @@ class Fused(OnBackbone):
             )
         return self.head(pooled(seen[0]), source_logits, train=train)
 
-    def _collecting(self, seen: list[jax.Array]) -> Callable[..., Any]:
+    def _collecting(self, seen: list[jax.Array]) -> layers.Interceptor:
         """Returns an interceptor that adds what the pretrained classifier sees to a list."""
         wanted = trees.dotted((*self.path, self.pretrained_classifier))
 
-        def intercept(
-            next_function: Callable[..., Any],
-            args: tuple[Any, ...],
-            kwargs: dict[str, Any],
-            context: nn.module.InterceptorContext,
-        ) -> Any:
-            called = context.method_name == "__call__"
-            if called and trees.dotted(context.module.path) == wanted:
+        def handle(module: nn.Module, args: tuple[Any, ...], proceed: Callable[..., Any]) -> Any:
+            if trees.dotted(module.path) == wanted:
                 seen.append(args[0])
-            return next_function(*args, **kwargs)
+            return proceed()
 
-        return intercept
+        return layers.around_calls(handle)
 
 
 def _standardized(logits: jax.Array) -> jax.Array:

@@ -113,8 +113,10 @@ def make_moments_step(model: nn.Module, chosen: frozenset[trees.Path]) -> Moment
       chosen: paths of the layers that normalise by the batch; all others are in evaluation mode.
     """
 
+    alone = layers.evaluating(lambda module: module.path not in chosen)
+
     def step(variables: Any, images: jax.Array) -> LayerMoments:
-        with nn.intercept_methods(_training_only(chosen)):
+        with nn.intercept_methods(alone):
             _, sown = model.apply(
                 variables, images, train=True, mutable=["batch_stats", BATCH_MOMENTS]
             )
@@ -156,20 +158,3 @@ def with_moments(variables: Mapping[str, Any], moments: LayerMoments) -> dict[st
 def _moments(mean: jax.Array, var: jax.Array, count: jax.Array) -> Moments:
     # In float32: over a large set the number of values does not fit into an int32.
     return Moments(mean, var, jnp.asarray(count, jnp.float32))
-
-
-def _training_only(chosen: frozenset[trees.Path]) -> Callable[..., Any]:
-    """Returns a Linen interceptor that leaves the chosen layers alone in training mode."""
-
-    def intercept(
-        next_function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: nn.module.InterceptorContext,
-    ) -> Any:
-        module = context.module
-        if isinstance(module, layers.WITH_TRAINING_MODE) and context.method_name == "__call__":
-            kwargs = kwargs if module.path in chosen else {**kwargs, "train": False}
-        return next_function(*args, **kwargs)
-
-    return intercept

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from tl_jax import trees
+from tl_jax.models import layers
 
 # How the names of added leaves begin; no network's own do.
 _PREFIXES = ("lora_", "ssf_", "adapter_")
@@ -19,7 +20,6 @@ _IMAGE_SIDE = 96
 # Sets the draw of added leaves apart from the network's own, which begins with the same key.
 _ADDED_STREAM = 0x7E57
 
-Interceptor = Callable[..., Any]
 Variables = Mapping[str, Any]
 
 
@@ -66,7 +66,7 @@ class Adaptation:
         """Returns the parameters that the network without additions is applied with."""
         raise NotImplementedError(f"{type(self).__name__} must define effective()")
 
-    def interceptor(self, params: trees.Tree) -> Interceptor | None:
+    def interceptor(self, params: trees.Tree) -> layers.Interceptor | None:
         """Returns a Linen interceptor that computes added modules; None if there are none."""
         del params
         return None

@@ -14,7 +14,6 @@ from tl_jax import trees
 from tl_jax.models import layers
 from tl_jax.transfer.adapted import (
     Adaptation,
-    Interceptor,
     Variables,
     leaves_by_module,
     uniform,
@@ -79,7 +78,7 @@ class Adapters(Adaptation):
         """Returns the network's own parameters."""
         return without_added(params)
 
-    def interceptor(self, params: trees.Tree) -> Interceptor:
+    def interceptor(self, params: trees.Tree) -> layers.Interceptor:
         """Returns the Linen interceptor that adds the adapters to their modules' outputs."""
         adapters = {
             path[:-1]: leaves
@@ -87,19 +86,12 @@ class Adapters(Adaptation):
             if path and path[-1] == _ADAPTER and _DOWN in leaves
         }
 
-        def intercept(
-            next_function: Callable[..., Any],
-            args: tuple[Any, ...],
-            kwargs: dict[str, Any],
-            context: nn.module.InterceptorContext,
-        ) -> Any:
-            y = next_function(*args, **kwargs)
-            path = context.module.path
-            if context.method_name != "__call__" or path not in adapters:
-                return y
-            return self._adapted(y, adapters[path])
+        def handle(module: nn.Module, args: tuple[Any, ...], proceed: Callable[..., Any]) -> Any:
+            del args
+            leaves = adapters.get(module.path)
+            return proceed() if leaves is None else self._adapted(proceed(), leaves)
 
-        return intercept
+        return layers.around_calls(handle)
 
     def _adapted(self, y: jax.Array, leaves: Mapping[str, jax.Array]) -> jax.Array:
         leaves = {name: leaf.astype(y.dtype) for name, leaf in leaves.items()}
@@ -138,19 +130,14 @@ def _outputs(
     """Returns what every module returns in each of its calls, abstractly; nothing is computed."""
     outputs: dict[trees.Path, list[Any]] = {}
 
-    def note(
-        next_function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: nn.module.InterceptorContext,
-    ) -> Any:
-        y = next_function(*args, **kwargs)
-        if context.method_name == "__call__":
-            shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), y)
-            outputs.setdefault(context.module.path, []).append(shapes)
+    def note(module: nn.Module, args: tuple[Any, ...], proceed: Callable[..., Any]) -> Any:
+        del args
+        y = proceed()
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), y)
+        outputs.setdefault(module.path, []).append(shapes)
         return y
 
-    with nn.intercept_methods(note), layers.as_on_accelerators():
+    with nn.intercept_methods(layers.around_calls(note)), layers.as_on_accelerators():
         jax.eval_shape(model.apply, variables, jax.ShapeDtypeStruct(image_shape, jnp.float32))
     return outputs
 

@@ -125,24 +125,18 @@ def _replacing(at: str, activations: jax.Array) -> Iterator[None]:
     """Within it the module `at` returns `activations`, and what is called before stands still."""
     passed = False
 
-    def intercept(
-        next_function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: nn.module.InterceptorContext,
-    ) -> Any:
+    def handle(module: nn.Module, args: tuple[Any, ...], proceed: Callable[..., Any]) -> Any:
         nonlocal passed
-        module, called = context.module, context.method_name == "__call__"
-        if called and not passed and isinstance(module, layers.WITH_TRAINING_MODE):
-            kwargs = {**kwargs, "train": False}
-        output = next_function(*args, **kwargs)
-        if not called or trees.dotted(module.path) != at:
+        del args
+        before = not passed and isinstance(module, layers.WITH_TRAINING_MODE)
+        output = proceed(train=False) if before else proceed()
+        if trees.dotted(module.path) != at:
             return output
         passed = True
         _check_shape(at, activations, output)
         return activations.astype(output.dtype)
 
-    with nn.intercept_methods(intercept):
+    with nn.intercept_methods(layers.around_calls(handle)):
         yield
 
 
@@ -160,18 +154,14 @@ def _output(
     """Returns the shape and type of a module's output, without computing anything."""
     outputs: dict[str, Any] = {}
 
-    def note(
-        next_function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: nn.module.InterceptorContext,
-    ) -> Any:
-        output = next_function(*args, **kwargs)
-        if context.method_name == "__call__" and isinstance(output, jax.Array):
-            outputs[trees.dotted(context.module.path)] = jax.typeof(output)
+    def note(module: nn.Module, args: tuple[Any, ...], proceed: Callable[..., Any]) -> Any:
+        del args
+        output = proceed()
+        if isinstance(output, jax.Array):
+            outputs[trees.dotted(module.path)] = jax.typeof(output)
         return output
 
-    with nn.intercept_methods(note):
+    with nn.intercept_methods(layers.around_calls(note)):
         jax.eval_shape(model.apply, variables, image)
     outputs.pop("", None)  # The network itself: nothing would be left behind it.
     if at not in outputs:

@@ -1,6 +1,6 @@
 """Freeze plans: which parameters are trained, at whose rate, and which layers stand still."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from flax import linen as nn
@@ -14,7 +14,6 @@ FROZEN, HEAD, BACKBONE = "frozen", grouping.HEAD, grouping.BACKBONE
 # normalises by the batch and updates its running statistics.
 _TRAINS_AFFINE = {"update": True, "affine_only": True, "recalibrate": True, "frozen": False}
 _UPDATES = {"update"}
-_WITH_STATISTICS = (layers.BatchNorm, layers.EvoNormB0)
 
 
 def plan(params: trees.Tree, head: Iterable[str], *, train_backbone: bool) -> dict[str, Any]:
@@ -97,7 +96,7 @@ def split(plan: trees.Tree, params: trees.Tree) -> tuple[dict[str, Any], dict[st
     return trees.split(params, lambda name: labels[name] != FROZEN)
 
 
-def standing_still(plan: trees.Tree, still: Collection[str] = ()) -> Callable[..., Any]:
+def standing_still(plan: trees.Tree, still: Collection[str] = ()) -> layers.Interceptor:
     """Returns a Linen interceptor that puts every frozen layer in evaluation mode.
 
     BatchNorm uses and keeps its running statistics, Dropout and DropPath do nothing, wherever no
@@ -114,22 +113,12 @@ def standing_still(plan: trees.Tree, still: Collection[str] = ()) -> Callable[..
     """
     labels_of = _labels_by_module(plan)
 
-    def intercept(
-        next_function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: nn.module.InterceptorContext,
-    ) -> Any:
-        module = context.module
-        if isinstance(module, layers.WITH_TRAINING_MODE) and context.method_name == "__call__":
-            labels = next(labels_of[path] for path in _ancestry(module.path) if path in labels_of)
-            labels = labels - {FROZEN}
-            if isinstance(module, _WITH_STATISTICS):
-                labels = labels - set(still)
-            kwargs = kwargs if labels else {**kwargs, "train": False}
-        return next_function(*args, **kwargs)
+    def stands_still(module: nn.Module) -> bool:
+        labels = next(labels_of[path] for path in _ancestry(module.path) if path in labels_of)
+        keeps = set(still) if isinstance(module, layers.WITH_STATISTICS) else set()
+        return not labels - {FROZEN} - keeps
 
-    return intercept
+    return layers.evaluating(stands_still)
 
 
 def _labels_by_module(plan: trees.Tree) -> dict[trees.Path, set[str]]:

@@ -6,6 +6,7 @@ from typing import Any
 from flax import linen as nn
 
 from tl_jax import trees
+from tl_jax.models import layers
 from tl_jax.transfer.adapted import added
 from tl_jax.weights.state_dict import abstract_variables
 
@@ -69,23 +70,16 @@ def _call_order(
     ended: list[str] = []
     reached: dict[trees.Path, int] = {(): 0}
 
-    def note(
-        next_function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: nn.module.InterceptorContext,
-    ) -> Any:
-        path = context.module.path
-        if context.method_name != "__call__":
-            return next_function(*args, **kwargs)
-        reached.setdefault(path, min(len(ended), len(stages) - 1))
-        output = next_function(*args, **kwargs)
-        name = trees.dotted(path)
+    def note(module: nn.Module, args: tuple[Any, ...], proceed: Callable[..., Any]) -> Any:
+        del args
+        reached.setdefault(module.path, min(len(ended), len(stages) - 1))
+        output = proceed()
+        name = trees.dotted(module.path)
         if name in stages and name not in ended:
             ended.append(name)
         return output
 
-    with nn.intercept_methods(note):
+    with nn.intercept_methods(layers.around_calls(note)):
         params = abstract_variables(model)["params"]
     for stage in stages:
         if stage not in ended:

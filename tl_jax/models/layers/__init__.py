@@ -21,6 +21,13 @@ from tl_jax.models.layers.attention import (
     SEModule,
     SqueezeExcite,
 )
+from tl_jax.models.layers.calls import (
+    WITH_STATISTICS,
+    WITH_TRAINING_MODE,
+    Interceptor,
+    around_calls,
+    evaluating,
+)
 from tl_jax.models.layers.conv import (
     Conv,
     Padding,
@@ -56,10 +63,8 @@ from tl_jax.models.layers.pool import (
 )
 from tl_jax.models.layers.types import Act, Dtype, Initializer, at_least_float32, make_divisible
 
-# The layers that behave otherwise in training; they take the keyword `train`.
-WITH_TRAINING_MODE = (BatchNorm, EvoNormB0, Dropout, DropPath, DropBlock)
-
 __all__ = [
+    "WITH_STATISTICS",
     "WITH_TRAINING_MODE",
     "Act",
     "Activation",
@@ -80,6 +85,7 @@ __all__ = [
     "GlobalContext",
     "GroupNorm",
     "Initializer",
+    "Interceptor",
     "LayerNorm",
     "MaxPool",
     "Padding",
@@ -89,9 +95,11 @@ __all__ = [
     "SqueezeExcite",
     "StdConv",
     "adaptive_average",
+    "around_calls",
     "as_on_accelerators",
     "at_least_float32",
     "convolve",
+    "evaluating",
     "gelu",
     "global_average",
     "goog_fan_out",
