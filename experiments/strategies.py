@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = bench.rows(rest)
     summary = {
         "protocol": _protocol(arguments),
-        "left_out": {"/".join(cell): reason for cell, reason in LEFT_OUT.items()},
+        "left_out": {f"{s}/{m}": reason for (s, m), reason in LEFT_OUT.items() if s in sets},
         "methods": report.summarize(rows, {name: m.title for name, m in chosen.items()}),
         "search": [_searched_row(row) for row in bench.kept(search)],
         "failures": bench.failures([*search, *rest]),

@@ -46,6 +46,7 @@ def _cell(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "test_images": rows[0]["test"]["count"],
         "accuracy": float(np.mean(accuracies)),
         "interval": interval(accuracies),
+        "accuracies": accuracies,
         "balanced_accuracy": _mean([row["test"]["balanced_accuracy"] for row in rows]),
         "trained_parameters": rows[0]["trained_parameters"],
         "seconds": _mean([row["seconds"] for row in rows]),
@@ -176,8 +177,12 @@ def draw(methods: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> 
             low, high = cell["interval"] or (cell["accuracy"], cell["accuracy"])
             panel.plot([low, high], [place, place], color="tab:blue", linewidth=1.5)
             panel.plot(cell["accuracy"], place, "o", color="tab:blue", markersize=5)
+            seeds = cell["accuracies"]
+            panel.plot(seeds, [place] * len(seeds), "|", color="black", markersize=7)
         panel.set_yticks(range(len(ordered)), [cell["title"] for cell in ordered])
         panel.set_title(_SETS[name])
-        panel.set_xlabel("test accuracy, mean and 95% t-interval over seeds")
+        panel.set_xlabel("test accuracy: mean, 95% t-interval over seeds, each seed")
+        low, high = panel.get_xlim()
+        panel.set_xlim(max(low, 0.0), min(high, 1.0))  # An interval of few seeds may go beyond.
         panel.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)

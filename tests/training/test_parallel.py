@@ -135,3 +135,29 @@ def test_the_state_that_is_passed_in_is_used_up():
     after, _ = run(before, parallel.put_batch({"x": np.ones(2)}, mesh))
     assert before.is_deleted()
     np.testing.assert_array_equal(after, [1, 1, 1])
+
+
+def test_a_keyed_step_takes_the_key_as_an_argument_and_gives_the_same_bits():
+    model = TinyNet(drop_rate=0.5)
+    variables = randomised(model)
+    plan = freeze.plan(variables["params"], ["fc"], train_backbone=True)
+    tx = optim.optimizer("sgd", {freeze.HEAD: 0.1, freeze.BACKBONE: 0.1}, plan)
+
+    def made(key):
+        return step.make_train_step(model, tx, plan, prepare=as_they_are, seed_key=key)
+
+    mesh = parallel.data_mesh(jax.devices()[:1])
+    traced = []
+
+    def keyed(key, current, inputs):
+        traced.append(key)
+        return made(key)(current, inputs)
+
+    for seed in (0, 1):
+        key = jax.random.key(seed)
+        found, _ = parallel.jit_keyed_train_step(keyed, mesh, key)(
+            jax.tree.map(jnp.copy, state.create(variables, tx, plan)), batch()
+        )
+        expected, _ = jax.jit(made(key))(state.create(variables, tx, plan), batch())
+        assert_equal_trees(found.params, expected.params)
+    assert all(isinstance(key, jax.core.Tracer) for key in traced)

@@ -1,5 +1,6 @@
 """Devices: the mesh, where batches and states lie on it, and steps compiled over it."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -50,6 +51,21 @@ def jit_train_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """
     whole, parts = replicated(mesh), sharded(mesh)
     return jax.jit(step, in_shardings=(whole, parts), out_shardings=whole, donate_argnums=0)
+
+
+def jit_keyed_train_step(
+    step: Callable[..., Any], mesh: Mesh, seed_key: jax.Array
+) -> Callable[..., Any]:
+    """Compiles a training step `step(seed_key, state, batch)` over a mesh, for one key.
+
+    The key is an argument of the program and no constant in it, so runs that differ in their seed
+    alone share what is compiled. As `jit_train_step` otherwise.
+    """
+    whole, parts = replicated(mesh), sharded(mesh)
+    compiled = jax.jit(
+        step, in_shardings=(whole, whole, parts), out_shardings=whole, donate_argnums=1
+    )
+    return functools.partial(compiled, jax.device_put(seed_key, whole))
 
 
 def jit_eval_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ from tl_jax.data.source import Source
 from tl_jax.training import experiment, measure, parallel, phases, recalibrate, start, step
 from tl_jax.training.experiment import RunInfo
 from tl_jax.training.phases import Phase
+from tl_jax.training.state import TrainState
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -156,17 +157,21 @@ def compile_step(parts: Parts, phase: Phase, tx: optax.GradientTransformation) -
             interpolation=preprocess.interpolation,
         )
 
-    made = step.make_train_step(
-        parts.model,
-        tx,
-        phase.plan,
-        prepare=prepare,
-        seed_key=jax.random.key(parts.config.train.seed),
-        label_smoothing=parts.config.train.label_smoothing,
-        mixup=options.mixup,
-        still=phase.still,
-    )
-    return parallel.jit_train_step(made, parts.mesh)
+    def keyed(seed_key: jax.Array, state: TrainState, batch: step.Batch) -> Any:
+        made = step.make_train_step(
+            parts.model,
+            tx,
+            phase.plan,
+            prepare=prepare,
+            seed_key=seed_key,
+            label_smoothing=parts.config.train.label_smoothing,
+            mixup=options.mixup,
+            still=phase.still,
+        )
+        return made(state, batch)
+
+    seed_key = jax.random.key(parts.config.train.seed)
+    return parallel.jit_keyed_train_step(keyed, parts.mesh, seed_key)
 
 
 def train_batches(parts: Parts, start_step: int) -> Iterator[dict[str, jax.Array]]:
