@@ -257,9 +257,10 @@ def step_mib(parts: "Parts", phase: "Phase") -> float:
     from tl_jax.training import state
     from tl_jax.training.parts import compile_step, train_batches
 
-    step = compile_step(parts, phase, phase.tx)
+    step = compile_step(parts, phase, phase.tx)  # The program, with the run's key given already.
     begun = jax.eval_shape(lambda v: state.create(v, phase.tx, phase.plan), parts.start.variables)
-    plan = step.lower(begun, next(train_batches(parts, 0))).compile().memory_analysis()
+    lowered = step.func.lower(*step.args, begun, next(train_batches(parts, 0)))
+    plan = lowered.compile().memory_analysis()
     # The state that comes out lies where the one that went in lay.
     needed = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
     return (needed - plan.alias_size_in_bytes) / _MIB

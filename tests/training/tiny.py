@@ -56,7 +56,7 @@ def randomised(model: nn.Module, *, side: int = 8, seed: int = 0) -> dict[str, A
 
 
 def _draw(rng: np.random.Generator, path: trees.Path, shape: tuple[int, ...]) -> jax.Array:
-    if path[-1] in ("scale", "var"):
+    if path[-1] in ("scale", "var", "ssf_scale"):
         return jnp.asarray(rng.uniform(0.5, 1.5, shape), jnp.float32)
     fan_in = np.prod(shape[:-1]) if path[-1] == "kernel" else 100
     return jnp.asarray(rng.normal(0, fan_in**-0.5, shape), jnp.float32)
