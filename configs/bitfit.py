@@ -3,9 +3,9 @@
 Command:
     python -m tl_jax train configs/bitfit.py --workdir runs/bitfit
 
-In this network all biases but the head's are BatchNorm's. With the head 23,570 parameters are
-trained. Expect more than from the head alone. docs/strategies.md has it beside the other
-strategies.
+In this network all biases but the head's are BatchNorm's, which keeps its statistics. With the head
+23,570 parameters are trained. Expect more than from the head alone. docs/strategies.md has it
+beside the other strategies.
 """
 
 from tl_jax.config import (
@@ -32,6 +32,6 @@ def get_config() -> Config:
             weight_decay=0.05,
             warmup_epochs=0.5,
         ),
-        transfer=TransferConfig(trained="head+biases"),
+        transfer=TransferConfig(trained="head+biases", batch_norm="affine_only"),
         train=TrainConfig(epochs=6),
     )

@@ -3,8 +3,9 @@
 Command:
     python -m tl_jax train configs/ssf.py --workdir runs/ssf
 
-They are merged into the plain weights on export. With the head 44,578 parameters are trained, at a
-rate several times that of full fine-tuning. docs/strategies.md has it beside the other strategies.
+BatchNorm keeps the pretrained statistics. What is added is merged into the plain weights on export.
+With the head 44,578 parameters are trained, at a rate several times that of full fine-tuning.
+docs/strategies.md has it beside the other strategies.
 """
 
 from tl_jax.config import (
@@ -31,6 +32,6 @@ def get_config() -> Config:
             weight_decay=0.05,
             warmup_epochs=0.5,
         ),
-        transfer=TransferConfig(trained="head+added", adaptation="ssf"),
+        transfer=TransferConfig(trained="head+added", adaptation="ssf", batch_norm="affine_only"),
         train=TrainConfig(epochs=6),
     )

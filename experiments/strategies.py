@@ -90,7 +90,8 @@ def _lp_ft(epochs: int, rate: float) -> tuple[PhaseConfig, ...]:
 
 
 def _added(kind: str) -> TransferConfig:
-    return TransferConfig(trained="head+added", adaptation=kind)
+    # The network stands still but for what is added, and so do its statistics.
+    return TransferConfig(trained="head+added", adaptation=kind, batch_norm="affine_only")
 
 
 METHODS = {
@@ -111,7 +112,12 @@ METHODS = {
         Method("lora", "LoRA, rank 8", _FEW, _added("lora")),
         Method("ssf", "SSF", _FEW, _added("ssf")),
         Method("adapters", "residual adapters", _FEW, _added("adapters")),
-        Method("bitfit", "BitFit", _FEW, TransferConfig(trained="head+biases")),
+        Method(
+            "bitfit",
+            "BitFit",
+            _FEW,
+            TransferConfig(trained="head+biases", batch_norm="affine_only"),
+        ),
         Method("bn_only", "BatchNorm only", _FEW, TransferConfig(trained="head+batch_norm")),
         Method("scratch", "from scratch", _FEW, head_follows=True, scratch=True),
     )
