@@ -93,7 +93,7 @@ def test_everything_but_the_classifier_is_strict(save, state_dict, num_classes):
 
 def test_published_weights_must_have_the_published_classifier(monkeypatch, state_dict):
     record = WeightsRecord("resnet18.a1_in1k", "hub timm/resnet18.a1_in1k", "f", "0", "1")
-    monkeypatch.setattr(sources, "read_weights", lambda name, weights: (state_dict, record))
+    monkeypatch.setattr(sources, "map_weights", lambda name, weights: (state_dict, record))
     with pytest.raises(StateDictError, match=r"fc\.weight: got \(7, 512\), expected \(1000, 512\)"):
         load_pretrained("resnet18")
 
@@ -145,7 +145,7 @@ def test_a_backbone_may_leave_out_more_of_the_top_than_the_classifier(monkeypatc
         published = import_timm().create_model("vgg11", num_classes=0).state_dict()
     published = {key: np.zeros(value.shape, np.float32) for key, value in published.items()}
     record = WeightsRecord("vgg11", "file", "vgg11.pth", "0")
-    monkeypatch.setattr(sources, "read_weights", lambda name, weights: (published, record))
+    monkeypatch.setattr(sources, "map_weights", lambda name, weights: (published, record))
     model = create_model("vgg11", num_classes=0, global_pool="")
     variables, _ = load_weights(model, "vgg11")
     top = [key for key in published if key.startswith("pre_logits.")]
@@ -163,7 +163,7 @@ def test_keys_of_other_names_are_renamed():
 def test_weights_given_twice_are_an_error(monkeypatch):
     twice = {"_bn0.weight": np.zeros(32), "bn1.weight": np.zeros(32)}
     record = WeightsRecord("tf_efficientnet_lite0", "file", "twice.pth", "0")
-    monkeypatch.setattr(sources, "read_weights", lambda name, weights: (twice, record))
+    monkeypatch.setattr(sources, "map_weights", lambda name, weights: (twice, record))
     with pytest.raises(WeightsError, match=r"twice\.pth holds the same weights under timm's"):
         load_pretrained("tf_efficientnet_lite0")
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import json
 import sys
 import threading
 
@@ -318,4 +319,34 @@ def test_errors_of_torch_files_name_the_file(tmp_path):
             read_weights("resnet18", file)
     file.write_bytes(b"<html>")
     with pytest.raises(WeightsError, match=r"bad\.pth is not a file of torch\.save"):
+        read_weights("resnet18", file)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float64, ml_dtypes.bfloat16, np.int64, np.bool_])
+def test_safetensors_are_read_in_their_own_types(tmp_path, kind):
+    """An odd count first, so that what follows is not aligned to its size."""
+    expected = {"a": np.ones(3, np.uint8), "b": np.arange(6).reshape(2, 3).astype(kind)}
+    expected["none"], expected["scalar"] = np.zeros((0, 4), kind), np.asarray(1, kind)
+    safetensors.numpy.save_file(expected, tmp_path / "a.safetensors")
+    found, _ = read_weights("resnet18", tmp_path / "a.safetensors")
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert found[key].dtype == value.dtype
+        np.testing.assert_array_equal(found[key], value)
+
+
+def test_what_was_read_outlives_its_file(tmp_path):
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(_safetensors(1.0))
+    found, _ = read_weights("resnet18", file)
+    file.write_bytes(b"")
+    assert found["fc.weight"].sum() == 6
+    found["fc.weight"] += 1
+
+
+def test_a_type_of_numbers_that_is_unknown_is_named(tmp_path):
+    header = json.dumps({"w": {"dtype": "F8_E5M2", "shape": [2], "data_offsets": [0, 2]}}).encode()
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2))
+    with pytest.raises(WeightsError, match=r"a\.safetensors: w is of type F8_E5M2"):
         read_weights("resnet18", file)

@@ -270,6 +270,33 @@ def test_the_abstract_variables_cost_no_memory():
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
 
 
+def test_the_abstract_trace_leaves_the_network_as_it_is():
+    """It draws no kernels and normalises nothing, and jax remembers traces."""
+    model = create_model("resnet18", num_classes=0)
+    abstract = state_dict.abstract_variables(model)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, abstract)
+    assert np.std(variables["params"]["conv1"]["kernel"]) > 0.01
+    shifted = jax.tree.map(lambda leaf: leaf + 1, variables["batch_stats"])
+    images = jnp.ones((1, 32, 32, 3))
+    features = model.apply(variables, images)
+    assert jnp.any(features != model.apply(variables | {"batch_stats": shifted}, images))
+
+
+def test_networks_with_the_same_fields_are_traced_once(monkeypatch):
+    given = to_state_dict(randomised(create_model("vgg11", num_classes=2), side=32))
+    found = from_state_dict(create_model("vgg11", num_classes=2), given)
+
+    def trace(model):
+        raise AssertionError(f"{model} is traced again")
+
+    monkeypatch.setattr(state_dict, "abstract_variables", trace)
+    again = from_state_dict(create_model("vgg11", num_classes=2), given)
+    jax.tree.map(np.testing.assert_array_equal, again, found)
+    with pytest.raises(AssertionError, match="traced again"):
+        from_state_dict(create_model("vgg11", num_classes=5), given)
+
+
 def test_a_fresh_head_is_drawn_as_the_network_draws_it():
     """SqueezeNet's classifier comes before a ReLU: at zero it would never get a gradient."""
     model = create_model("torchvision/squeezenet1_1", num_classes=3)

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from tl_jax.models import registry
 from tl_jax.models.layers import Dtype
 from tl_jax.weights import index, sources
 from tl_jax.weights.sources import WeightsError, WeightsRecord
-from tl_jax.weights.state_dict import from_state_dict
+from tl_jax.weights.state_dict import from_state_dict, slots_of
 from tl_jax.weights.stem import adapt_stem
 
 
@@ -52,10 +53,13 @@ def load_pretrained(
       >>> logits = model.apply(variables, images)                            # doctest: +SKIP
     """
     registry.architecture(name)  # An unknown name is told before anything is read.
-    state_dict, record = _read(name, weights, in_channels)
+    published = index.pretrained_config(name).num_classes
+    expected = published if num_classes is None else num_classes
+    model = registry.create_model(name, num_classes=expected, in_channels=in_channels, dtype=dtype)
+    state_dict, record = _read(name, weights, model)
     found = _classes(state_dict, registry.architecture(name).classifier)
-    wanted = _pretrained_classes(name, found, record) if num_classes is None else num_classes
-    model = registry.create_model(name, num_classes=wanted, in_channels=in_channels, dtype=dtype)
+    wanted = _pretrained_classes(published, found, record) if num_classes is None else num_classes
+    model = model.clone(num_classes=wanted)
     variables = from_state_dict(
         model,
         state_dict,
@@ -100,7 +104,7 @@ def load_weights(
       >>> variables, record = load_weights(backbone, "resnet50")             # doctest: +SKIP
     """
     classifier = registry.architecture(name).classifier
-    state_dict, record = _read(name, weights, model.in_channels)
+    state_dict, record = _read(name, weights, model)
     same = model.num_classes > 0 and model.num_classes == _classes(state_dict, classifier)
     lacks = index.pretrained_config(name).lacks
     variables = from_state_dict(
@@ -110,15 +114,20 @@ def load_weights(
 
 
 def _read(
-    name: str, weights: str | os.PathLike[str] | None, in_channels: int
+    name: str, weights: str | os.PathLike[str] | None, model: nn.Module
 ) -> tuple[dict[str, np.ndarray], WeightsRecord]:
-    """Reads weights, names their keys as timm does, and adapts the first convolution."""
-    state_dict, record = sources.read_weights(name, weights)
+    """Reads weights, names their keys as timm does, and adapts the first convolution.
+
+    Meanwhile the network that they are read for is traced, which their conversion asks for next.
+    """
+    with ThreadPoolExecutor(1) as beside:
+        beside.submit(slots_of, model)
+        state_dict, record = sources.map_weights(name, weights)
     architecture = registry.architecture(name)
     if architecture.rename is not None:
         state_dict = _renamed(state_dict, architecture.rename, record)
-    if in_channels != 3:
-        state_dict = adapt_stem(state_dict, architecture.stem, in_channels)
+    if model.in_channels != 3:
+        state_dict = adapt_stem(state_dict, architecture.stem, model.in_channels)
     return state_dict, record
 
 
@@ -137,12 +146,11 @@ def _classes(state_dict: Mapping[str, np.ndarray], classifier: str) -> int:
     return max((shape[0] for shape in rows if shape), default=0)
 
 
-def _pretrained_classes(name: str, found: int, record: WeightsRecord) -> int:
+def _pretrained_classes(published: int, found: int, record: WeightsRecord) -> int:
     """Returns the size of the pretrained classifier, where none is asked for.
 
     A file may have another one than the published weights of that name; a published file may not.
     """
-    published = index.pretrained_config(name).num_classes
     if record.source != "file":
         return published
     if found == 0 and published != 0:

@@ -4,14 +4,16 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import importlib.util
+import math
+import mmap
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# safetensors makes NumPy arrays of bfloat16 files only once this has defined the type.
-import ml_dtypes  # noqa: F401
+import ml_dtypes
 import numpy as np
+import safetensors
 
 from tl_jax import trees
 from tl_jax.weights import download, index
@@ -33,6 +35,19 @@ _FORMS = (
     "'auto', 'package', 'hub', 'hub@REVISION', 'hub:OWNER/REPO', 'hub:OWNER/REPO@REVISION', or a "
     f"file that ends in {', '.join(_SUFFIXES)}"
 )
+# The types of a safetensors file's header.
+_TYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
 # How common wrong files begin, and what they are.
 _IMPOSTORS = (
     (b"<", "an HTML page (an error page that was saved?)"),
@@ -93,6 +108,18 @@ def read_weights(
     Example:
       >>> state_dict, record = read_weights("tf_efficientnet_lite0")         # doctest: +SKIP
       >>> print(record)                                                      # doctest: +SKIP
+    """
+    state_dict, record = map_weights(name, weights)
+    return {key: np.array(value) for key, value in state_dict.items()}, record
+
+
+def map_weights(
+    name: str, weights: str | os.PathLike[str] | None = None
+) -> tuple[StateDict, WeightsRecord]:
+    """Reads weights as `read_weights`, for a caller that is done with them before the file changes.
+
+    The arrays of a safetensors file are views of the file itself, which takes no time; they are
+    writable, and what is written stays out of the file.
     """
     if isinstance(weights, os.PathLike) or (weights and weights.endswith(_SUFFIXES)):
         return _read(WeightsRecord(name, "file", os.fspath(weights), sha256=""))
@@ -277,22 +304,41 @@ def _read(record: WeightsRecord) -> tuple[StateDict, WeightsRecord]:
 
 
 def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    # In one call, which leaves the interpreter to others until it ends.
+    with (
+        file.open("rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        return hashlib.sha256(content).hexdigest()
 
 
 def _read_safetensors(file: Path) -> StateDict:
-    import safetensors
-    from safetensors.numpy import load_file
+    """Returns views of a file, which the library checks and describes.
 
+    The library's own reading copies each tensor, and holds the interpreter meanwhile.
+    """
     try:
-        return load_file(file)
-    except (safetensors.SafetensorError, TypeError, KeyError) as error:
+        with safetensors.safe_open(file, framework="numpy") as opened:
+            slices = {key: opened.get_slice(key) for key in opened.offset_keys()}
+            kinds = {key: (s.get_dtype(), s.get_shape()) for key, s in slices.items()}
+    except safetensors.SafetensorError as error:
         with file.open("rb") as stream:
             opening = stream.read(32)
         raise WeightsError(
             f"{file} is no complete safetensors file ({error}): {_guess(opening)}; fetch it again"
         ) from error
+    with file.open("rb") as stream:
+        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+    # The tensors follow the header, and each other, without a gap.
+    start = 8 + int.from_bytes(content[:8], "little")
+    state_dict = {}
+    for key, (kind, shape) in kinds.items():
+        if kind not in _TYPES:
+            raise WeightsError(f"{file}: {key} is of type {kind}; known are {', '.join(_TYPES)}")
+        count = math.prod(shape)
+        state_dict[key] = np.frombuffer(content, _TYPES[kind], count, start).reshape(shape)
+        start += state_dict[key].nbytes
+    return state_dict
 
 
 def _guess(opening: bytes) -> str:

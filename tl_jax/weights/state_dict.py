@@ -1,7 +1,9 @@
 """Conversion between torch state dicts and Linen variables, both ways, by name alone."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -10,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from tl_jax import trees
-from tl_jax.models.layers import as_on_accelerators
+from tl_jax.models.layers import as_on_accelerators, as_shapes
 
 # The leaf's name in torch, for the leaves that Flax names otherwise.
 _TORCH_LEAF = {
@@ -22,6 +24,8 @@ _TORCH_LEAF = {
 # A counter that torch keeps for cumulative averages; no CNN of timm reads it in use.
 _IGNORED_SUFFIX = "num_batches_tracked"
 _SHAPE_SIDE = 96
+# Two move axes at once; more wait for the interpreter more than they gain.
+_THREADS = 2
 
 
 class StateDictError(ValueError):
@@ -29,7 +33,7 @@ class StateDictError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Slot:
+class Slot:
     """One variable: its path (collection first), torch key and shape in Flax's layout."""
 
     path: trees.Path
@@ -38,6 +42,7 @@ class _Slot:
 
     @property
     def torch_shape(self) -> tuple[int, ...]:
+        """The shape of the torch tensor."""
         kernel = self.path[-1] == "kernel"
         return (self.shape[-1], self.shape[-2], *self.shape[:-2]) if kernel else self.shape
 
@@ -54,8 +59,20 @@ def torch_key(path: trees.Path) -> str:
 
 def abstract_variables(model: nn.Module) -> dict[str, Any]:
     """Returns the shapes and types of a network's variables without computing anything."""
-    with as_on_accelerators():  # The same shapes, traced in half the time.
-        return jax.eval_shape(model.init, jax.eval_shape(jax.random.key, 0), _abstract_image(model))
+
+    def init(key: jax.Array, image: jax.Array) -> dict[str, Any]:
+        # A function of its own: jax remembers a trace by its function, and this one draws nothing.
+        return model.init(key, image)
+
+    with as_shapes():
+        return jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), _abstract_image(model))
+
+
+@functools.lru_cache(maxsize=16)
+def slots_of(model: nn.Module) -> tuple[Slot, ...]:
+    """Returns a slot for each variable of a network; it is traced once for all its equals."""
+    flat = trees.flatten(abstract_variables(model))
+    return tuple(Slot(path, torch_key(path), tuple(leaf.shape)) for path, leaf in flat.items())
 
 
 def _abstract_image(model: nn.Module) -> jax.ShapeDtypeStruct:
@@ -90,8 +107,8 @@ def from_state_dict(
       >>> model = create_model("resnet18", num_classes=10)                   # doctest: +SKIP
       >>> variables = from_state_dict(model, torch_model.state_dict())       # doctest: +SKIP
     """
-    slots = _slots(abstract_variables(model))
-    head = _head_keys(model, slots) if except_head else frozenset()
+    slots = slots_of(model)
+    head = head_keys(model) if except_head else frozenset()
     absent = _absent_heads(model, slots)
     lacking = [name for name in may_lack if not any(trees.is_under(k, name) for k in state_dict)]
     wanted = [s for s in slots if s.key not in head and not _is_under_any(s.key, lacking)]
@@ -103,7 +120,10 @@ def from_state_dict(
     _check(wanted, given)
     flat = {slot.path: _to_flax(slot, given[slot.key]) for slot in wanted}
     fresh = _fresh(model, [slot.path for slot in slots if slot.path not in flat])
-    return jax.block_until_ready(jax.device_put(trees.unflatten(flat | fresh)))
+    with ThreadPoolExecutor(_THREADS) as pool:  # Moving the axes takes most of the time.
+        arrays = pool.map(jax.device_put, flat.values())
+    given = dict(zip(flat, arrays, strict=True))
+    return jax.block_until_ready(trees.unflatten(given | fresh))
 
 
 def to_state_dict(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -132,19 +152,14 @@ def head_keys(model: nn.Module) -> frozenset[str]:
     Of a network without top layers (`global_pool=""`) it is all the keys of the whole top. The
     answer does not depend on the network's own `num_classes`.
     """
-    return _head_keys(model, _slots(abstract_variables(model)))
-
-
-def _head_keys(model: nn.Module, slots: list[_Slot]) -> frozenset[str]:
-    """Returns `head_keys` of a network whose variables are known."""
-    own = frozenset(slot.key for slot in slots)
+    own = _keys(model)
     if model.num_classes:
         return own - _keys(model.clone(num_classes=0))
     whole = _keys(model.clone(num_classes=1, global_pool="avg"))
     return whole - own
 
 
-def _absent_heads(model: nn.Module, slots: list[_Slot]) -> list[str]:
+def _absent_heads(model: nn.Module, slots: Sequence[Slot]) -> list[str]:
     """Returns the auxiliary heads that published weights may hold and this network lacks."""
     return [name for name in model.auxiliary if not any(trees.is_under(s.key, name) for s in slots)]
 
@@ -170,17 +185,10 @@ def _is_under_any(key: str, names: Sequence[str]) -> bool:
 
 
 def _keys(model: nn.Module) -> frozenset[str]:
-    return frozenset(slot.key for slot in _slots(abstract_variables(model)))
+    return frozenset(slot.key for slot in slots_of(model))
 
 
-def _slots(abstract: Mapping[str, Any]) -> list[_Slot]:
-    return [
-        _Slot(path, torch_key(path), tuple(leaf.shape))
-        for path, leaf in trees.flatten(abstract).items()
-    ]
-
-
-def _check(wanted: list[_Slot], given: Mapping[str, Any]) -> None:
+def _check(wanted: Sequence[Slot], given: Mapping[str, Any]) -> None:
     keys = {slot.key for slot in wanted}
     missing = [slot.key for slot in wanted if slot.key not in given]
     unused = [key for key in given if key not in keys]
@@ -205,7 +213,7 @@ def _listing(items: list[str], most: int = 12) -> str:
     return ", ".join(items[:most]) + rest
 
 
-def _to_flax(slot: _Slot, value: Any) -> np.ndarray:
+def _to_flax(slot: Slot, value: Any) -> np.ndarray:
     """Returns a value in float32 and our layout, in a form that jax copies."""
     array = _on_host(value)
     if slot.path[-1] == "kernel":

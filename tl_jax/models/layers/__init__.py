@@ -33,7 +33,6 @@ from tl_jax.models.layers.conv import (
     Padding,
     ScaledStdConv,
     StdConv,
-    as_on_accelerators,
     convolve,
 )
 from tl_jax.models.layers.dense import Dense
@@ -61,6 +60,7 @@ from tl_jax.models.layers.pool import (
     adaptive_average,
     global_average,
 )
+from tl_jax.models.layers.tracing import as_on_accelerators, as_shapes
 from tl_jax.models.layers.types import Act, Dtype, Initializer, at_least_float32, make_divisible
 
 __all__ = [
@@ -97,6 +97,7 @@ __all__ = [
     "adaptive_average",
     "around_calls",
     "as_on_accelerators",
+    "as_shapes",
     "at_least_float32",
     "convolve",
     "evaluating",

@@ -1,10 +1,8 @@
 """Convolutions: torch's padding, weight standardisation, and what is fast on which platform."""
 
-import contextlib
-import contextvars
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
@@ -12,10 +10,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from tl_jax.models.layers import tracing
 from tl_jax.models.layers.initializers import kaiming_fan_out
 from tl_jax.models.layers.types import Dtype, Initializer, at_least_float32
-
-_cpu_forms = contextvars.ContextVar("cpu_forms", default=True)
 
 Size = tuple[int, int]
 Padding = int | Size | Literal["symmetric", "same"]
@@ -59,7 +56,8 @@ class Conv(nn.Module):
             )
         size = _pair(self.kernel_size)
         shape = (*size, x.shape[-1] // self.groups, self.features)
-        kernel = self.standardise(self.param("kernel", self.kernel_init, shape, jnp.float32))
+        init = self.kernel_init if tracing.has_values() else nn.initializers.zeros
+        kernel = self.standardise(self.param("kernel", init, shape, jnp.float32))
         pads = _explicit_pads(self.padding, size, self.stride, x.shape[1:3])
         y = _convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, pads)
         if self.use_bias:
@@ -152,7 +150,7 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.A
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
 
-    if not _cpu_forms.get():
+    if not tracing.has_cpu_forms():
         return general(x, kernel)
     if groups > 1:
         product = _depthwise if kernel.shape[2:] == (1, groups) else _grouped
@@ -162,19 +160,6 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.A
     else:
         return general(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=on_cpu, default=general)
-
-
-@contextlib.contextmanager
-def as_on_accelerators() -> Iterator[None]:
-    """Within it, what is traced convolves as on an accelerator, on a CPU too.
-
-    XLA compiles that form faster. A function that is jitted and traced already keeps its form.
-    """
-    token = _cpu_forms.set(False)
-    try:
-        yield
-    finally:
-        _cpu_forms.reset(token)
 
 
 def _pointwise(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:

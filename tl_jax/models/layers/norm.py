@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from tl_jax.models.layers import tracing
 from tl_jax.models.layers.types import Act, Dtype, Initializer, at_least_float32
 
 # The collection in which a layer with running statistics leaves each batch's mean, biased variance
@@ -56,6 +57,8 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        if not tracing.has_values():
+            return x.astype(self.dtype)
         mean, var = running_mean.value, running_var.value
         x = at_least_float32(x)
         if train and not self.is_initializing():
