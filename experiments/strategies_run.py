@@ -101,7 +101,7 @@ class Bench:
         """Runs one in a process of its own; returns a line about it."""
         folder, core = self._workdir / run.name, cores.get()
         shutil.rmtree(folder, ignore_errors=True)
-        task, measured = folder.with_suffix(".task"), folder.with_suffix(".row")
+        task, measured = (self._workdir / f"{run.name}.{what}" for what in ("task", "row"))
         task.write_text(configuration.to_json(run.config))
         options = {"--row": measured, "--workdir": folder, "--cache": self._workdir / "compiled"}
         command = [sys.executable, "-m", "experiments.strategies_run", str(task)]
@@ -127,7 +127,7 @@ class Bench:
     def _keep(self, run: Run, row: dict[str, Any]) -> None:
         """Writes a row whole or not at all."""
         path = self._rows / f"{run.name}.json"
-        part = path.with_suffix(".part")
+        part = path.with_name(f"{path.name}.part")
         part.write_text(json.dumps(row, indent=2) + "\n")
         part.replace(path)
 
@@ -160,7 +160,7 @@ def main() -> None:
         os.sched_setaffinity(0, {arguments.core})
     import jax
 
-    # Seeds and rates are constants of the step, so what is shared is mostly evaluation.
+    # Rates are constants of the step, so what runs of different rates share is evaluation.
     jax.config.update("jax_compilation_cache_dir", str(arguments.cache.absolute()))
     config = configuration.from_json(arguments.config.read_text())
     row = measured_run(config, arguments.workdir, step_memory=arguments.step_memory)

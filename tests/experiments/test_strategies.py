@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import math
+import subprocess
 import tarfile
 from types import SimpleNamespace
 
@@ -179,6 +180,23 @@ def test_rows_are_kept_and_stale_ones_are_not(tmp_path, monkeypatch):
     changed = dataclasses.replace(runs[0], config=Config(data=DataConfig(batch_size=8)))
     bench.rows([changed])
     assert asked == [0, 1, 2, 2, 0]
+
+
+def test_runs_side_by_side_share_no_file(tmp_path, monkeypatch):
+    """The dot of a rate is no suffix: these two differ behind it."""
+    commands = []
+
+    def run(command, **how):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(strategies_run.subprocess, "run", run)
+    bench = strategies_run.Bench(tmp_path / "rows", tmp_path / "work", 1)
+    runs = [strategies_run.Run("elpv", "full", rate, 0, Config()) for rate in (1e-3, 3e-4)]
+    assert bench.rows(runs) == []
+    files = [{part for part in command if "elpv-full" in part} for command in commands]
+    assert [len(own) for own in files] == [3, 3]  # The task, the row and the folder.
+    assert files[0] & files[1] == set()
 
 
 def test_a_run_that_fails_is_noted_and_the_next_goes_on(tmp_path):
