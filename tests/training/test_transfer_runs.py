@@ -242,7 +242,7 @@ def test_patience_counts_in_the_last_phase_and_survives_a_stop(tiny_config, tmp_
 
 
 def test_the_reason_is_the_rules(tiny_config):
-    parts = prepare(dataclasses.replace(tiny_config))
+    parts = prepare(tiny_config)
     rule = Stopping("accuracy", target=0.9)
     parts = dataclasses.replace(parts, config=change(tiny_config, "train", target=0.9))
     history = [0.5, 0.95]

@@ -139,25 +139,30 @@ def _train(
     with journal.Journal(workdir, after_step=begun, enabled=first) as record:
         if current is None:
             _score_start(parts, record)
-        for phase in parts.phases:
-            if not phase.first_epoch <= done < min(until, phase.last_epoch):
-                continue
-            say(f"phase    {phase.name}, epochs {phase.first_epoch + 1} to {phase.last_epoch}")
-            say(phase.description)
-            if done == phase.first_epoch:
+        train_step = None
+        for epoch in range(done + 1, until + 1):
+            phase = _phase_of(parts, epoch)
+            if reason := _reason_to_stop(parts, phase, history):
+                return epoch - 1, reason
+            begins = epoch == phase.first_epoch + 1
+            if begins:
                 current = _begin(parts, phase, current)
-            train_step = compile_step(parts, phase, phase.tx)
-            for epoch in range(done + 1, min(until, phase.last_epoch) + 1):
-                if reason := _reason_to_stop(parts, phase, history):
-                    return done, reason
-                current = _epoch(parts, phase, epoch, train_step, batches, current, record)
-                evaluated = _to_evaluate(parts, phase, current)
-                held_out = _evaluate(parts, epoch, evaluated or current.variables, record)
-                kept = {name: held_out[name] for name in _CHECKPOINT_METRICS}
-                checkpoints.save(current, kept, evaluated)
-                history.append(held_out[parts.config.train.best_metric])
-                done = epoch
-    return done, None
+            if begins or train_step is None:
+                say(f"phase    {phase.name}, epochs {phase.first_epoch + 1} to {phase.last_epoch}")
+                say(phase.description)
+                train_step = compile_step(parts, phase, phase.tx)
+            current = _epoch(parts, phase, epoch, train_step, batches, current, record)
+            evaluated = _to_evaluate(parts, phase, current)
+            held_out = _evaluate(parts, epoch, evaluated or current.variables, record)
+            kept = {name: held_out[name] for name in _CHECKPOINT_METRICS}
+            checkpoints.save(current, kept, evaluated)
+            history.append(held_out[parts.config.train.best_metric])
+    return max(done, until), None
+
+
+def _phase_of(parts: Parts, epoch: int) -> Phase:
+    """Returns the phase of an epoch, counted from 1."""
+    return next(p for p in parts.phases if p.first_epoch < epoch <= p.last_epoch)
 
 
 def _resume(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState | None, int]:
@@ -166,7 +171,7 @@ def _resume(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState | None, 
     if found is None:
         return None, 0
     done = found // parts.steps_per_epoch
-    phase = next(p for p in parts.phases if p.first_epoch < done <= p.last_epoch)
+    phase = _phase_of(parts, done)
     like = jax.eval_shape(lambda v: state.create(v, phase.tx, phase.plan), parts.start.variables)
     say(f"resumed from epoch {done} of {parts.epochs}")
     return checkpoints.restore(found, abstract(like, parallel.replicated(parts.mesh))), done

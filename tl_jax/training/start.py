@@ -31,6 +31,7 @@ from tl_jax.weights import pretrained
 from tl_jax.weights.classes import class_names
 from tl_jax.weights.index import pretrained_config
 from tl_jax.weights.sources import WeightsRecord
+from tl_jax.weights.state_dict import from_state_dict, to_state_dict
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -161,7 +162,7 @@ def _pretrained(
             create_model(name, dtype=network.dtype), name, weights, keep_head=True
         )
         mapping = _mapping(config, new_names)
-        fresh, _ = pretrained.load_weights(network, name, weights, fresh_head=True)
+        fresh = from_state_dict(network, to_state_dict(source), except_head=True)
         params = classes.carry_classifier(
             source["params"], network.classifier, mapping, like=fresh["params"]
         )
