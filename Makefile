@@ -2,10 +2,13 @@
 
 PYTHON ?= python3
 ARGS ?=
+# Processes that run tests side by side; each takes some 3 GB.
+WORKERS ?= 2
 
 PY := .venv/bin/python
 RUN := .venv/.installed-run
 DEV := .venv/.installed-dev
+PARALLEL := -n $(WORKERS) --dist worksteal
 UNFINISHED := .venv/.unfinished
 
 # A stamp says that an installation came to its end. It is void where the environment's Python is
@@ -19,16 +22,16 @@ VOID := $(shell test -x $(PY) -a ! -e $(UNFINISHED) || rm -f $(RUN) $(DEV))
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*  ## ' Makefile | awk -F ':.*  ## ' '{printf "  make %-10s %s\n", $$1, $$2}'
-	@echo '  options: PYTHON=python3.12 (makes .venv), ARGS="-k name" (given to demo and pytest)'
+	@echo '  options: PYTHON=python3.12 (makes .venv), ARGS="-k name" (given to demo and pytest), WORKERS=2'
 
 demo: $(RUN)  ## fine-tune a real network on real photographs, in about ten minutes on 2 cores
 	$(PY) -m experiments.demo $(ARGS)
 
 test: $(DEV)  ## install what tests need and run them
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(PARALLEL) $(ARGS)
 
 test-full: $(DEV)  ## run the exhaustive tests too (every architecture; long)
-	$(PY) -m pytest -m "full or not full" $(ARGS)
+	$(PY) -m pytest $(PARALLEL) -m "full or not full" $(ARGS)
 
 lint: $(DEV)  ## check style and formatting
 	$(PY) -m ruff check .

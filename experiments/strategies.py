@@ -98,6 +98,11 @@ METHODS = {
     method.name: method
     for method in (
         Method("full", "full (replace)"),
+        Method(
+            "full_kept",
+            "full, BatchNorm statistics kept",
+            transfer=TransferConfig(batch_norm="affine_only"),
+        ),
         Method("load", "load", transfer=TransferConfig(classifier="load")),
         Method("fuse", "fuse", transfer=TransferConfig(classifier="fuse")),
         Method(

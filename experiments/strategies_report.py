@@ -181,7 +181,7 @@ def draw(methods: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> 
             panel.plot(seeds, [place] * len(seeds), "|", color="black", markersize=7)
         panel.set_yticks(range(len(ordered)), [cell["title"] for cell in ordered])
         panel.set_title(_SETS[name])
-        panel.set_xlabel("test accuracy: mean, 95% t-interval over seeds, each seed")
+        panel.set_xlabel("test accuracy: seeds, mean, 95% interval")
         low, high = panel.get_xlim()
         panel.set_xlim(max(low, 0.0), min(high, 1.0))  # An interval of few seeds may go beyond.
         panel.grid(axis="x", alpha=0.3)
