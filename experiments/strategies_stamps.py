@@ -5,16 +5,14 @@ licences: see the package's copyright file). They come with Debian's and Ubuntu'
 `tuxpaint-stamps-default`.
 """
 
-import contextlib
 import io
 import json
 import shutil
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from tl_jax.data import debian
 from tl_jax.data.partition import partition
 
 INSTALLED = Path("/usr/share/tuxpaint/stamps")
@@ -132,26 +130,10 @@ def _pictures(source: Path) -> dict[str, bytes]:
         paths = sorted(path for path in source.rglob("*.png") if path.parent != source)
         return {path.relative_to(source).as_posix(): path.read_bytes() for path in paths}
     found = {}
-    with _data_archive(source) as archive:
+    with debian.data_archive(source) as archive:
         for member in archive:
             parts = PurePosixPath(member.name).parts
             if member.isfile() and member.name.endswith(".png") and "stamps" in parts[:-2]:
                 name = "/".join(parts[parts.index("stamps") + 1 :])
                 found[name] = archive.extractfile(member).read()
     return found
-
-
-@contextlib.contextmanager
-def _data_archive(package: Path) -> Iterator[tarfile.TarFile]:
-    """Opens the files of a Debian package: the member `data.tar.*` of an `ar` archive."""
-    with package.open("rb") as file:
-        if file.read(8) != b"!<arch>\n":
-            raise ValueError(f"{package} is neither a folder nor a Debian package: {_HOW}")
-        while len(header := file.read(60)) == 60:
-            size = int(header[48:58])
-            if header.startswith(b"data.tar"):
-                with tarfile.open(fileobj=file, mode="r|*") as archive:
-                    yield archive
-                return
-            file.seek(size + size % 2, 1)  # Members begin at even places.
-    raise ValueError(f"{package} has no data.tar: it is no whole Debian package; fetch it again")

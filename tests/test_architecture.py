@@ -40,6 +40,7 @@ FLOORS = {
     "tl_jax/training/parts.py": 5,
     "tl_jax/training/phases.py": 5,
     "tl_jax/training/find_rate.py": 5,
+    "tl_jax/training/show_augmented.py": 5,
     "tl_jax/training/start.py": 5,
     "tl_jax/evaluation/": 6,
     "tl_jax/cli.py": 7,
@@ -68,10 +69,13 @@ SLIM_MODULES = [
 NOT_ON_A_SLIM_MACHINE = {
     "PIL",
     "array_record",
+    "dm_pix",
     "grain",
     "huggingface_hub",
     "matplotlib",
+    "pyarrow",
     "safetensors",
+    "simplejpeg",
     "tensorboardX",
     "tensorflow_datasets",
     "tqdm",
@@ -81,6 +85,8 @@ NOT_ON_A_SLIM_MACHINE = {
 # Modules whose distribution has another name.
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "absl": "absl-py",
+    "dm_pix": "dm-pix",
     "array_record": "array-record",
     "huggingface_hub": "huggingface-hub",
     "ml_dtypes": "ml-dtypes",

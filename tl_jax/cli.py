@@ -5,7 +5,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -18,13 +18,15 @@ from tl_jax.evaluation import predict as prediction
 from tl_jax.evaluation import probe as probing
 from tl_jax.models import registry
 from tl_jax.models.catalogue import Entry, catalogue
-from tl_jax.training import find_rate, loop
+from tl_jax.training import find_rate, loop, show_augmented
 from tl_jax.training.checkpoint import CheckpointError
 
 _USAGE = """usage: python -m tl_jax COMMAND [ARGUMENTS]
 
   train CONFIG.py [--SECTION.FIELD VALUE ...] [--workdir DIR]   fine-tune as configured
   lr-find CONFIG.py [--SECTION.FIELD VALUE ...] [--png FILE]    find a learning rate for it
+  augment-grid CONFIG.py [--SECTION.FIELD VALUE ...]            draw what training sees
+  prepare SOURCE OUT [--max-side PIXELS]                        check a set, and pack it
   evaluate RUN [--split SPLIT]                                  measure a run
   probe RUN_OR_MODEL SOURCE [--method METHOD]                   classify frozen features
   predict RUN_OR_MODEL IMAGE...                                 name what is in images
@@ -123,6 +125,84 @@ def _lr_find(arguments: list[str]) -> int:
         found = "none: the loss never falls" if rate is None else f"{rate:.1e}"
         print(f"{name:<13} {found}  (rate of {group})")
     print(f"{parsed.png} shows the curve")
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _AugmentGrid:
+    """Draws training images, and beside each what the training step may get of it.
+
+    The first argument is the configuration file; every field of it can be changed here.
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    png: Path = Path("augmented.png")
+    """Picture to be written."""
+    images: int = 6
+    """Rows: images of the training split, in the order of training."""
+    versions: int = 8
+    """Columns: draws of the augmentation."""
+
+
+def _augment_grid(arguments: list[str]) -> int:
+    path, rest = _first_positional(arguments)
+    default = Config() if path is None else read_config(Path(path))
+    parsed = _parse(_AugmentGrid, "augment-grid CONFIG.py", rest, default=_AugmentGrid(default))
+    if path is None:
+        print("error: augment-grid needs a configuration, such as configs/demo.py", file=sys.stderr)
+        return 2
+    show_augmented.show_augmented(
+        parsed.config, parsed.png, images=parsed.images, versions=parsed.versions
+    )
+    print(f"{parsed.png} shows {parsed.images} images, each with {parsed.versions} draws")
+    return 0
+
+
+def _prepare(arguments: list[str]) -> int:
+    # Imported here: these bring TFDS's writer and matplotlib, which no other command needs.
+    from tl_jax.data import prepare as preparing
+    from tl_jax.data import set_report
+
+    def prepare(
+        source: Positional[str],
+        out: Positional[Path],
+        splits: tuple[str, ...] = (),
+        max_side: int | None = None,
+        encoding: Literal["as-is", "jpeg", "png"] = "as-is",
+        seed: int = 0,
+        validation_fraction: float = 0.2,
+        labels: tuple[str, ...] = (),
+        image_column: str | None = None,
+        data_dir: str | None = None,
+        workers: int | None = None,
+    ) -> None:
+        """Decodes every image once, names those that cannot be, and packs the others for training.
+
+        Args:
+          source: Data, such as "folder:PATH" or "manifest:FILE".
+          out: Folder to be made: records, report.md, contact_sheet.png, quarantine.jsonl.
+          splits: Splits to prepare; the default is all.
+          max_side: Larger images are made smaller, to this many pixels on the longer side.
+          encoding: Keep the files' own bytes, or encode all as JPEG or PNG.
+          seed: Chooses what is held out of a set without splits, and the contact sheet's images.
+          validation_fraction: Part of each class that is held out of a set without splits.
+          labels: Columns of a manifest that hold the labels, the main one first.
+          image_column: Column of a manifest that holds the images.
+          data_dir: Folder of prepared sets, for a source that is one.
+          workers: Threads that decode; the default is one for each core.
+        """
+        found = preparing.prepare(
+            source, out, splits=splits or None, max_side=max_side, encoding=encoding, seed=seed,
+            validation_fraction=validation_fraction, labels=labels, image_column=image_column,
+            data_dir=data_dir, workers=workers,
+        )  # fmt: skip
+        print(set_report.summary(found.report))
+        print(
+            f"open it as prepared:{found.folder}; report.md, contact_sheet.png and "
+            "quarantine.jsonl lie in it"
+        )
+
+    _parse(prepare, "prepare", arguments)
     return 0
 
 
@@ -349,6 +429,8 @@ def _parse(target: Callable[..., Any], name: str, arguments: list[str], **defaul
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "lr-find": _lr_find,
+    "augment-grid": _augment_grid,
+    "prepare": _prepare,
     "evaluate": _evaluate,
     "probe": _probe,
     "predict": _predict,

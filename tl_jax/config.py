@@ -40,25 +40,49 @@ class DataConfig:
     """The images, and how they are read."""
 
     source: str = "elpv"
-    """"elpv", "folder:PATH" or "tfds:NAME[/CONFIG][:VERSION]"."""
+    """"elpv", "folder:PATH", "manifest:FILE" (.csv, .jsonl or .parquet), "npz:FILE",
+    "fashion_mnist[:FOLDER_OR_DEB]", "digits", "tfds:NAME[/CONFIG][:VERSION]" or "prepared:FOLDER"
+    (what `python -m tl_jax prepare` wrote)."""
     data_dir: str | None = None
     """Where prepared sets lie; the default is tfds's own for "tfds:", a cache for "elpv"."""
+    labels: tuple[str, ...] = ()
+    """Columns of a manifest, or features of a TFDS set, that hold the labels, the main one first;
+    empty: "label", or all classes."""
+    image_column: str | None = None
+    """Column of a manifest that holds the images; None: found by its name."""
     train_split: str = "train"
-    """Split to train on; tfds's slices ("train[:90%]") work for "tfds:" and "elpv"."""
+    """Split to train on; TFDS's slices ("train[:90%]") work for every source."""
     eval_split: str = "validation"
     """Split to evaluate on after each epoch; the best checkpoint is chosen on it."""
     test_split: str | None = None
     """Split to report on once, at the end, with the best checkpoint."""
     validation_fraction: float = 0.2
     """Part of a "folder:" without split folders that is held out, class by class."""
+    carve: float | None = None
+    """Part of the training split that is held out, class by class, as the split "validation", for
+    a set that has none; None: nothing."""
+    shots: int | None = None
+    """Training examples of each class, drawn by the run's seed; None: all."""
+    sampling: Literal["uniform", "balanced", "square_root"] = "uniform"
+    """How often an example is drawn: "uniform": once an epoch; "balanced": every class equally
+    often; "square_root": every class in proportion to the square root of its size."""
     batch_size: int = 32
     """Global batch size: images of one step over all devices and processes."""
     image_size: int | None = None
     """Side of the square image that the network sees; the default is the weights' own."""
-    cache: Literal["memory", "none"] = "memory"
-    """"memory" keeps decoded images (side x side x 3 bytes each); "none" decodes every time."""
+    cache: Literal["device", "memory", "none"] = "memory"
+    """"memory" keeps decoded images (side x side x 3 bytes each), "device" keeps them on the
+    accelerator; "none" decodes every time."""
     workers: int = 2
-    """Threads that decode images."""
+    """Threads or processes that decode images; 0: the main thread does."""
+    worker_type: Literal["thread", "process"] = "thread"
+    """"process" where Python itself holds up the reading."""
+    fast_jpeg: bool = True
+    """Decode large JPEG files of the training split at a half, a quarter or an eighth of their
+    size, where that is at least the size of the canvas."""
+    stretch_on: Literal["host", "device"] = "host"
+    """Where training images are stretched to the canvas. "device" leaves the host decoding alone;
+    for an accelerator, with `cache` "none"."""
     on_corrupt: Literal["raise", "skip"] = "raise"
     """What to do with images that cannot be decoded: stop and name them, or go on without."""
 
@@ -75,9 +99,59 @@ class AugmentConfig:
     """Flip left and right with probability 1/2."""
     vertical_flip: bool = False
     """Flip top and bottom with probability 1/2."""
+    rotation: float = 0.0
+    """Largest angle of a random rotation to either side, in degrees."""
+    shear: float = 0.0
+    """Largest angle of a random shear to either side, in degrees."""
+    zoom: tuple[float, float] = (1.0, 1.0)
+    """Range of the extent that is seen, for height and width on their own, as in Keras: 0.8
+    enlarges, 1.2 shows the whole with a border."""
+    shift: float = 0.0
+    """Largest random shift in each direction, as a share of height or width."""
+    fill: Literal["constant", "nearest", "reflect", "wrap"] = "constant"
+    """What is outside the image after a move: the mean colour, the edge, or the image again."""
+    policy: Literal["none", "randaugment", "trivialaugment", "augmix"] = "none"
+    """RandAugment (arXiv:1909.13719), TrivialAugment (2103.10158) or AugMix (1912.02781)."""
+    policy_operations: int = 2
+    """Operations of RandAugment on each image."""
+    policy_magnitude: int = 9
+    """RandAugment's magnitude, 0 to 30 as in torchvision (timm's 9 is about 27)."""
+    policy_severity: int = 3
+    """AugMix's severity, 1 to 10."""
+    brightness: float = 0.0
+    """Colour jitter by a factor between 1 - this and 1 + this; so `contrast`, `saturation`."""
+    contrast: float = 0.0
+    """See `brightness`."""
+    saturation: float = 0.0
+    """See `brightness`."""
+    hue: float = 0.0
+    """Colour jitter that turns the hue by up to this share of the circle, at most 1/2."""
+    grayscale: float = 0.0
+    """Probability that the colours are taken away."""
+    blur: float = 0.0
+    """Probability of a Gaussian blur."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Range of the blur's deviation, in pixels that the network sees."""
+    erase: float = 0.0
+    """Probability that a rectangle is erased (arXiv:1708.04896)."""
+    erase_area: tuple[float, float] = (0.02, 1 / 3)
+    """Range of the rectangle's share of the image's area."""
+    erase_ratio: tuple[float, float] = (0.3, 1 / 0.3)
+    """Range of the rectangle's height over its width."""
+    erase_fill: Literal["const", "rand", "pixel"] = "const"
+    """What takes its place: the mean colour, a random colour, or noise."""
     mixup: float = 0.0
     """Parameter of mixup's Beta distribution: each batch is mixed with itself in another order,
     images and labels (arXiv:1710.09412); 0: not at all."""
+    cutmix: float = 0.0
+    """The same for CutMix (arXiv:1905.04899), which pastes a box in place of adding."""
+    mix_switch: float = 0.5
+    """How often a batch is given to CutMix where both are on."""
+    mix_probability: float = 1.0
+    """How often a batch is mixed at all."""
+
+    def __post_init__(self) -> None:
+        _refuse({f"augment.{rule}": holds for rule, holds in _augment_rules(self).items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,18 +370,19 @@ def differences(one: Config, other: Config) -> list[str]:
 def _check(config: Config) -> None:
     rules = {
         "data.batch_size must be at least 1": config.data.batch_size >= 1,
-        "data.workers must be at least 1": config.data.workers >= 1,
+        "data.workers must not be negative": config.data.workers >= 0,
+        "data.shots must be at least 1": config.data.shots is None or config.data.shots >= 1,
+        "data.stretch_on 'device' is for data.cache 'none'": (
+            config.data.stretch_on == "host" or config.data.cache == "none"
+        ),
+        "data.carve must lie between 0 and 1": (
+            config.data.carve is None or 0 < config.data.carve < 1
+        ),
         "data.validation_fraction must lie between 0 and 1": (
             0 < config.data.validation_fraction < 1
         ),
         "data.image_size must be at least 8": (
             config.data.image_size is None or config.data.image_size >= 8
-        ),
-        "augment.scale must be 0 < low <= high <= 1": (
-            0 < config.augment.scale[0] <= config.augment.scale[1] <= 1
-        ),
-        "augment.ratio must be 0 < low <= high": (
-            0 < config.augment.ratio[0] <= config.augment.ratio[1]
         ),
         "model.head_dropout must be in [0, 1)": 0 <= config.model.head_dropout < 1,
         "model.drop_path must be in [0, 1)": 0 <= config.model.drop_path < 1,
@@ -327,14 +402,57 @@ def _check(config: Config) -> None:
         ),
         "train.patience must be at least 1": (config.train.patience or 1) >= 1,
         "train.ema must be in [0, 1)": 0 <= config.train.ema < 1,
-        "augment.mixup must be at least 0": config.augment.mixup >= 0,
         "train.keep and train.log_every must be at least 1": (
             min(config.train.keep, config.train.log_every) >= 1
         ),
     }
-    broken = [rule for rule, holds in (rules | _transfer_rules(config)).items() if not holds]
+    _refuse(rules | _transfer_rules(config))
+
+
+def _refuse(rules: Mapping[str, bool]) -> None:
+    """Raises a ValueError that lists the rules that do not hold."""
+    broken = [rule for rule, holds in rules.items() if not holds]
     if broken:
         raise ValueError("; ".join(broken))
+
+
+def _augment_rules(options: AugmentConfig) -> dict[str, bool]:
+    """Returns what must hold of the fields, and whether it does."""
+    jitters = (options.brightness, options.contrast, options.saturation)
+    probabilities = (options.grayscale, options.blur, options.erase)
+    return {
+        "scale must be 0 < low <= high <= 1": 0 < options.scale[0] <= options.scale[1] <= 1,
+        "ratio must be 0 < low <= high": 0 < options.ratio[0] <= options.ratio[1],
+        "rotation must be in [0, 180], in degrees": 0 <= options.rotation <= 180,
+        "shear must be in [0, 90), in degrees": 0 <= options.shear < 90,
+        "zoom must be 0 < low <= high": 0 < options.zoom[0] <= options.zoom[1],
+        "shift must be in [0, 1]": 0 <= options.shift <= 1,
+        "fill must be constant, nearest, reflect or wrap": (
+            options.fill in ("constant", "nearest", "reflect", "wrap")
+        ),
+        "policy must be none, randaugment, trivialaugment or augmix": (
+            options.policy in ("none", "randaugment", "trivialaugment", "augmix")
+        ),
+        "policy_operations must be at least 1": options.policy_operations >= 1,
+        "policy_magnitude must be in [0, 30]": 0 <= options.policy_magnitude < 31,
+        "policy_severity must be in [1, 10]": 1 <= options.policy_severity <= 10,
+        "brightness, contrast and saturation must be at least 0": min(jitters) >= 0,
+        "hue must be in [0, 0.5]": 0 <= options.hue <= 0.5,
+        "grayscale, blur and erase are probabilities": (
+            0 <= min(probabilities) <= max(probabilities) <= 1
+        ),
+        "blur_sigma must be 0 < low <= high": 0 < options.blur_sigma[0] <= options.blur_sigma[1],
+        "erase_area must be 0 < low <= high <= 1": (
+            0 < options.erase_area[0] <= options.erase_area[1] <= 1
+        ),
+        "erase_ratio must be 0 < low <= high": 0 < options.erase_ratio[0] <= options.erase_ratio[1],
+        "erase_fill must be const, rand or pixel": options.erase_fill in ("const", "rand", "pixel"),
+        "mixup and cutmix must be at least 0": min(options.mixup, options.cutmix) >= 0,
+        "mix_switch and mix_probability are probabilities": (
+            min(options.mix_switch, options.mix_probability) >= 0
+            and max(options.mix_switch, options.mix_probability) <= 1
+        ),
+    }
 
 
 def _transfer_rules(config: Config) -> dict[str, bool]:

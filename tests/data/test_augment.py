@@ -1,5 +1,6 @@
-"""Augmentation on the device: boxes by their definition, resampling as Pillow does it."""
+"""Augmentation as a whole: its order, its keys, and what each option adds to it."""
 
+import dataclasses
 import functools
 import subprocess
 import sys
@@ -8,30 +9,49 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from PIL import Image
 
-from tl_jax.data.augment import augment, crop_and_resize, mixup, normalize, random_box
+from tl_jax.config import AugmentConfig
+from tl_jax.data import colour
+from tl_jax.data.augment import augment, normalize
+from tl_jax.data.geometry import crop_and_resize, random_box
 
 ROOT = Path(__file__).parents[2]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PLAIN = {
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+PLAIN = AugmentConfig(scale=(1.0, 1.0), ratio=(1.0, 1.0), horizontal_flip=False)
+GIVEN = {
     "size": (32, 32),
-    "scale": (1.0, 1.0),
-    "ratio": (1.0, 1.0),
-    "horizontal_flip": False,
-    "vertical_flip": False,
     "mean": (0.0, 0.0, 0.0),
     "std": (1.0, 1.0, 1.0),
     "interpolation": "bicubic",
 }
-SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+EVERYTHING = {
+    "scale": SCALE,
+    "ratio": RATIO,
+    "horizontal_flip": True,
+    "rotation": 15.0,
+    "zoom": (0.8, 1.2),
+    "policy": "randaugment",
+    "brightness": 0.4,
+    "hue": 0.1,
+    "grayscale": 0.2,
+    "blur": 0.5,
+    "erase": 0.5,
+}
+
+
+def whole(changes: dict) -> functools.partial:
+    """Returns `augment` with some of its values or options changed."""
+    options = {name: value for name, value in changes.items() if name not in GIVEN}
+    given = GIVEN | {name: value for name, value in changes.items() if name in GIVEN}
+    return functools.partial(augment, options=dataclasses.replace(PLAIN, **options), **given)
 
 
 @functools.cache
 def compiled(**changes):
-    return jax.jit(functools.partial(augment, **(PLAIN | changes)))
+    return jax.jit(whole(changes))
 
 
 def run(images, sizes, *, seed=0, **changes):
@@ -55,16 +75,6 @@ def smooth(height: int, width: int) -> np.ndarray:
     return np.round(127.5 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
-@functools.partial(jax.jit, static_argnames=("scale", "ratio"))
-def draw(keys, size, *, scale, ratio):
-    return jax.vmap(lambda key: random_box(key, size, scale=scale, ratio=ratio))(keys)
-
-
-def boxes(height: int, width: int, *, scale=SCALE, ratio=RATIO) -> np.ndarray:
-    keys = jax.random.split(jax.random.key(1), 20_000)
-    return np.asarray(draw(keys, jnp.asarray([height, width]), scale=scale, ratio=ratio))
-
-
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_without_crop_and_flip_images_are_only_normalised(interpolation):
     images = noise(4, 32, 32, 3)
@@ -78,88 +88,6 @@ def test_normalize_is_what_it_says():
     out = normalize(images, MEAN, STD)
     assert out.dtype == jnp.float32
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize(("height", "width"), [(300, 300), (480, 640), (640, 200), (37, 23)])
-def test_boxes_are_whole_and_lie_inside_the_image(height, width):
-    drawn = boxes(height, width)
-    np.testing.assert_array_equal(drawn, np.round(drawn))
-    assert drawn.min() >= 0
-    assert drawn[:, 2:].min() >= 1
-    assert (drawn[:, 0] + drawn[:, 2]).max() <= height
-    assert (drawn[:, 1] + drawn[:, 3]).max() <= width
-
-
-def test_boxes_are_distributed_as_torchvisions():
-    # The first try that fits is taken, so the distribution is a conditional one: the reference
-    # is drawn by rejection in NumPy from the definition.
-    rng = np.random.default_rng(0)
-    area = rng.uniform(*SCALE, 200_000) * 480 * 640
-    aspect = np.exp(rng.uniform(*np.log(RATIO), area.size))
-    size = np.round(np.sqrt(np.stack([area / aspect, area * aspect], axis=1)))
-    size = size[(size <= (480, 640)).all(axis=1)]
-    place = np.floor(rng.uniform(size=size.shape) * ((480, 640) - size + 1))
-    drawn = boxes(480, 640)
-    for ours, theirs in [
-        (drawn[:, 2] * drawn[:, 3], size.prod(axis=1)),
-        (np.log(drawn[:, 3] / drawn[:, 2]), np.log(size[:, 1] / size[:, 0])),
-        (drawn[:, 0], place[:, 0]),
-        (drawn[:, 1], place[:, 1]),
-    ]:
-        quantiles = np.linspace(0.02, 0.98, 25)
-        spread = theirs.std()
-        difference = np.quantile(ours, quantiles) - np.quantile(theirs, quantiles)
-        assert np.abs(difference).max() < 0.06 * spread
-
-
-def test_the_aspect_ratio_is_width_over_height():
-    drawn = boxes(300, 300, scale=(0.1, 0.2), ratio=(2.0, 3.0))
-    aspects = drawn[:, 3] / drawn[:, 2]
-    assert 1.9 < aspects.min() < 2.1
-    assert 2.9 < aspects.max() < 3.1
-
-
-def test_every_place_is_as_likely():
-    drawn = boxes(4, 6, scale=(1 / 6, 1 / 6), ratio=(1.0, 1.0))
-    np.testing.assert_array_equal(drawn[:, 2:], np.full((len(drawn), 2), 2))
-    places, counts = np.unique(drawn[:, :2], axis=0, return_counts=True)
-    assert places.tolist() == [[top, left] for top in range(3) for left in range(5)]
-    assert np.abs(counts / len(drawn) - 1 / 15).max() < 0.01
-
-
-@pytest.mark.parametrize("shape", [(100, 1000), (1000, 100), (101, 999)])
-def test_where_no_box_fits_the_middle_is_taken(shape):
-    # Nine tenths of the area at least, nearly square: higher or wider than the image is.
-    drawn = boxes(*shape, scale=(0.9, 1.0))
-    height, width = min(shape[0], round(shape[1] * 4 / 3)), min(shape[1], round(shape[0] * 4 / 3))
-    expected = [(shape[0] - height) // 2, (shape[1] - width) // 2, height, width]
-    np.testing.assert_array_equal(drawn, np.tile(expected, (len(drawn), 1)))
-
-
-def test_the_whole_of_an_oblong_image_can_be_drawn():
-    drawn = boxes(300, 400, scale=(1.0, 1.0), ratio=(4 / 3, 4 / 3))
-    np.testing.assert_array_equal(drawn, np.tile([0, 0, 300, 400], (len(drawn), 1)))
-
-
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-@pytest.mark.parametrize(
-    "box", [(0, 0, 256, 256), (10, 20, 200, 90), (100, 30, 40, 50), (206, 176, 50, 80)]
-)
-def test_crops_are_resized_as_pillow_does(interpolation, box):
-    image = smooth(256, 256)
-    top, left, height, width = box
-    how = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-    theirs = Image.fromarray(image).resize(
-        (64, 48), how[interpolation], box=(left, top, left + width, top + height)
-    )
-    ours = crop_and_resize(
-        jnp.asarray(image),
-        jnp.asarray([top, left], jnp.float32),
-        jnp.asarray([height, width], jnp.float32),
-        size=(48, 64),
-        interpolation=interpolation,
-    )
-    assert np.abs(np.asarray(ours) - np.asarray(theirs, np.float32)).max() < 1.5
 
 
 def test_results_stay_within_the_range_of_pixels():
@@ -226,7 +154,7 @@ def test_an_unknown_interpolation_is_refused():
         run(noise(1, 8, 8, 3), [[8, 8]], interpolation="cubic")
 
 
-def test_the_module_needs_nothing_but_jax():
+def test_the_module_needs_no_images_and_no_files():
     code = "import sys, tl_jax.data.augment; print({'PIL', 'grain', 'tensorflow_datasets'} & set("
     code += "sys.modules))"
     result = subprocess.run(
@@ -235,84 +163,136 @@ def test_the_module_needs_nothing_but_jax():
     assert result.stdout.strip() == "set()"
 
 
-# ---- mixup
+# ---- keys and the options
 
 
-def mixed(alpha: float, *, seed: int = 0, count: int = 6):
-    """Returns images and targets mixed, and the share of lambda that every example shows."""
+def pictures(count: int, side: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """Returns different pictures, of different original sizes."""
     rng = np.random.default_rng(1)
-    images = rng.normal(size=(count, 4, 5, 3)).astype(np.float32)
-    targets = np.eye(count, dtype=np.float32)
-    run = jax.jit(functools.partial(mixup, alpha=alpha))
-    found = [np.asarray(x) for x in run(jax.random.key(seed), images, targets)]
-    return images, targets, found, found[1][0, 0]
+    return noise(count, side, side, 3), rng.integers(20, 90, (count, 2)).astype(np.int32)
 
 
-def test_mixup_adds_the_batch_in_reverse_with_one_share():
-    images, targets, (found, soft), share = mixed(0.4)
-    assert 0 < share < 1
-    np.testing.assert_allclose(found, share * images + (1 - share) * images[::-1], atol=1e-6)
-    np.testing.assert_allclose(soft, share * targets + (1 - share) * targets[::-1], atol=1e-6)
+def test_crops_and_flips_keep_the_draws_they_had():
+    # Runs that were started before the other options came go on with the same bits.
+    images, sizes = pictures(3)
+    found = run(images, sizes, seed=7, scale=SCALE, ratio=RATIO, horizontal_flip=True)
+    for image, size, key, out in zip(
+        images, sizes, jax.random.split(jax.random.key(7), 3), found, strict=True
+    ):
+        crop_key, flip_key = jax.random.split(key)
+        box = random_box(crop_key, jnp.asarray(size), scale=SCALE, ratio=RATIO)
+        corner, extent = jnp.split(box * 40 / jnp.tile(size, 2), 2)
+        expected = crop_and_resize(
+            jnp.asarray(image), corner, extent, size=(32, 32), interpolation="bicubic"
+        )
+        if jax.random.bernoulli(flip_key, shape=(2,))[0]:
+            expected = expected[:, ::-1]
+        np.testing.assert_allclose(out, expected / 255, rtol=0, atol=1e-5)
 
 
-def test_mixup_is_timms():
-    from experiments.torch_peer import import_timm
-
-    import_timm()
-    import torch
-    from timm.data.mixup import mixup_target
-
-    labels = np.array([2, 0, 1, 1, 0])
-    smooth = np.eye(3, dtype=np.float32)[labels] * 0.9 + 0.1 / 3
-    images = np.zeros((5, 2, 2, 3), np.float32)
-    images[0] = 1
-    found, soft = mixup(jax.random.key(3), images, jnp.asarray(smooth), 0.4)
-    share = float(found[0, 0, 0, 0])
-    expected = mixup_target(torch.tensor(labels), 3, lam=share, smoothing=0.1)
-    np.testing.assert_allclose(soft, expected, atol=1e-6)
-    # Smoothed after it was mixed, as the loss does it, it is the same.
-    _, hard = mixup(jax.random.key(3), images, jnp.eye(3)[labels], 0.4)
-    np.testing.assert_allclose(optax.smooth_labels(hard, 0.1), expected, atol=1e-6)
+def test_what_is_off_is_not_in_the_program():
+    changes = {"fill": "wrap", "policy_operations": 5, "policy_magnitude": 3, "policy_severity": 1}
+    changes |= {"blur_sigma": (1.0, 3.0), "erase_fill": "pixel", "erase_area": (0.1, 0.2)}
+    images, sizes = pictures(2)
+    key = jax.random.key(0)
+    plain = compiled().lower(key, images, sizes).as_text()
+    assert compiled(**changes).lower(key, images, sizes).as_text() == plain
+    for option in ({"rotation": 1.0}, {"hue": 0.1}, {"blur": 0.1}, {"erase": 0.1}):
+        assert len(compiled(**option).lower(key, images, sizes).as_text()) > len(plain)
 
 
-@pytest.mark.parametrize("alpha", [0.1, 1.0, 4.0])
-def test_the_share_has_the_betas_mean_and_variance(alpha):
-    one = np.ones((1, 1, 1, 1), np.float32)
-    images, targets = np.concatenate([one, 0 * one]), np.eye(2, dtype=np.float32)
-    keys = jax.random.split(jax.random.key(0), 4000)
-    shares = jax.jit(jax.vmap(lambda key: mixup(key, images, targets, alpha)[0][0, 0, 0, 0]))(keys)
-    np.testing.assert_allclose(shares.mean(), 0.5, atol=0.03)
-    np.testing.assert_allclose(shares.var(), 1 / (4 * (2 * alpha + 1)), rtol=0.1)
+def test_the_whole_is_decided_by_each_examples_key_alone():
+    images, sizes = pictures(5)
+    first = run(images, sizes, **EVERYTHING)
+    np.testing.assert_array_equal(first, run(images, sizes, **EVERYTHING))
+    changed = images.copy()
+    changed[[0, 1, 3, 4]] = 255 - images[[4, 3, 1, 0]]
+    np.testing.assert_array_equal(first[2], run(changed, sizes[[4, 3, 2, 1, 0]], **EVERYTHING)[2])
+    others = run(images, sizes, seed=1, **EVERYTHING)
+    assert (np.abs(first - others).max(axis=(1, 2, 3)) > 0.05).all()
+    alike = run(*same(5, 40, 40), **EVERYTHING)
+    assert all(np.abs(alike[i] - alike[i + 1]).max() > 0.05 for i in range(4))
+    assert np.isfinite(first).all()
 
 
-def test_another_key_gives_another_share_and_the_same_key_the_same():
-    shares = [mixed(0.4, seed=seed)[3] for seed in (0, 1, 2, 0)]
-    assert len(set(shares)) == 3
-    assert shares[0] == shares[3]
+def test_each_step_draws_the_same_whatever_else_is_on():
+    images, sizes = pictures(4)
+    crops = {"scale": SCALE, "ratio": RATIO, "horizontal_flip": True}
+    cropped = run(images, sizes, **crops)
+    erased = run(images, sizes, **crops, erase=1.0)
+    gone = (erased == 0).all(axis=-1)
+    assert gone.any(axis=(1, 2)).all()
+    np.testing.assert_allclose(erased[~gone], cropped[~gone], rtol=0, atol=1e-6)
+    both = run(images, sizes, **crops, erase=1.0, brightness=0.4)
+    np.testing.assert_array_equal((both == 0).all(axis=-1) | gone, (both == 0).all(axis=-1))
 
 
-def test_mixup_of_alpha_zero_is_the_identity():
-    images, targets, (found, soft), _ = mixed(0.0)
-    np.testing.assert_array_equal(found, images)
-    np.testing.assert_array_equal(soft, targets)
-
-
-def test_mixup_keeps_the_types():
-    images, targets = jnp.ones((2, 3, 3, 3), jnp.bfloat16), jnp.eye(2)
-    found, soft = mixup(jax.random.key(0), images, targets, 1.0)
-    assert (found.dtype, soft.dtype) == (jnp.bfloat16, jnp.float32)
+def test_moves_come_before_colours():
+    # What is filled with the mean colour is made darker or brighter with the rest.
+    images, sizes = np.full((50, 16, 16, 3), 200, np.uint8), np.full((50, 2), 16, np.int32)
+    mean = (0.2, 0.4, 0.6)
+    given = {"mean": mean, "size": (16, 16), "shift": 1.0, "brightness": 0.5}
+    out = run(images, sizes, **given) + np.asarray(mean, np.float32)
+    for picture in out:
+        factor = picture[..., 0].max() / (200 / 255)
+        filled = np.abs(picture - factor * np.asarray(mean)).max(axis=-1) < 1e-3
+        kept = np.abs(picture - factor * 200 / 255).max(axis=-1) < 1e-3
+        if kept.any() and 0.5 < factor < 1.2:
+            assert (filled | kept).mean() > 0.85  # The rest are blends of both, at the border.
 
 
 @pytest.mark.parametrize(
-    ("targets", "alpha", "complaint"),
+    "policy", ["trivialaugment", pytest.param("augmix", marks=pytest.mark.full)]
+)
+def test_a_policy_changes_the_pictures_and_stays_within_the_range(policy):
+    images, sizes = pictures(8)
+    out = run(images, sizes, policy=policy)
+    assert 0 <= out.min() < out.max() <= 1
+    assert (np.abs(out - run(images, sizes)).max(axis=(1, 2, 3)) > 0.02).mean() > 0.5
+
+
+def test_a_network_of_one_channel_gets_luma():
+    images, sizes = pictures(2)
+    gray = run(images, sizes, mean=(0.5,), std=(0.25,), brightness=0.4)
+    rgb = run(images, sizes, brightness=0.4)
+    assert gray.shape == (2, 32, 32, 1)
+    np.testing.assert_allclose(gray, (colour.gray(rgb) - 0.5) / 0.25, rtol=0, atol=1e-4)
+
+
+def test_results_need_not_be_square():
+    images, sizes = pictures(2)
+    for policy in ("randaugment", "trivialaugment", "augmix"):
+        made = whole(EVERYTHING | {"size": (20, 28), "policy": policy})
+        out = jax.eval_shape(made, jax.random.key(0), images, sizes)
+        assert (out.shape, out.dtype) == ((2, 20, 28, 3), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    "field",
     [
-        (np.eye(4, dtype=np.float32), -0.1, "alpha=-0.1"),
-        (np.eye(4, dtype=np.float32), float("nan"), "alpha=nan"),
-        (np.eye(3, dtype=np.float32), 0.1, r"float32\[3, 3\] for 4 images"),
-        (np.arange(4), 0.1, r"int64\[4\] for 4 images"),
-        (np.eye(4, dtype=np.int32), 0.1, r"int32\[4, 4\] for 4 images"),
+        {"scale": (0.5, 1.5)},
+        {"ratio": (2.0, 1.0)},
+        {"rotation": -1.0},
+        {"shear": 90.0},
+        {"zoom": (0.0, 1.0)},
+        {"shift": 15.0},
+        {"fill": "mirror"},
+        {"policy": "autoaugment"},
+        {"policy_operations": 0},
+        {"policy_magnitude": 31},
+        {"policy_severity": 0},
+        {"contrast": -0.1},
+        {"hue": 0.6},
+        {"grayscale": 1.1},
+        {"blur": -0.1},
+        {"blur_sigma": (0.0, 1.0)},
+        {"erase_area": (0.5, 0.2)},
+        {"erase_ratio": (0.0, 1.0)},
+        {"erase_fill": "noise"},
     ],
 )
-def test_mixup_of_what_cannot_be_mixed_is_an_error(targets, alpha, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        mixup(jax.random.key(0), np.zeros((4, 2, 2, 3), np.float32), targets, alpha)
+def test_wrong_values_are_refused_and_named(field):
+    with pytest.raises(
+        ValueError, match=f"augment.*{next(iter(field))}.*(must be|are probabilities)"
+    ):
+        AugmentConfig(**field)

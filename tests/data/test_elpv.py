@@ -78,6 +78,11 @@ def test_images_are_the_packages_own_in_three_channels(elpv_dir):
     assert example["label"] in (0, 1)
 
 
+def test_labels_of_a_whole_split_come_in_its_order(elpv_dir, records):
+    labels = open_source("elpv", "train", data_dir=elpv_dir).labels()
+    assert labels.tolist() == [record["label"] for record in records["train"]]
+
+
 def test_slices_of_a_split_can_be_opened(elpv_dir):
     assert len(open_source("elpv", "train[:10%]", data_dir=elpv_dir)) == 158
 

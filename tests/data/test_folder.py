@@ -139,7 +139,7 @@ def test_held_out_files_are_disjoint_stratified_and_complete(flat, open_in):
     train, held = open_in("train"), open_in("validation")
     assert set(train.paths).isdisjoint(held.paths)
     assert sorted(train.paths + held.paths) == sorted(flat.rglob("*.png"))
-    assert Counter(held.labels) == {0: 2, 1: 4}
+    assert Counter(held.classes) == {0: 2, 1: 4}
 
 
 def test_the_seed_decides_what_is_held_out(flat, open_in):
@@ -189,7 +189,7 @@ def test_corrupt_images_are_skipped_on_request_and_listed(root, open_in):
     (root / "train/cat/1.png").write_bytes(whole[:-30])
     source = open_in("train", on_corrupt="skip")
     assert len(source) == 5
-    assert source.labels == (0, 0, 1, 1, 1)
+    assert source.labels().tolist() == [0, 0, 1, 1, 1]
     assert len(source.skipped) == 1
     assert source.skipped[0].startswith(str(root / "train/cat/1.png") + ": ")
 
@@ -220,3 +220,51 @@ def test_good_files_are_decoded_once_and_changed_ones_again(root, open_in, monke
     assert decoded[6:] == [root / "train/cat/0.png"]
     with pytest.raises(decode.CorruptImageError):
         open_in("train")
+
+
+def test_slices_are_random_parts_of_a_split_and_complete(flat, open_in):
+    whole = open_in("train")
+    parts = [open_in("train[:50%]"), open_in("train[50%:]")]
+    assert [len(part) for part in parts] == [9, 9]
+    assert sorted(parts[0].paths + parts[1].paths) == sorted(whole.paths)
+    assert parts[0].paths == tuple(path for path in whole.paths if path in parts[0].paths)
+    # Not the first half, which would be nearly all cats.
+    assert parts[0].paths != whole.paths[:9]
+    for part in parts:
+        assert part.class_names == ("cat", "dog")
+        assert [whole.class_names[i] for i in part.labels()] == [p.parent.name for p in part.paths]
+
+
+def test_slices_do_not_depend_on_the_place_of_the_folder(flat, open_in, tmp_path):
+    first = [path.relative_to(flat) for path in open_in("train[:50%]").paths]
+    (tmp_path / "other").mkdir()
+    moved = flat.rename(tmp_path / "other" / "images")
+    again = open_folder(moved, "train[:50%]", seed=0, validation_fraction=0.25, data_dir=tmp_path)
+    assert [path.relative_to(moved) for path in again.paths] == first
+
+
+def test_splits_can_be_added(root, open_in):
+    source = open_in("train+validation[:50%]")
+    assert (len(source), source.split) == (8, "train+validation[:50%]")
+    assert source[7]["path"].startswith(str(root / "val"))
+
+
+def test_a_split_may_have_any_name(root, save_image, open_in):
+    for name in ("cat", "dog"):
+        save_image(root / "неделя 1+2" / name / "0.png")
+    assert len(open_in("неделя 1+2")) == 2
+
+
+@pytest.mark.parametrize("split", ["train[:0]", "validation[:10%]"])
+def test_an_empty_slice_is_refused(root, open_in, split):
+    with pytest.raises(ValueError, match="holds no example"):
+        open_in(split)
+
+
+def test_a_folder_called_as_an_image_is_named(root, open_in, save_image):
+    save_image(root / "train/cat/x.jpg/0.png")
+    with pytest.raises(decode.CorruptImageError, match=r"train/cat/x\.jpg: "):
+        open_in("train")
+    source = open_in("train", on_corrupt="skip")
+    assert len(source) == 6
+    assert source.skipped[0].startswith(f"{root / 'train/cat/x.jpg'}: ")

@@ -1,16 +1,28 @@
 """Batches: their order by (seed, step) alone, every example once, processes that add up."""
 
+import contextlib
 import dataclasses
 import itertools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tl_jax.data import decode
+from tl_jax.data import decode, memory_cache
 from tl_jax.data.folder import open_folder
 from tl_jax.data.loader import eval_batches, train_batches
 from tl_jax.data.preprocess import Preprocess, canvas_image, eval_image
+from tl_jax.data.sampling import Uniform
+from tl_jax.data.source import Task
 
 
 @dataclasses.dataclass
@@ -35,6 +47,74 @@ class Numbered:
         rng = np.random.default_rng(index)
         shape = (6 + index % 3, 5 + index % 4, 3)
         return {"image": rng.integers(0, 256, shape, np.uint8), "label": index}
+
+
+class OddError(Exception):
+    """An error that cannot be copied to another process."""
+
+    def __init__(self, message):
+        super().__init__(message)
+        self.lock = threading.Lock()
+
+
+class Failing(Numbered):
+    """A source of which one example cannot be read."""
+
+    broken = 5
+
+    def __getitem__(self, index):
+        if index == self.broken:
+            raise OddError("the disk is on fire")
+        return super().__getitem__(index)
+
+
+class Tasked(Numbered):
+    """A source with a multi-label task and a further task, the index."""
+
+    @property
+    def tasks(self):
+        return (
+            Task("kinds", ("a", "b", "c"), multi_label=True),
+            Task("age", tuple(map(str, range(self.count)))),
+        )
+
+    def __getitem__(self, index):
+        kinds = np.array([index % 4 == 0, -1, index % 2], np.int8)
+        return {**super().__getitem__(index), "label": kinds, "age": index}
+
+
+ENDLESS = """
+from tests.data.test_loader import Numbered
+from tl_jax.data.loader import train_batches
+
+if __name__ == "__main__":
+    batches = train_batches(
+        Numbered(5), batch_size=4, canvas=8, seed=0, workers=2, worker_type="process"
+    )
+    next(batches), next(batches)  # One of each worker.
+    print("reading", flush=True)
+    for _ in batches:
+        pass
+"""
+
+
+def is_alive(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def reading_threads():
+    return [t for t in threading.enumerate() if t.name.startswith("grain-prefetch")]
+
+
+def wait_until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert condition()
 
 
 def take(source, count, **options):
@@ -104,14 +184,98 @@ def test_the_order_is_what_it_always_was():
     assert labels(take(Numbered(5), 3, seed=7)) == [[3, 4, 0, 2], [1, 1, 3, 2], [4, 0, 4, 0]]
 
 
-def test_threads_do_not_change_the_order():
-    assert_same(take(Numbered(13), 20, workers=1), take(Numbered(13), 20, workers=4))
+@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize("cache", ["none", "memory"])
+@pytest.mark.parametrize("count", [1, 3, 13])
+def test_neither_workers_nor_the_cache_change_the_batches(workers, cache, count):
+    options = {"workers": workers, "cache": cache, "start_step": 3}
+    assert_same(take(Numbered(count), 20, **options), take(Numbered(count), 20, start_step=3))
+
+
+@pytest.mark.parametrize("cache", ["none", "memory"])
+def test_worker_processes_change_nothing(cache):
+    with train_batches(
+        Numbered(13), batch_size=4, canvas=8, seed=0, workers=2, worker_type="process", cache=cache
+    ) as batches:
+        assert_same(list(itertools.islice(batches, 9)), take(Numbered(13), 9))
+    assert multiprocessing.active_children() == []
+
+
+def test_evaluation_by_worker_processes_changes_nothing():
+    options = {"workers": 2, "worker_type": "process"}
+    assert_same(evaluate(13, **options), evaluate(13, workers=0))
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("worker_type", ["thread", "process"])
+def test_an_error_of_a_worker_says_of_which_example_it_is(worker_type):
+    source = Failing(9, split="validation")
+    batches = eval_batches(
+        source, batch_size=3, preprocess=PREPROCESS, workers=1, worker_type=worker_type
+    )
+    expected = OddError if worker_type == "thread" else RuntimeError
+    with pytest.raises(expected) as caught:
+        list(batches)
+    shown = "".join(traceback.format_exception_only(caught.value))
+    assert "OddError: the disk is on fire" in shown
+    assert "while reading example 5 of split 'validation' of numbered" in shown
+
+
+def test_who_stops_early_waits_for_no_more_than_what_is_being_read():
+    source = Numbered(10**6)
+    for batch in eval_batches(source, batch_size=2, preprocess=PREPROCESS, workers=2):
+        assert batch["label"].tolist() == [0, 1]
+        break
+    with train_batches(source, batch_size=2, canvas=8, seed=0) as batches:
+        next(batches)
+    wait_until(lambda: not reading_threads())
+    read = len(source.reads)
+    assert read <= 2 * 2 * 2 * (1 + 2 + 1)
+    with pytest.raises(ValueError, match="closed iterator"):
+        next(batches)
+
+
+def test_an_interrupted_run_with_worker_processes_ends(tmp_path):
+    script = tmp_path / "endless.py"
+    script.write_text(ENDLESS)
+    run = subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        start_new_session=True,
+    )
+    try:
+        assert run.stdout.readline() == "reading\n"
+        os.killpg(run.pid, signal.SIGINT)  # As Ctrl-C does: to all processes of the terminal.
+        _, errors = run.communicate(timeout=60)
+        assert run.returncode != 0
+        assert errors.count("KeyboardInterrupt") == 1
+        wait_until(lambda: not is_alive(run.pid))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+
+
+def test_labels_of_all_tasks_are_in_the_batches():
+    source = Tasked(5)
+    for batch in (take(source, 1)[0], take(source, 1, cache="memory")[0]):
+        assert {key: (batch[key].shape, batch[key].dtype) for key in ("label", "age")} == {
+            "label": ((4, 3), np.int8),
+            "age": ((4,), np.int32),
+        }
+        for age, label in zip(batch["age"], batch["label"], strict=True):
+            np.testing.assert_array_equal(label, source[int(age)]["label"])
+    last = evaluate_source(source)[-1]
+    assert last["label"].tolist() == [[1, -1, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert last["age"].tolist() == [4, 0, 0, 0]
 
 
 @pytest.mark.parametrize("process_count", [2, 4])
-@pytest.mark.parametrize("start_step", [0, 5])
-def test_processes_add_up_to_one(process_count, start_step):
-    options = {"batch_size": 8, "start_step": start_step}
+@pytest.mark.parametrize(("start_step", "cache"), [(0, "none"), (5, "none"), (5, "memory")])
+def test_processes_add_up_to_one(process_count, start_step, cache):
+    options = {"batch_size": 8, "start_step": start_step, "cache": cache}
     whole = take(Numbered(13), 6, **options)
     parts = [
         take(Numbered(13), 6, process_index=i, process_count=process_count, **options)
@@ -131,6 +295,25 @@ def test_the_cache_reads_each_example_once_and_changes_nothing():
     assert_same(cached, take(Numbered(6), 9))
 
 
+def test_the_cache_reads_first_what_is_needed_first():
+    source = Numbered(13)
+    batches = train_batches(
+        source, batch_size=4, canvas=8, seed=0, start_step=2, cache="memory", workers=0
+    )
+    for number, batch in zip(range(1, 4), batches, strict=False):
+        assert set(batch["label"].tolist()) <= set(source.reads)
+        assert len(source.reads) <= 4 * number
+
+
+def test_an_example_that_could_not_be_read_is_tried_again():
+    source = Failing(9)
+    batches = eval_batches(source, batch_size=3, preprocess=PREPROCESS, cache="memory", workers=0)
+    with pytest.raises(OddError):
+        list(batches)
+    source.broken = -1
+    assert_same(list(batches), evaluate(9, batch_size=3))
+
+
 def test_batches_can_be_written_to_without_changing_the_cache():
     batches = train_batches(Numbered(2), batch_size=2, canvas=8, seed=0, cache="memory")
     first = next(batches)
@@ -145,11 +328,23 @@ def test_a_cache_larger_than_the_memory_is_refused():
         train_batches(Numbered(10**8), batch_size=4, canvas=512, seed=0, cache="memory")
 
 
+def test_a_container_s_limit_counts(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory_cache, "_CGROUP_LIMITS", (tmp_path / "none", tmp_path / "limit"))
+    machine = memory_cache.host_memory()
+    for text, expected in {"max\n": machine, "1000\n": 1000, f"{10 * machine}": machine}.items():
+        (tmp_path / "limit").write_text(text)
+        assert memory_cache.host_memory() == expected
+
+
 PREPROCESS = Preprocess(size=(6, 7))
 
 
-def evaluate(count, *, batch_size=4, **options):
-    batches = eval_batches(Numbered(count), batch_size=batch_size, preprocess=PREPROCESS, **options)
+def evaluate(count, **options):
+    return evaluate_source(Numbered(count), **options)
+
+
+def evaluate_source(source, *, batch_size=4, **options):
+    batches = eval_batches(source, batch_size=batch_size, preprocess=PREPROCESS, **options)
     result = list(batches)
     assert len(result) == len(batches)
     return result
@@ -209,8 +404,11 @@ def test_evaluation_can_be_repeated_and_cached():
         ({"batch_size": 0}, "positive multiple"),
         ({"process_index": 2, "process_count": 2}, "expected 0 <= index < count"),
         ({"start_step": -1}, "expected 0 or more"),
-        ({"workers": 0}, "expected at least 1"),
+        ({"workers": -1}, "got workers=-1 .* expected 0 or more"),
+        ({"worker_type": "fibre"}, "expected .* 'thread' or 'process'"),
         ({"cache": "disk"}, "expected 'memory' or 'none'"),
+        ({"order": Uniform(5, 0)}, "expected one of them"),
+        ({"seed": None}, "expected one of them"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

@@ -1,6 +1,7 @@
 """Evaluation preprocessing: timm's own transform is the reference, pixel by pixel."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 
 from experiments.torch_peer import import_timm
 from tl_jax.data.preprocess import Preprocess, canvas_image, eval_image, preprocess
-from tl_jax.weights.index import pretrained_config
+from tl_jax.weights.index import pretrained_config, pretrained_names
 
 timm = import_timm()
 
@@ -22,7 +23,7 @@ def noise(*shape: int) -> np.ndarray:
 
 def by_timm(image: Image.Image, config: Preprocess) -> np.ndarray:
     transform = timm.data.create_transform(
-        input_size=(3, *config.size),
+        input_size=(config.channels, *config.size),
         is_training=False,
         interpolation=config.interpolation,
         mean=config.mean,
@@ -30,17 +31,22 @@ def by_timm(image: Image.Image, config: Preprocess) -> np.ndarray:
         crop_pct=config.crop_pct,
         crop_mode=config.crop_mode,
     )
-    return transform(image.convert("RGB")).permute(1, 2, 0).numpy()
+    # timm's data sets read images in mode "L" where the network takes one channel.
+    mode = "RGB" if config.channels == 3 else "L"
+    return transform(image.convert(mode)).permute(1, 2, 0).numpy()
 
 
 def assert_equal_to_timm(image: Image.Image, config: Preprocess) -> None:
+    # Not one pixel may be another, of 255 levels: what is left is float32's rounding.
     ours = np.asarray(preprocess([image], config))[0]
     np.testing.assert_allclose(ours, by_timm(image, config), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-@pytest.mark.parametrize("crop_pct", [0.875, 0.9, 1.0])
+@pytest.mark.parametrize(
+    "interpolation", ["bicubic", "bilinear", "nearest", "box", "hamming", "lanczos"]
+)
+@pytest.mark.parametrize("crop_pct", [0.875, 0.9, 1.0, 1.2])
 def test_center_crops_are_timms(shape, interpolation, crop_pct):
     config = Preprocess(size=(95, 95), crop_pct=crop_pct, interpolation=interpolation)
     assert_equal_to_timm(Image.fromarray(noise(*shape, 3)), config)
@@ -54,7 +60,42 @@ def test_every_crop_mode_is_timms(shape, crop_mode, size):
     assert_equal_to_timm(Image.fromarray(noise(*shape, 3)), config)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "1", "CMYK"])
+@pytest.mark.parametrize("shape", SHAPES[:-2])
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("crop_pct", [0.875, 1.0, 1.2])
+def test_one_channel_is_timms(shape, crop_mode, crop_pct):
+    config = Preprocess(
+        size=(64, 97), crop_pct=crop_pct, crop_mode=crop_mode, mean=(0.4,), std=(0.2,)
+    )
+    assert preprocess([noise(*shape, 3)], config).shape == (1, 64, 97, 1)
+    assert_equal_to_timm(Image.fromarray(noise(*shape, 3)), config)
+
+
+def transforms_of_the_index() -> list[Preprocess]:
+    """Returns each way of preprocessing that the weights of the index ask for."""
+    return list({Preprocess.of(pretrained_config(name)): None for name in pretrained_names()})
+
+
+def test_every_transform_of_the_index_is_timms():
+    images = [Image.fromarray(noise(*shape, 3)) for shape in [(97, 131), (413, 350)]]
+    # One of each kind here; all of them in the full run.
+    kinds = {(c.interpolation, c.crop_mode, c.crop_pct): c for c in transforms_of_the_index()}
+    assert len(kinds) > 10
+    for config in kinds.values():
+        small = dataclasses.replace(config, size=(61, 61))
+        for image in images:
+            assert_equal_to_timm(image, small)
+
+
+@pytest.mark.full
+def test_every_transform_of_the_index_is_timms_at_its_own_size():
+    for config in transforms_of_the_index():
+        for shape in [(97, 131), (413, 350), (1, 1), (333, 600)]:
+            assert_equal_to_timm(Image.fromarray(noise(*shape, 3)), config)
+
+
+# Transparency is not among them: timm drops it, `decode` lays it over white.
+@pytest.mark.parametrize("mode", ["L", "1", "CMYK"])
 def test_other_modes_are_converted_as_timm_does(mode):
     image = Image.fromarray(noise(131, 97, 4)).convert(mode)
     assert_equal_to_timm(image, Preprocess(size=(64, 64)))
@@ -96,11 +137,47 @@ def test_another_input_size_keeps_the_rest():
 
 def test_the_canvas_is_the_size_before_the_crop():
     assert Preprocess(size=(224, 224), crop_pct=0.875).canvas == 256
+    assert Preprocess(size=(224, 224), crop_pct=1.1).canvas == 224
+    assert Preprocess(size=(224, 112), crop_pct=0.875).uncropped() == Preprocess(
+        size=(256, 128), crop_pct=1.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentences"),
+    [
+        ({}, []),
+        (
+            {"size": (96, 128)},
+            ["96 x 128 pixels, where the weights were trained with 224 x 224 pixels"],
+        ),
+        (
+            {"mean": (0.5, 0.5, 0.5), "crop_pct": 1.0},
+            ["the mean 0.5, 0.5, 0.5, where the weights", "a crop of 1 of the side, where the"],
+        ),
+        ({"std": (1.0, 1.0, 1.0)}, ["the standard deviation 1, 1, 1, where"]),
+        ({"interpolation": "bilinear"}, ["bilinear interpolation, where .* with bicubic"]),
+        ({"crop_mode": "squash"}, ["the crop mode 'squash', where .* with the crop mode 'center'"]),
+    ],
+)
+def test_departures_from_the_weights_are_named(changes, sentences):
+    weights = pretrained_config("resnet50")
+    found = dataclasses.replace(Preprocess.of(weights), **changes).departures(weights)
+    assert len(found) == len(sentences)
+    for sentence, pattern in zip(found, sentences, strict=True):
+        assert re.match(pattern, sentence)
 
 
 @pytest.mark.parametrize(
     "field",
-    [{"interpolation": "lanzcos"}, {"crop_mode": "centre"}, {"crop_pct": 1.5}, {"size": (0, 9)}],
+    [
+        {"interpolation": "lanzcos"},
+        {"crop_mode": "centre"},
+        {"crop_pct": 87.5},
+        {"size": (0, 9)},
+        {"mean": (0.5,)},
+        {"mean": (0.5, 0.5), "std": (1.0, 1.0)},
+    ],
 )
 def test_wrong_values_are_refused(field):
     with pytest.raises(ValueError, match="expected"):

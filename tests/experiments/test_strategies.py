@@ -249,7 +249,7 @@ def test_stamps_that_are_missing_or_unfit_say_how_to_get_them(tmp_path):
         strategies_stamps.prepare(few, tmp_path / "out")
     other = tmp_path / "other.deb"
     other.write_bytes(b"PK")
-    with pytest.raises(ValueError, match="neither a folder nor a Debian package"):
+    with pytest.raises(ValueError, match="no Debian package"):
         strategies_stamps.prepare(other, tmp_path / "out")
 
 

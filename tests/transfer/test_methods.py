@@ -17,7 +17,7 @@ from tl_jax.config import (
     TransferConfig,
 )
 from tl_jax.models.registry import architecture
-from tl_jax.training import phases, start, state, step
+from tl_jax.training import augmenting, phases, start, state, step
 from tl_jax.transfer import averaging
 from tl_jax.transfer.adapted import added
 
@@ -143,7 +143,7 @@ def trained(config, model, phase, variables):
         phase.plan,
         prepare=as_they_are,
         seed_key=jax.random.key(0),
-        mixup=config.augment.mixup,
+        mix=augmenting.mix_of(config.augment),
         still=phase.still,
     )
     compiled = jax.jit(take)

@@ -1,6 +1,6 @@
 """Images: where they come from, how they are read, prepared, augmented and batched.
 
-`augment` needs nothing but JAX, `preprocess` Pillow besides, `loader` Grain and `tfds_source` and
-`elpv` TensorFlow Datasets: therefore this file imports none of them, and the modules are
-imported by name.
+`mixing` and `place` need nothing but JAX, `augment` dm-pix besides, `preprocess` Pillow, `loader`
+Grain, and `tfds_source`, `elpv` and `prepare` TensorFlow Datasets: therefore this file imports none
+of them, and the modules are imported by name.
 """

@@ -1,12 +1,19 @@
-"""What is done to batches of images on the device, inside jit: crops, flips, normalising, mixup."""
+"""What is done to batches of images on the device, inside jit: the whole of augmentation, in order.
+
+Each step has a file of its own: `geometry`, `colour`, `policies`, `erasing`. Mixing the images of a
+batch comes after it: `mixing`.
+"""
 
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-_TRIES = 10
-_METHODS = {"bilinear": "linear", "bicubic": "cubic"}
+from tl_jax.config import AugmentConfig
+from tl_jax.data import colour, erasing, geometry, policies
+
+# Of an example's key, children 0 and 1 are the crop's and the flips'.
+_AFFINE, _POLICY, _JITTER, _GRAY, _BLUR, _ERASE = range(2, 8)
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
@@ -28,178 +35,139 @@ def augment(
     images: jax.Array,
     sizes: jax.Array,
     *,
+    options: AugmentConfig,
     size: tuple[int, int],
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    horizontal_flip: bool,
-    vertical_flip: bool,
     mean: Sequence[float],
     std: Sequence[float],
     interpolation: str,
 ) -> jax.Array:
-    """Cuts a random box out of each image, resizes it, flips it at random and normalises it.
+    """Augments and normalises a batch.
 
-    Each example has a key of its own, `jax.random.split(key, batch)[i]`.
+    The steps, in order: a random box is cut out and resized; flips; rotation, shear, zoom and
+    shift, as one resampling, in which the policy's moves are included; the policy's changes of
+    colour; colour jitter; grayscale; blur; normalisation; erasing.
+
+    Each example has a key of its own, `jax.random.split(key, batch)[i]`: what becomes of it does
+    not depend on the others, nor do the draws of one step on which others are on.
 
     Args:
       key: random key of the batch.
       images: uint8 [batch, canvas, canvas, 3], each stretched to the canvas.
       sizes: int32 [batch, 2], height and width of each image before it was stretched.
+      options: what is done.
       size: height and width of the result.
-      scale: range of the box's share of the original image's area.
-      ratio: range of the box's aspect ratio, width over height, in original pixels.
-      horizontal_flip: flip left and right with probability 1/2.
-      vertical_flip: flip top and bottom with probability 1/2.
-      mean, std: as in `normalize`.
-      interpolation: "bilinear" or "bicubic", antialiased.
+      mean, std: as in `normalize`; of one value each for a network that takes gray images.
+      interpolation: of the resize: "bilinear", "bicubic" or "lanczos", antialiased.
 
     Returns:
-      float32 [batch, height, width, 3].
+      float32 [batch, height, width, len(mean)].
 
     Raises:
       ValueError: if the interpolation is unknown.
     """
-    if interpolation not in _METHODS:
-        raise ValueError(f"got interpolation {interpolation!r}; expected {', '.join(_METHODS)}")
+    if interpolation not in geometry.METHODS:
+        known = ", ".join(geometry.METHODS)
+        raise ValueError(f"got interpolation {interpolation!r}; expected {known}")
+    fill_colour = 255 * jnp.asarray(mean, jnp.float32)
 
     def one(key: jax.Array, image: jax.Array, original: jax.Array) -> jax.Array:
-        crop_key, flip_key = jax.random.split(key)
-        box = random_box(crop_key, original, scale=scale, ratio=ratio)
-        across, upside_down = jax.random.bernoulli(flip_key, shape=(2,))
-        stretch = jnp.asarray(image.shape[:2], jnp.float32) / original
-        corner, extent = box[:2] * stretch, box[2:] * stretch
-        out = crop_and_resize(image, corner, extent, size=size, interpolation=interpolation)
-        if horizontal_flip:
-            out = jnp.where(across, out[:, ::-1], out)
-        if vertical_flip:
-            out = jnp.where(upside_down, out[::-1], out)
-        return out
+        out = _crop(key, image, original, options=options, size=size, interpolation=interpolation)
+        out = _recolour(key, _move(key, out, options, fill_colour), options)
+        return colour.gray(out) if len(mean) == 1 else out
 
     keys = jax.random.split(key, images.shape[0])
-    return normalize(jax.vmap(one)(keys, images, sizes), mean, std)
+    out = normalize(jax.vmap(one)(keys, images, sizes), mean, std)
+    return jax.vmap(lambda key, image: _erase(key, image, options))(keys, out)
 
 
-def mixup(
-    key: jax.Array, images: jax.Array, targets: jax.Array, alpha: float
-) -> tuple[jax.Array, jax.Array]:
-    """Mixes each image and its target with another of the batch (mixup, arXiv:1710.09412).
-
-    One share `lambda`, drawn from Beta(alpha, alpha), serves the whole batch, as in the authors'
-    code and by default in timm; the partner of example i is example B - 1 - i, as in timm:
-    a batch is in random order already. The image in the middle of an odd batch stays as it is.
-
-    Args:
-      key: random key of the batch.
-      images: [B, H, W, C], normalised.
-      targets: [B, classes], such as one-hot labels. Smoothed labels may be mixed, or mixed ones
-        smoothed (`tl_jax.objectives.losses.cross_entropy`): it is the same.
-      alpha: the larger, the more alike the two shares; 0 mixes nothing, 1 draws them uniformly.
-
-    Returns:
-      Images and targets of the same shapes and types.
-
-    Raises:
-      ValueError: if `alpha` is negative, or there is not one row of floating targets an image.
-    """
-    if not alpha >= 0:
-        raise ValueError(f"got alpha={alpha}; expected 0, for no mixup, or more")
-    if targets.ndim != 2 or len(targets) != len(images) or not _is_floating(targets):
-        raise ValueError(
-            f"got targets {targets.dtype}{list(targets.shape)} for {len(images)} images; expected "
-            "a float for each image and class: jax.nn.one_hot(labels, classes)"
-        )
-    if alpha == 0:
-        return images, targets
-    # A beta, as one gamma's share of two; `jax.random.beta` is slower to compile by half.
-    one, other = jax.random.loggamma(key, alpha, (2,))
-    share = jax.nn.sigmoid(one - other)
-
-    def mix(x: jax.Array) -> jax.Array:
-        return (share * x + (1 - share) * x[::-1]).astype(x.dtype)
-
-    return mix(images), mix(targets)
-
-
-def _is_floating(x: jax.Array) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.floating)
-
-
-def random_box(
+def _crop(
     key: jax.Array,
+    image: jax.Array,
     original: jax.Array,
     *,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-) -> jax.Array:
-    """Draws the box of a random resized crop, in whole pixels.
-
-    The share of the area is uniform and the aspect ratio log-uniform; of ten draws the first
-    that fits into the image is taken, else a box in the middle with the nearest allowed aspect
-    ratio. Source: Szegedy et al. 2015, as in torchvision's `RandomResizedCrop.get_params`.
-
-    Args:
-      key: random key.
-      original: [2], height and width of the image.
-      scale, ratio: as in `augment`.
-
-    Returns:
-      float32 [4]: top, left, height and width of the box.
-    """
-    extent = original.astype(jnp.float32)
-    # All at once: every further draw would add half a second to compiling.
-    draws = jax.random.uniform(key, (2 * _TRIES + 2,))
-    areas, aspects, place = jnp.split(draws, [_TRIES, 2 * _TRIES])
-    areas = (scale[0] + areas * (scale[1] - scale[0])) * extent[0] * extent[1]
-    aspects = ratio[0] * (ratio[1] / ratio[0]) ** aspects
-    tries = jnp.round(jnp.sqrt(jnp.stack([areas / aspects, areas * aspects], axis=1)))
-    fits = jnp.all((tries >= 1) & (tries <= extent), axis=1)
-    drawn = tries[jnp.argmax(fits)]
-    # One of room + 1 whole positions; the minimum guards against a draw that rounds up to 1.
-    room = extent - drawn
-    inside = jnp.concatenate([jnp.minimum(jnp.floor(place * (room + 1)), room), drawn])
-    return jnp.where(jnp.any(fits), inside, _middle_box(extent, ratio))
-
-
-def _middle_box(extent: jax.Array, ratio: tuple[float, float]) -> jax.Array:
-    """Returns the largest box in the middle whose aspect ratio is within the range."""
-    height, width = extent
-    box = jnp.stack(
-        [
-            jnp.minimum(height, jnp.round(width / ratio[0])),
-            jnp.minimum(width, jnp.round(height * ratio[1])),
-        ]
-    )
-    return jnp.concatenate([jnp.floor((extent - box) / 2), box])
-
-
-def crop_and_resize(
-    image: jax.Array,
-    corner: jax.Array,
-    extent: jax.Array,
-    *,
+    options: AugmentConfig,
     size: tuple[int, int],
     interpolation: str,
 ) -> jax.Array:
-    """Resizes a box of one image, antialiased, as Pillow's `resize(box=...)` does.
+    crop_key, flip_key = jax.random.split(key)
+    box = geometry.random_box(crop_key, original, scale=options.scale, ratio=options.ratio)
+    across, upside_down = jax.random.bernoulli(flip_key, shape=(2,))
+    stretch = jnp.asarray(image.shape[:2], jnp.float32) / original
+    corner, extent = box[:2] * stretch, box[2:] * stretch
+    out = geometry.crop_and_resize(image, corner, extent, size=size, interpolation=interpolation)
+    if options.horizontal_flip:
+        out = jnp.where(across, out[:, ::-1], out)
+    if options.vertical_flip:
+        out = jnp.where(upside_down, out[::-1], out)
+    return out
 
-    Args:
-      image: [height, width, channels], values in [0, 255].
-      corner: [2], top and left of the box, in pixels, not necessarily whole.
-      extent: [2], height and width of the box.
-      size: height and width of the result.
-      interpolation: "bilinear" or "bicubic".
 
-    Returns:
-      float32 [*size, channels], within [0, 255] but not rounded.
-    """
-    factor = jnp.asarray(size, jnp.float32) / extent
-    resampled = jax.image.scale_and_translate(
-        image.astype(jnp.float32),
-        (*size, image.shape[-1]),
-        (0, 1),
-        factor,
-        -corner * factor,
-        _METHODS[interpolation],
-        antialias=True,
+def _moves(options: AugmentConfig) -> bool:
+    """Says whether images are moved, apart from a policy's moves."""
+    return bool(options.rotation or options.shear or options.shift) or options.zoom != (1.0, 1.0)
+
+
+def _move(
+    key: jax.Array, image: jax.Array, options: AugmentConfig, fill_colour: jax.Array
+) -> jax.Array:
+    """Rotates, shears, zooms and shifts, and does what the policy says."""
+    matrix = None
+    if _moves(options):
+        matrix = geometry.random_affine(
+            jax.random.fold_in(key, _AFFINE),
+            image.shape[:2],
+            rotation=options.rotation,
+            shear=options.shear,
+            zoom=options.zoom,
+            shift=options.shift,
+        )
+    fill = {"fill": options.fill, "fill_colour": fill_colour}
+    policy_key = jax.random.fold_in(key, _POLICY)
+    if options.policy == "randaugment":
+        count, magnitude = options.policy_operations, options.policy_magnitude
+        return policies.rand_augment(
+            policy_key, image, count=count, magnitude=magnitude, before=matrix, **fill
+        )
+    if options.policy == "trivialaugment":
+        return policies.trivial_augment(policy_key, image, before=matrix, **fill)
+    if matrix is not None:
+        image = geometry.warp(image, matrix, **fill)
+    if options.policy == "augmix":
+        image = policies.aug_mix(policy_key, image, severity=options.policy_severity, **fill)
+    return image
+
+
+def _recolour(key: jax.Array, image: jax.Array, options: AugmentConfig) -> jax.Array:
+    """Jitters the colours, takes them away and blurs."""
+    image = colour.jitter(
+        jax.random.fold_in(key, _JITTER),
+        image,
+        brightness=options.brightness,
+        contrast=options.contrast,
+        saturation=options.saturation,
+        hue=options.hue,
     )
-    return jnp.clip(resampled, 0, 255)  # A cubic kernel overshoots at edges.
+    if options.grayscale:
+        gray_key = jax.random.fold_in(key, _GRAY)
+        image = colour.to_gray(gray_key, image, probability=options.grayscale)
+    if options.blur:
+        image = colour.random_blur(
+            jax.random.fold_in(key, _BLUR),
+            image,
+            probability=options.blur,
+            sigma=options.blur_sigma,
+        )
+    return image
+
+
+def _erase(key: jax.Array, image: jax.Array, options: AugmentConfig) -> jax.Array:
+    if not options.erase:
+        return image
+    return erasing.erase(
+        jax.random.fold_in(key, _ERASE),
+        image,
+        probability=options.erase,
+        area=options.erase_area,
+        ratio=options.erase_ratio,
+        fill=options.erase_fill,
+    )

@@ -1,43 +1,158 @@
 """Turns image files, bytes, Pillow images and arrays into 8-bit RGB images, or says why not."""
 
+import functools
 import io
+import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+MAX_PIXELS = 89_478_485
+"""Larger images are taken for decompression bombs: 256 MiB in RGB, where Pillow gives warning."""
 
 ImageLike = str | Path | Image.Image | np.ndarray
 
+# Those that hold pixels and say what they are: Pillow would also start Ghostscript for EPS.
+_FORMATS = tuple("AVIF BMP DIB GIF ICO JPEG JPEG2000 MPO PNG PPM TIFF WEBP".split())
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+# Two bytes make at most 255 pixels of a run-length coded BMP. Pillow fills what is missing pixel by
+# pixel, in Python: ten seconds for a file of 300 bytes that declares as many as are allowed.
+_RUN_PIXELS = 128
+_SAME_COLOUR = 2  # Levels of 255 by which versions of one profile differ.
+
+# What is found under an image's name, by its first bytes.
+_SIGNATURES = (
+    (b"%PDF", "a PDF document"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"8BPS", "a Photoshop document"),
+    (b"%!PS", "a PostScript document"),
+    (b"ID3", "an MP3 file"),
+    (b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
+)
+
+# Pillow warns of oddities in files that it decodes all the same; what matters is an error here.
+# A filter set for good: `warnings.catch_warnings` is not safe in the threads that decode.
+for _category in (UserWarning, RuntimeWarning):
+    warnings.filterwarnings("ignore", category=_category, module=r"PIL\.(Image$|\w+ImagePlugin$)")
+
 
 class CorruptImageError(ValueError):
-    """An image that cannot be decoded; the message names it."""
+    """An image that cannot be decoded; the message names it.
+
+    Attributes:
+      reason: what is wrong with it, without its name; empty if the message names several.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
-def decode(data: str | Path | bytes, *, name: str | None = None) -> np.ndarray:
-    """Decodes an image file, or its bytes, to uint8 RGB [H, W, 3].
+class Decoded(NamedTuple):
+    """An image, and how its file stores it."""
 
-    The EXIF orientation is applied. Gray images get three equal channels, 16-bit gray is scaled
-    to 8 bits, transparency is dropped (the colours below it stay), as `Image.convert` does.
+    pixels: np.ndarray
+    """uint8 RGB [H, W, 3]."""
+    format: str
+    """Pillow's name of the format, such as "JPEG"."""
+    mode: str
+    """Pillow's mode, such as "RGB", "L" or "CMYK"."""
+
+
+def decode(
+    data: str | Path | bytes, *, name: str | None = None, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """Decodes an image file, or its bytes, to uint8 RGB [H, W, 3], as a viewer would show it.
+
+    The content decides the format, not the file's suffix. The EXIF orientation is applied.
+    Transparent pixels are laid over white, as on paper. Gray images get three equal channels, and
+    16 bits a channel become 8. Colours with an embedded ICC profile other than sRGB are converted
+    to sRGB; CMYK without one by inverting its inks. Of an animation the first frame is taken. An
+    image with all its pixels is good even if something behind them is missing.
 
     Args:
       data: path of the file, or its content.
       name: what messages call the image; the default is the path.
+      max_pixels: limit on height * width. Above twice the default Pillow has a limit of its own,
+        `PIL.Image.MAX_IMAGE_PIXELS`.
 
     Raises:
       FileNotFoundError: if there is no such file.
-      CorruptImageError: if it is no image, is damaged or cut short, or holds values that have no
-        8-bit equivalent.
+      CorruptImageError: if it is no image, is damaged or cut short, has too many pixels, or holds
+        values that have no 8-bit equivalent.
     """
+    return decode_whole(data, name=name, max_pixels=max_pixels).pixels
+
+
+def decode_whole(
+    data: str | Path | bytes, *, name: str | None = None, max_pixels: int = MAX_PIXELS
+) -> Decoded:
+    """Decodes an image as `decode`, and says besides how it was stored."""
     label = name or (f"{len(data)} bytes" if isinstance(data, bytes) else str(data))
     try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-            return np.asarray(to_rgb(image))
+        with open_image(data, max_pixels=max_pixels) as image:
+            kind, mode = image.format or "", image.mode
+            return Decoded(np.asarray(to_rgb(image)), kind, mode)
     except FileNotFoundError:
         raise
+    except CorruptImageError as error:
+        raise CorruptImageError(
+            f"cannot decode image {label}: {error.reason}", error.reason
+        ) from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
-        raise CorruptImageError(f"cannot decode image {label}: {error}") from error
+        reason = str(error) or type(error).__name__
+        raise CorruptImageError(f"cannot decode image {label}: {reason}", reason) from error
+
+
+def open_image(data: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Opens an image file, or its bytes, and reads no more than its head.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      CorruptImageError: if it is no image, or has too many pixels; the message is the reason.
+    """
+    if not isinstance(data, bytes):
+        check_file(Path(data))
+    try:
+        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, "r", _formats())
+    except UnidentifiedImageError as error:
+        raise _corrupt(f"cannot identify image file: {_what_it_is(data)}") from error
+    except Image.DecompressionBombError as error:
+        raise _corrupt(f"{error}; Pillow's limit is PIL.Image.MAX_IMAGE_PIXELS") from error
+    size = f"it declares {image.width} x {image.height} pixels, more than"
+    pixels = image.width * image.height
+    if pixels > max_pixels:
+        image.close()
+        raise _corrupt(
+            f"{size} {max_pixels}: it may be a decompression bomb; if it is not, make it smaller"
+        )
+    if image.tile and image.tile[0][0] == "bmp_rle":
+        length = len(data) if isinstance(data, bytes) else Path(data).stat().st_size
+        if pixels > _RUN_PIXELS * length:
+            image.close()
+            raise _corrupt(f"{size} its {length} bytes hold")
+    return image
+
+
+def check_file(path: Path) -> None:
+    """Raises CorruptImageError if a directory or a pipe, for which one would wait, is there."""
+    if path.exists() and not path.is_file():
+        kind = "a directory" if path.is_dir() else "a device or a pipe"
+        raise _corrupt(f"it is {kind}, not a file")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -46,23 +161,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
       ValueError: if the image holds floats, or integers beyond 16 bits.
     """
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I") or upright.mode == "F":
-        return _from_16_bit(upright).convert("RGB")
-    if upright.mode in ("P", "PA", "LA"):
-        # Straight to RGB, Pillow would warn of a palette's transparency and might misread it.
-        return upright.convert("RGBA").convert("RGB")
-    return upright.convert("RGB")
+    image.load()  # Some formats know their metadata only then.
+    colours, alpha = _without_alpha(_upright(image))
+    rgb = _to_srgb(colours, image.info.get("icc_profile"))
+    if alpha is None or alpha.getextrema()[0] == 255:
+        return rgb
+    return Image.composite(rgb, Image.new("RGB", rgb.size, "white"), alpha)
 
 
-def _from_16_bit(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise ValueError(
-            f"its pixels are of Pillow's mode {image.mode!r}, from {values.min()} to "
-            f"{values.max()}; expected 8-bit channels or 16-bit gray: save it as one of these"
-        )
-    return Image.fromarray(((values.astype(np.int64) + 128) // 257).astype(np.uint8))
+def is_srgb(profile: bytes | None) -> bool:
+    """Returns whether colours with this ICC profile are left as they are.
+
+    So are those without a profile, or with one that cannot be read.
+    """
+    return not profile or all(_transform(profile, m) is None for m in _PROFILE_MODES.values())
 
 
 def as_rgb(image: ImageLike) -> Image.Image:
@@ -83,6 +195,112 @@ def as_rgb(image: ImageLike) -> Image.Image:
         f"got an image of type {type(image).__name__}; expected a path, a Pillow image or a "
         "NumPy array"
     )
+
+
+def _corrupt(reason: str) -> CorruptImageError:
+    return CorruptImageError(reason, reason)
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Returns those of the formats that this Pillow has."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Damaged EXIF data, of any sort: the pixels are good.
+        return image
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Returns the colours and, if anything is transparent, the alpha channel in mode L."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_16_bit(image)
+    if image.mode == "LA":
+        return image.getchannel("L"), image.getchannel("A")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return rgba.convert("RGB"), rgba.getchannel("A")
+    return image.convert("RGB") if image.mode == "P" else image, None
+
+
+def _from_16_bit(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise ValueError(
+            f"its pixels are of Pillow's mode {image.mode!r}, from {values.min()} to "
+            f"{values.max()}; expected 8-bit channels or 16-bit gray: save it as one of these"
+        )
+    gray = Image.fromarray(((values.astype(np.int64) + 128) // 257).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if not isinstance(transparent, int):
+        return gray, None
+    return gray, Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))
+
+
+def _to_srgb(colours: Image.Image, profile: bytes | None) -> Image.Image:
+    if profile:
+        own = colours if colours.mode in _PROFILE_MODES.values() else colours.convert("RGB")
+        for image in (own, own.convert("RGB")):  # Gray with a profile for RGB is common.
+            transform = _transform(profile, image.mode)
+            if transform is not None:
+                return ImageCms.applyTransform(image, transform)
+    return colours.convert("RGB")
+
+
+@functools.lru_cache(maxsize=32)
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Returns how colours of a mode become sRGB, or None if the profile asks for no change."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if _PROFILE_MODES.get(source.profile.xcolor_space.strip()) != mode:
+            return None
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return None  # A damaged profile: viewers show the colours as they are.
+    if mode == "CMYK":
+        return transform
+    colours = _all_hues().convert(mode)
+    changed = np.asarray(ImageCms.applyTransform(colours, transform), np.int64)
+    alike = np.abs(changed - np.asarray(colours.convert("RGB"))).max() <= _SAME_COLOUR
+    return None if alike else transform
+
+
+def _all_hues() -> Image.Image:
+    """Returns an image of 17 * 17 * 17 colours that fill the RGB cube."""
+    levels = np.linspace(0, 255, 17).astype(np.uint8)
+    cube = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1)
+    return Image.fromarray(cube.reshape(17, -1, 3))
+
+
+def _what_it_is(data: str | Path | bytes) -> str:
+    """Describes something that is no image, by its beginning."""
+    head = data[:512] if isinstance(data, bytes) else _first_bytes(Path(data))
+    if not head:
+        return "it is empty"
+    if not head.strip(b"\0"):
+        return "it begins with nothing but zero bytes"
+    for signature, kind in _SIGNATURES:
+        if head.startswith(signature):
+            return f"it is {kind}"
+    if head[4:8] == b"ftyp":
+        return f"it is a HEIF photo or a video of brand {head[8:12].decode('ascii', 'replace')!r}"
+    text = head.decode("utf-8", "ignore").strip()
+    if len(text) > 1 and all(letter.isprintable() or letter.isspace() for letter in text):
+        markup = text.lower().startswith(("<!doctype html", "<html", "<svg", "<?xml"))
+        begins = " ".join(text.split())[:40]
+        return f"it is {'markup' if markup else 'text'} that begins {begins!r}"
+    return f"no known kind of image begins with the bytes {head[:8].hex(' ')}"
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(512)
 
 
 def _checked(array: np.ndarray) -> np.ndarray:

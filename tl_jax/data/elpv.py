@@ -10,7 +10,7 @@ import dataclasses
 import importlib.util
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -139,16 +139,18 @@ def split_cells(cells: list[Cell]) -> dict[str, list[Cell]]:
     return splits
 
 
-def prepare(data_dir: Path | None = None) -> Elpv:
+def prepare(data_dir: str | Path | None = None) -> Elpv:
     """Returns the builder, its array_record files prepared if they are not there yet.
 
     TFDS writes into a temporary folder and renames it at the end, so a preparation that was
     killed leaves nothing that could be mistaken for a whole one.
 
     Args:
-      data_dir: folder of prepared sets; the default is `TFDS_DATA_DIR`, or the user's cache.
+      data_dir: folder of prepared sets, on any file system that TFDS writes; the default is
+        `TFDS_DATA_DIR`, or the user's cache.
     """
-    root = data_dir or Path(os.environ.get("TFDS_DATA_DIR") or cache_dir() / "tfds")
+    named = data_dir or os.environ.get("TFDS_DATA_DIR") or cache_dir() / "tfds"
+    root = os.fspath(tfds.core.Path(named).expanduser())
     builder = Elpv(config="defect", data_dir=root, file_format="array_record")
     try:
         builder.download_and_prepare()
@@ -160,15 +162,19 @@ def prepare(data_dir: Path | None = None) -> Elpv:
     return builder
 
 
-def open_elpv(split: str, *, data_dir: Path | None = None) -> tfds_source.TfdsSource:
+def open_elpv(
+    split: str, *, labels: Sequence[str] = (), data_dir: str | Path | None = None
+) -> tfds_source.TfdsSource:
     """Opens a split of ELPV, prepared first where needed.
 
     Args:
       split: "train", "validation" or "test", or a slice of one in TFDS's syntax.
+      labels: of "label" (whether the cell is defective) and "cell_type", those to learn, the main
+        one first; the default is both in this order.
       data_dir: as in `prepare`.
 
     Raises:
       ModuleNotFoundError: if it must be prepared and the package is not installed.
       ValueError: if the split is unknown.
     """
-    return tfds_source.from_builder(prepare(data_dir), split, name="elpv")
+    return tfds_source.from_builder(prepare(data_dir), split, name="elpv", labels=labels)

@@ -5,15 +5,17 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from tl_jax import trees
-from tl_jax.data import decode, verify
-from tl_jax.data.partition import partition
-from tl_jax.data.source import Example, cache_dir
+from tl_jax.data import decode, listing, slices, verify
+from tl_jax.data.partition import check_fraction, hold_out, shuffled
+from tl_jax.data.source import Example, Task, cache_dir
 
 VALIDATION_NAMES = ("validation", "val", "valid")
-_LISTED = 10
+_SLICE_SEED = 0
 
 OnCorrupt = Literal["raise", "skip"]
 Files = Mapping[str, Sequence[Path]]
@@ -26,22 +28,38 @@ class FolderSource:
     Attributes:
       name, split, class_names, skipped: as in `Source`.
       paths: the image files, class by class.
-      labels: index of each file's class.
+      classes: index of each file's class.
     """
 
     name: str
     split: str
     class_names: tuple[str, ...]
     paths: tuple[Path, ...]
-    labels: tuple[int, ...]
+    classes: tuple[int, ...]
     skipped: tuple[str, ...]
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The one task, "label"."""
+        return (Task("label", self.class_names),)
+
+    def labels(self) -> np.ndarray:
+        """As in `Source`."""
+        return np.asarray(self.classes, np.int32)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Example:
         path = self.paths[index]
-        return {"image": decode.decode(path), "label": self.labels[index], "path": str(path)}
+        return {"image": decode.decode(path), **self._facts(index)}
+
+    def encoded(self, index: int) -> tuple[bytes, dict[str, Any]]:
+        """As in `EncodedSource`."""
+        return self.paths[index].read_bytes(), self._facts(index)
+
+    def _facts(self, index: int) -> dict[str, Any]:
+        return {"label": self.classes[index], "path": str(self.paths[index])}
 
 
 def open_folder(
@@ -59,11 +77,15 @@ def open_folder(
     name, and the validation split as `validation`, `val` or `valid`. Any other root holds the
     classes themselves and gives `train` and `validation`, held out class by class. Classes are
     sorted by name; those of the training split are the reference. Files below a class folder are
-    found at any depth; files that are no bmp, jpeg, png or webp and hidden ones are passed over.
+    found at any depth; files that are no images by their names and hidden ones are passed over.
+
+    Slices are written as in TFDS. As there, they are cut from an order hashed from the files'
+    names, not class by class: `train[:90%]` and `train[90%:]` are two random parts, and a small
+    slice may lack a class.
 
     Args:
       root: the folder.
-      split: name of the split.
+      split: name of the split, a slice such as "train[:90%]", or a sum of these.
       seed: chooses the files held out of a root without split folders.
       validation_fraction: part of each class held out of a root without split folders.
       on_corrupt: "raise", or "skip" to leave out what cannot be decoded and list it in `skipped`.
@@ -77,11 +99,32 @@ def open_folder(
     """
     if on_corrupt not in ("raise", "skip"):
         raise ValueError(f"got on_corrupt={on_corrupt!r}; expected 'raise' or 'skip'")
-    files = _files(root, split, seed=seed, validation_fraction=validation_fraction)
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"no folder {root}; expected one with root/split/class/ or root/class/ in it (on this "
+            "machine: sets on other file systems are opened by 'prepared:')"
+        )
+    how = _How(seed, validation_fraction, on_corrupt, data_dir)
+    parts = slices.parse(split, split_names_of(root))
+    sources = [_cut(_open_whole(root, part.split, how), part, root) for part in parts]
+    slices.check_not_empty(split, [len(source) for source in sources], name=f"folder:{root}")
+    return _joined(sources, split)
+
+
+@dataclasses.dataclass(frozen=True)
+class _How:
+    seed: int
+    validation_fraction: float
+    on_corrupt: OnCorrupt
+    data_dir: Path | None
+
+
+def _open_whole(root: Path, split: str, how: _How) -> FolderSource:
+    files = _files(root, split, how)
     corrupt = verify.find_corrupt(
-        [path for paths in files.values() for path in paths], _record(root, data_dir)
+        [path for paths in files.values() for path in paths], record_of(root, how.data_dir)
     )
-    if corrupt and on_corrupt == "raise":
+    if corrupt and how.on_corrupt == "raise":
         raise decode.CorruptImageError(_corrupt_message(root, split, corrupt))
     kept = {name: [p for p in paths if p not in corrupt] for name, paths in files.items()}
     for name in kept:
@@ -95,19 +138,50 @@ def open_folder(
         split=split,
         class_names=tuple(kept),
         paths=tuple(path for paths in kept.values() for path in paths),
-        labels=tuple(label for label, name in enumerate(kept) for _ in kept[name]),
+        classes=tuple(label for label, name in enumerate(kept) for _ in kept[name]),
         skipped=tuple(f"{path}: {reason}" for path, reason in corrupt.items()),
     )
 
 
-def _files(root: Path, split: str, *, seed: int, validation_fraction: float) -> Files:
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"no folder {root}; expected one with root/split/class/ or root/class/ in it"
-        )
-    if (root / "train").is_dir() and _folders(root / "train"):
+def _cut(source: FolderSource, part: slices.Part, root: Path) -> FolderSource:
+    names = [path.relative_to(root).as_posix() for path in source.paths]
+    positions = part.positions(len(names))
+    if len(positions) == len(names):
+        return source
+    chosen = set(shuffled(names, seed=_SLICE_SEED)[positions.start : positions.stop])
+    kept = [i for i, name in enumerate(names) if name in chosen]
+    return dataclasses.replace(
+        source,
+        paths=tuple(source.paths[i] for i in kept),
+        classes=tuple(source.classes[i] for i in kept),
+    )
+
+
+def _joined(sources: Sequence[FolderSource], split: str) -> FolderSource:
+    return dataclasses.replace(
+        sources[0],
+        split=split,
+        paths=tuple(path for source in sources for path in source.paths),
+        classes=tuple(label for source in sources for label in source.classes),
+        skipped=tuple(name for source in sources for name in source.skipped),
+    )
+
+
+def _files(root: Path, split: str, how: _How) -> Files:
+    if _has_splits(root):
         return _split_folder(root, split)
-    return _held_out(root, split, seed=seed, fraction=validation_fraction)
+    return _held_out(root, split, seed=how.seed, fraction=how.validation_fraction)
+
+
+def _has_splits(root: Path) -> bool:
+    return (root / "train").is_dir() and bool(_folders(root / "train"))
+
+
+def split_names_of(root: Path) -> list[str]:
+    """Returns the splits of an image folder: its folders' names, or those that are held out."""
+    if _has_splits(root):
+        return [path.name for path in _folders(root)]
+    return ["train", "validation"]
 
 
 def _split_folder(root: Path, split: str) -> Files:
@@ -117,13 +191,14 @@ def _split_folder(root: Path, split: str) -> Files:
     surplus = [name for name in classes if name not in reference]
     if absent:
         raise ValueError(
-            f"classes absent from split {split!r} ({folder}): {_some(absent)}; the training "
+            f"classes absent from split {split!r} ({folder}): {listing.some(absent)}; the training "
             f"split has {len(reference)} classes: add images of these, or remove them from it"
         )
     if surplus:
         raise ValueError(
             f"classes of split {split!r} ({folder}) that the training split has not: "
-            f"{_some(surplus)}{trees.hint(surplus[0], reference)}; rename or remove their folders"
+            f"{listing.some(surplus)}{trees.hint(surplus[0], reference)}; rename or remove their "
+            "folders"
         )
     return classes
 
@@ -145,8 +220,7 @@ def _held_out(root: Path, split: str, *, seed: int, fraction: float) -> Files:
             f"no split {split!r} in {root}, which has classes but no split folders and gives "
             f"'train' and 'validation'{trees.hint(split, ('train', 'validation'))}"
         )
-    if not 0 < fraction < 1:
-        raise ValueError(f"got validation_fraction={fraction}; expected 0 < fraction < 1")
+    check_fraction(fraction, name="validation_fraction")
     part = 0 if split == "train" else 1
     return {
         name: _deal(root, name, paths, seed=seed, fraction=fraction)[part]
@@ -164,9 +238,8 @@ def _deal(
             "to hold out"
         )
     by_name = {path.relative_to(root).as_posix(): path for path in paths}
-    held = min(max(round(len(paths) * fraction), 1), len(paths) - 1) / len(paths)
-    dealt = partition(list(by_name), shares=(held, 1 - held), seed=seed)
-    held_out, training = ([by_name[key] for key in sorted(keys)] for keys in dealt)
+    dealt = hold_out(list(by_name), fraction=fraction, seed=seed, both=True)
+    training, held_out = ([by_name[key] for key in sorted(keys)] for keys in dealt)
     return training, held_out
 
 
@@ -177,7 +250,7 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
     empty = [name for name, paths in classes.items() if not paths]
     if empty:
         raise ValueError(
-            f"class folders without images in {folder}: {_some(empty)}; add images "
+            f"class folders without images in {folder}: {listing.some(empty)}; add images "
             f"({', '.join(decode.IMAGE_SUFFIXES)}), or remove the folders"
         )
     return classes
@@ -190,8 +263,9 @@ def _folders(folder: Path) -> list[Path]:
 def _images(folder: Path) -> list[Path]:
     found = []
     for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in names if _is_image(name)]
+        # A folder called as an image is taken for one, so that it is named among the corrupt.
+        found += [Path(parent, name) for name in [*folders, *names] if _is_image(name)]
+        folders[:] = [name for name in folders if not name.startswith(".") and not _is_image(name)]
     return sorted(found)
 
 
@@ -199,19 +273,15 @@ def _is_image(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(decode.IMAGE_SUFFIXES)
 
 
-def _record(root: Path, data_dir: Path | None) -> Path:
+def record_of(root: Path, data_dir: Path | None) -> Path:
+    """Returns the file that remembers which images of a folder or manifest were found good."""
     key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
     return (data_dir or cache_dir()) / "verified" / f"{key}.json"
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(map(repr, names[:_LISTED])) + more
-
-
 def _corrupt_message(root: Path, split: str, corrupt: Mapping[Path, str]) -> str:
-    lines = [f"  {path}: {reason}" for path, reason in list(corrupt.items())[:_LISTED]]
-    more = [f"  and {len(corrupt) - _LISTED} more"] if len(corrupt) > _LISTED else []
-    head = f"{len(corrupt)} images in split {split!r} of {root} cannot be decoded:"
-    tail = "replace or remove them, or leave them out with data.on_corrupt='skip'"
-    return "\n".join([head, *lines, *more, tail])
+    return listing.report(
+        f"{len(corrupt)} images in split {split!r} of {root} cannot be decoded:",
+        [f"{path}: {reason}" for path, reason in corrupt.items()],
+        "replace or remove them, or leave them out with data.on_corrupt='skip'",
+    )

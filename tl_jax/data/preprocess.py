@@ -12,9 +12,14 @@ from tl_jax.data import decode
 from tl_jax.data.augment import normalize
 from tl_jax.weights.index import PretrainedConfig
 
+# What timm and Pillow know; the weights of the index use the first two.
 _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+    "lanczos": Image.Resampling.LANCZOS,
 }
 _CROP_MODES = ("center", "squash", "border")
 
@@ -25,11 +30,13 @@ class Preprocess:
 
     Attributes:
       size: height and width that the network gets.
-      crop_pct: the crop's share of the resized image's side, in (0, 1].
+      crop_pct: the crop's share of the resized image's side, in (0, 2]; above 1 the resized image
+        is smaller than the crop, and black is around it.
       crop_mode: "center" resizes the short side and cuts the middle out, "squash" resizes both
         sides, "border" resizes the long side and fills with the mean colour.
-      interpolation: "bicubic" or "bilinear", antialiased.
-      mean, std: of the channels, for values in [0, 1].
+      interpolation: "bicubic", "bilinear", "lanczos", "hamming" or "box", antialiased, or
+        "nearest".
+      mean, std: of the channels, for values in [0, 1]; three, or one for gray images.
 
     Raises:
       ValueError: on construction, if a field has no such value.
@@ -48,10 +55,15 @@ class Preprocess:
                 f"got interpolation {self.interpolation!r} and crop mode {self.crop_mode!r}; "
                 f"expected one of {', '.join(_FILTERS)} and one of {', '.join(_CROP_MODES)}"
             )
-        if not 0 < self.crop_pct <= 1 or min(self.size) < 1:
+        if not 0 < self.crop_pct <= 2 or min(self.size) < 1:
             raise ValueError(
-                f"got crop_pct={self.crop_pct} and size={self.size}; expected 0 < crop_pct <= 1 "
-                "and sides of at least one pixel"
+                f"got crop_pct={self.crop_pct} and size={self.size}; expected 0 < crop_pct <= 2 "
+                "(a share, not a percentage) and sides of at least one pixel"
+            )
+        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
+            raise ValueError(
+                f"got mean={self.mean} and std={self.std}; expected one value each for each of "
+                "three channels, or of one"
             )
 
     @classmethod
@@ -78,7 +90,42 @@ class Preprocess:
     @property
     def canvas(self) -> int:
         """Side of the square canvas that training crops are cut from: the resized longer side."""
-        return round(max(self.size) / self.crop_pct)
+        return round(max(self.size) / min(self.crop_pct, 1))
+
+    @property
+    def channels(self) -> int:
+        """3 for RGB, 1 for gray."""
+        return len(self.mean)
+
+    def uncropped(self) -> "Preprocess":
+        """Returns the transform without the last crop: what `multi_crop.views` is cut from.
+
+        The middle of its image is this transform's, or one pixel beside it if the margins that
+        are cut off differ.
+        """
+        height, width = (math.floor(side / self.crop_pct) for side in self.size)
+        return dataclasses.replace(self, size=(height, width), crop_pct=1.0)
+
+    def departures(self, trained: PretrainedConfig) -> list[str]:
+        """Says in what this transform differs from that which weights were trained with.
+
+        Args:
+          trained: entry of the weight index, or anything with its fields, as for `of`.
+
+        Returns:
+          A sentence for each difference, for a warning; none where all is alike.
+
+        Example:
+          >>> weights = pretrained_config("resnet50")
+          >>> Preprocess.of(weights, input_size=96).departures(weights)
+          ['96 x 96 pixels, where the weights were trained with 224 x 224 pixels']
+        """
+        own, theirs = _facts(self), _facts(Preprocess.of(trained))
+        return [
+            f"{own[fact]}, where the weights were trained with {theirs[fact]}"
+            for fact in own
+            if own[fact] != theirs[fact]
+        ]
 
 
 def preprocess(
@@ -91,7 +138,7 @@ def preprocess(
       config: a `Preprocess`, or an entry of the weight index.
 
     Returns:
-      float32 [len(images), height, width, 3].
+      float32 [len(images), height, width, channels].
 
     Raises:
       CorruptImageError, FileNotFoundError, TypeError, ValueError: as `decode.as_rgb`; ValueError
@@ -104,16 +151,34 @@ def preprocess(
 
 
 def eval_image(image: decode.ImageLike, config: Preprocess) -> np.ndarray:
-    """Resizes and crops one image to uint8 [height, width, 3], as timm does for evaluation.
+    """Resizes and crops one image to uint8 [height, width, channels], as timm for evaluation.
 
     Source: `transforms_imagenet_eval` in timm/data/transforms_factory.py; the resize is Pillow's.
     """
     rgb = decode.as_rgb(image)
-    width, height = _resized(rgb.size, config)
-    resized = rgb.resize((width, height), _FILTERS[config.interpolation])
+    whole = rgb if config.channels == 3 else rgb.convert("L")
+    resized = whole.resize(_resized(whole.size, config), _FILTERS[config.interpolation])
+    pixels = np.asarray(resized).reshape(resized.height, resized.width, config.channels)
     border = config.crop_mode == "border"
-    fill = tuple(round(255 * value) for value in config.mean) if border else (0, 0, 0)
-    return _center(np.asarray(resized), config.size, fill)
+    fill = [round(255 * value) if border else 0 for value in config.mean]
+    return _center(pixels, config.size, fill)
+
+
+def _facts(config: Preprocess) -> dict[str, str]:
+    """Returns what a network may be sensitive to, in words."""
+    height, width = config.size
+    return {
+        "size": f"{height} x {width} pixels",
+        "mean": f"the mean {_listed(config.mean)}",
+        "std": f"the standard deviation {_listed(config.std)}",
+        "interpolation": f"{config.interpolation} interpolation",
+        "crop_pct": f"a crop of {config.crop_pct:g} of the side",
+        "crop_mode": f"the crop mode {config.crop_mode!r}",
+    }
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def canvas_image(image: decode.ImageLike, canvas: int) -> np.ndarray:
@@ -138,16 +203,15 @@ def _resized(size: tuple[int, int], config: Preprocess) -> tuple[int, int]:
     return round(width / ratio), round(height / ratio)
 
 
-def _center(image: np.ndarray, size: tuple[int, int], fill: tuple[int, ...]) -> np.ndarray:
+def _center(image: np.ndarray, size: tuple[int, int], fill: Sequence[int]) -> np.ndarray:
     """Cuts the middle out, with torchvision's rounding; what is too small is filled up first."""
     missing = [max(want - have, 0) for want, have in zip(size, image.shape, strict=False)]
     if any(missing):
         (top, bottom), (left, right) = ((m // 2, (m + 1) // 2) for m in missing)
-        padded = np.empty(
-            (image.shape[0] + top + bottom, image.shape[1] + left + right, 3), np.uint8
-        )
+        height, width, channels = image.shape
+        padded = np.empty((height + top + bottom, width + left + right, channels), np.uint8)
         padded[:] = fill
-        padded[top : top + image.shape[0], left : left + image.shape[1]] = image
+        padded[top : top + height, left : left + width] = image
         image = padded
     top, left = (round((have - want) / 2) for want, have in zip(size, image.shape, strict=False))
     return image[top : top + size[0], left : left + size[1]]

@@ -35,9 +35,11 @@ def evaluate(
     run = load_run(workdir)
     data = run.config.data
     split = split or data.test_split or data.eval_split
-    config = dataclasses.replace(
-        run.config, data=dataclasses.replace(data, source=source or data.source)
-    )
+    if source is not None:  # What says how to read the run's own data says nothing of others.
+        data = dataclasses.replace(
+            data, source=source, labels=(), image_column=None, carve=None, shots=None
+        )
+    config = dataclasses.replace(run.config, data=data)
     opened = experiment.open_split(config, split)
     if tuple(opened.class_names) != run.info.class_names:
         raise ValueError(

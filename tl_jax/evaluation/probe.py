@@ -21,7 +21,7 @@ from tl_jax.evaluation.run import is_run, load_run
 from tl_jax.heads.classifier import Classifier, OnBackbone
 from tl_jax.models.registry import create_model
 from tl_jax.objectives import metrics
-from tl_jax.training import feature_cache
+from tl_jax.training import experiment, feature_cache
 from tl_jax.transfer import solvers
 from tl_jax.transfer.adapted import Adapted
 from tl_jax.transfer.solvers import Convergence, LinearHead
@@ -275,6 +275,8 @@ def _open_both(train: Source | str, test: Source | str) -> tuple[Source, Source]
     """Opens what is not yet open, and checks that both splits have the same classes."""
     fitted = open_source(train, "train") if isinstance(train, str) else train
     tested = open_source(test, "test") if isinstance(test, str) else test
+    for source in (fitted, tested):
+        experiment.check_labels(source)
     if tuple(fitted.class_names) != tuple(tested.class_names):
         raise ValueError(
             f"the training split has the classes {list(fitted.class_names)}, the test split "

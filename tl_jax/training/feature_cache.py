@@ -26,9 +26,9 @@ from tl_jax import trees
 from tl_jax.config import AugmentConfig
 from tl_jax.data import augment, loader
 from tl_jax.data.preprocess import Preprocess
-from tl_jax.data.source import Example, Source
+from tl_jax.data.source import Example, Source, tasks_of
 from tl_jax.models import features as intermediate
-from tl_jax.training import parallel
+from tl_jax.training import augmenting, parallel
 from tl_jax.transfer.adapted import Adapted
 
 Kept = Literal["float32", "bfloat16", "float16"]
@@ -139,8 +139,8 @@ class _How:
             raise ValueError(f"got views={self.views}; expected at least 1, the image as it is")
         if self.kept not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"got kept={self.kept!r}; expected 'float32', 'bfloat16' or 'float16'")
-        if self.augmentation.mixup:
-            raise ValueError("a view is of one example; set the augmentation's mixup to 0")
+        if augmenting.mix_of(self.augmentation) is not None:
+            raise ValueError("a view is of one example; set augment.mixup and augment.cutmix to 0")
 
 
 def _facts(
@@ -196,12 +196,16 @@ class _Sized:
 
     def __init__(self, source: Source) -> None:
         self.name, self.split = source.name, source.split
-        self.class_names, self.skipped = source.class_names, source.skipped
+        self.tasks, self.class_names = tasks_of(source), source.class_names
+        self.skipped = source.skipped
         self.sizes = np.zeros((len(source), 2), np.int32)
         self._source = source
 
     def __len__(self) -> int:
         return len(self._source)
+
+    def labels(self) -> np.ndarray:
+        return self._source.labels()
 
     def __getitem__(self, index: int) -> Example:
         example = self._source[index]
@@ -298,22 +302,10 @@ def _plain(how: _How) -> Prepare:
 
 def _augmented(how: _How) -> Prepare:
     """Returns what prepares another view; each example's key is its own."""
-    options, preprocess = how.augmentation, how.preprocess
+    augmented = augmenting.prepare_of(how.augmentation, how.preprocess)
 
     def one(key: jax.Array, image: jax.Array, size: jax.Array) -> jax.Array:
-        return augment.augment(
-            key,
-            image[None],
-            size[None],
-            size=preprocess.size,
-            scale=options.scale,
-            ratio=options.ratio,
-            horizontal_flip=options.horizontal_flip,
-            vertical_flip=options.vertical_flip,
-            mean=preprocess.mean,
-            std=preprocess.std,
-            interpolation=preprocess.interpolation,
-        )[0]
+        return augmented(key, {"image": image[None], "size": size[None]})[0]
 
     def prepare(batch: Mapping[str, jax.Array], view: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(how.seed), view)

@@ -1,5 +1,6 @@
 """The learning-rate finder of a configured run: its data, network and plan, at rising rates."""
 
+import contextlib
 from pathlib import Path
 
 import jax
@@ -64,9 +65,8 @@ def lr_find(
         begun = jax.tree.map(lambda x: jax.device_put(x, whole, may_alias=False), begun)
         return compile_step(parts, chosen, tx), begun
 
-    curve = lr_finder.find_learning_rate(
-        begin, train_batches(parts, 0), low=low, high=high, steps=steps
-    )
+    with contextlib.closing(train_batches(parts, 0)) as batches:
+        curve = lr_finder.find_learning_rate(begin, batches, low=low, high=high, steps=steps)
     title = f"{config.model.name} on {config.data.source}, {chosen.name}: rate of {group}"
     plots.learning_rate_curve(curve, Path(file), title=title)
     return curve, group

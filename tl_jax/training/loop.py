@@ -1,5 +1,6 @@
 """`fit`: the loop that trains a network, from a configuration to a finished run's folder."""
 
+import contextlib
 import json
 import math
 import sys
@@ -135,8 +136,10 @@ def _train(
     first = jax.process_index() == 0
     begun = done * parts.steps_per_epoch
     history = _history(parts, workdir, done)
-    batches = train_batches(parts, begun)
-    with journal.Journal(workdir, after_step=begun, enabled=first) as record:
+    with (
+        contextlib.closing(train_batches(parts, begun)) as batches,
+        journal.Journal(workdir, after_step=begun, enabled=first) as record,
+    ):
         if current is None:
             _score_start(parts, record)
         train_step = None

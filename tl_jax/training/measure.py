@@ -7,8 +7,9 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from tl_jax.data import augment, loader
+from tl_jax.data import augment, device_cache
 from tl_jax.data.preprocess import Preprocess
+from tl_jax.data.reader import WorkerType
 from tl_jax.data.source import Source
 from tl_jax.objectives import metrics
 from tl_jax.training import parallel, step
@@ -25,7 +26,8 @@ class Measure:
         mesh: Mesh,
         batch_size: int,
         workers: int = 2,
-        cache: loader.Cache = "none",
+        worker_type: WorkerType = "thread",
+        cache: device_cache.Cache = "none",
     ) -> None:
         """Compiles nothing yet.
 
@@ -34,12 +36,12 @@ class Measure:
           preprocess: its evaluation transform.
           mesh: devices that the batches are split over.
           batch_size: images of a step over all devices.
-          workers: threads that decode.
-          cache: "memory" keeps the prepared images of a split for the next time.
+          workers, worker_type: who decodes, as in `loader.train_batches`.
+          cache: "memory" and "device" keep the prepared images of a split for the next time.
         """
         self._preprocess, self._mesh, self._batch_size = preprocess, mesh, batch_size
-        self._workers, self._cache = workers, cache
-        self._batches: dict[str, loader.EvalBatches] = {}
+        self._workers, self._worker_type, self._cache = workers, worker_type, cache
+        self._batches: dict[str, device_cache.PlacedBatches] = {}
 
         def normalize(images: jax.Array) -> jax.Array:
             return augment.normalize(images, preprocess.mean, preprocess.std)
@@ -56,7 +58,7 @@ class Measure:
         loss, confusion = 0.0, np.int64(0)
         for batch in self._batches_of(source):
             inputs = {name: batch[name] for name in ("image", "label", "mask")}
-            sums = jax.device_get(self._step(variables, parallel.put_batch(inputs, self._mesh)))
+            sums = jax.device_get(self._step(variables, inputs))
             loss, confusion = loss + float(sums["loss"]), confusion + sums["confusion"]
         counted = int(np.sum(confusion))
         if counted != len(source):
@@ -66,15 +68,15 @@ class Measure:
             )
         return metrics.summarize(confusion, loss), confusion
 
-    def _batches_of(self, source: Source) -> loader.EvalBatches:
+    def _batches_of(self, source: Source) -> device_cache.PlacedBatches:
         if source.split not in self._batches:
-            self._batches[source.split] = loader.eval_batches(
+            self._batches[source.split] = device_cache.eval_batches(
                 source,
                 batch_size=self._batch_size,
                 preprocess=self._preprocess,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
+                sharding=parallel.sharded(self._mesh),
                 workers=self._workers,
+                worker_type=self._worker_type,
                 cache=self._cache,
             )
         return self._batches[source.split]

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tl_jax.data import place
+
 _DATA = "data"
 
 
@@ -37,11 +39,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Places this process's part of a global batch on its devices."""
-    sharding = sharded(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, array)
-        for name, array in batch.items()
-    }
+    return place.put(batch, sharded(mesh))
 
 
 def jit_train_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:

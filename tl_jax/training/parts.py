@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -13,10 +13,20 @@ from jax.sharding import Mesh
 
 from tl_jax import trees
 from tl_jax.config import Config
-from tl_jax.data import augment, loader
+from tl_jax.data import augment, device_cache, loader, sampling
 from tl_jax.data.preprocess import Preprocess
 from tl_jax.data.source import Source
-from tl_jax.training import experiment, measure, parallel, phases, recalibrate, start, step
+from tl_jax.data.subset import Subset
+from tl_jax.training import (
+    augmenting,
+    experiment,
+    measure,
+    parallel,
+    phases,
+    recalibrate,
+    start,
+    step,
+)
 from tl_jax.training.experiment import RunInfo
 from tl_jax.training.phases import Phase
 from tl_jax.training.state import TrainState
@@ -134,28 +144,19 @@ def _info(
         parameters=experiment.count_parameters(begun.variables["params"]),
         examples={split: len(source) for split, source in sources.items()},
         skipped={split: list(source.skipped) for split, source in sources.items()},
+        subsets={
+            split: dict(source.record)
+            for split, source in sources.items()
+            if isinstance(source, Subset)
+        },
         versions={library: metadata.version(library) for library in _LIBRARIES},
     )
 
 
 def compile_step(parts: Parts, phase: Phase, tx: optax.GradientTransformation) -> step.TrainStep:
     """Returns the compiled training step of a phase, with an optimizer of what it trains."""
-    options, preprocess = parts.config.augment, parts.preprocess
-
-    def prepare(key: jax.Array, batch: step.Batch) -> jax.Array:
-        return augment.augment(
-            key,
-            batch["image"],
-            batch["size"],
-            size=preprocess.size,
-            scale=options.scale,
-            ratio=options.ratio,
-            horizontal_flip=options.horizontal_flip,
-            vertical_flip=options.vertical_flip,
-            mean=preprocess.mean,
-            std=preprocess.std,
-            interpolation=preprocess.interpolation,
-        )
+    prepare = augmenting.prepare_of(parts.config.augment, parts.preprocess)
+    mix = augmenting.mix_of(parts.config.augment)
 
     def keyed(seed_key: jax.Array, state: TrainState, batch: step.Batch) -> Any:
         made = step.make_train_step(
@@ -165,7 +166,7 @@ def compile_step(parts: Parts, phase: Phase, tx: optax.GradientTransformation) -
             prepare=prepare,
             seed_key=seed_key,
             label_smoothing=parts.config.train.label_smoothing,
-            mixup=options.mixup,
+            mix=mix,
             still=phase.still,
         )
         return made(state, batch)
@@ -174,21 +175,22 @@ def compile_step(parts: Parts, phase: Phase, tx: optax.GradientTransformation) -
     return parallel.jit_keyed_train_step(keyed, parts.mesh, seed_key)
 
 
-def train_batches(parts: Parts, start_step: int) -> Iterator[dict[str, jax.Array]]:
+def train_batches(parts: Parts, start_step: int) -> Generator[dict[str, jax.Array], None, None]:
     """Yields the batches of training from a step on, on their devices, without end."""
-    options = parts.config.data
-    batches = loader.train_batches(
+    options, seed = parts.config.data, parts.config.train.seed
+    return device_cache.train_batches(
         parts.train,
         batch_size=options.batch_size,
         canvas=parts.preprocess.canvas,
-        seed=parts.config.train.seed,
+        order=sampling.of_source(options.sampling, parts.train, seed=seed),
+        sharding=parallel.sharded(parts.mesh),
         start_step=start_step,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
         workers=options.workers,
+        worker_type=options.worker_type,
         cache=options.cache,
+        fast_jpeg=options.fast_jpeg,
+        stretch_on=options.stretch_on,
     )
-    return (parallel.put_batch(batch, parts.mesh) for batch in batches)
 
 
 def recalibrated(parts: Parts, variables: dict[str, Any]) -> dict[str, Any]:

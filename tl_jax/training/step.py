@@ -9,13 +9,13 @@ import optax
 from flax import linen as nn
 
 from tl_jax import trees
-from tl_jax.data import augment
 from tl_jax.objectives import losses, metrics
 from tl_jax.training.state import TrainState
 from tl_jax.transfer import freeze
 
 Batch = Mapping[str, jax.Array]
 Prepare = Callable[[jax.Array, Batch], jax.Array]
+Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
@@ -27,7 +27,7 @@ def make_train_step(
     prepare: Prepare,
     seed_key: jax.Array,
     label_smoothing: float = 0.0,
-    mixup: float = 0.0,
+    mix: Mix | None = None,
     still: Collection[str] = (),
 ) -> TrainStep:
     """Returns one step of training, to be compiled with `jax.jit`.
@@ -43,7 +43,8 @@ def make_train_step(
         normalisation.
       seed_key: the run's random key; a step uses `fold_in(seed_key, step)`.
       label_smoothing: see `tl_jax.objectives.losses.cross_entropy`.
-      mixup: see `tl_jax.data.augment.mixup`; 0 mixes nothing.
+      mix: `mix(key, images, targets) -> (images, targets)` of one-hot targets (mixup, CutMix;
+        `tl_jax.data.mixing.mix`); None mixes nothing.
       still: labels whose BatchNorm keeps its running statistics (`freeze.batch_norm`).
 
     Returns:
@@ -54,14 +55,15 @@ def make_train_step(
     intercept = freeze.standing_still(plan, still)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        prepare_key, dropout_key = jax.random.split(jax.random.fold_in(seed_key, state.step))
+        step_key = jax.random.fold_in(seed_key, state.step)
+        prepare_key, dropout_key = jax.random.split(step_key)
         images, targets = prepare(prepare_key, batch), batch["label"]
         trained, frozen = freeze.split(plan, state.params)
-        if mixup:
-            # A key of its own, so that the other draws are those of a run without it.
-            mixup_key = jax.random.fold_in(prepare_key, 1)
-            targets = jax.nn.one_hot(targets, model.num_classes)
-            images, targets = augment.mixup(mixup_key, images, targets, mixup)
+        if mix is not None:
+            # A key of its own, so that the other draws are those of a run without it; children 0
+            # and 1 of the step's key are the two above.
+            mix_key = jax.random.fold_in(step_key, 2)
+            images, targets = mix(mix_key, images, jax.nn.one_hot(targets, model.num_classes))
 
         def loss_of(trained: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             with nn.intercept_methods(intercept):

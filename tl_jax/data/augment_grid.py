@@ -1,0 +1,65 @@
+"""A picture of augmentation: each image beside what the training step gets of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+_GAP = 4
+_WHITE = 255
+
+
+def draw_grid(
+    images: Sequence[np.ndarray],
+    augmented: np.ndarray,
+    path: str | Path,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> None:
+    """Draws a row for each image: the original first, then its augmented versions.
+
+    Args:
+      images: the originals, uint8 [height, width, 3], of any sizes; each is fitted into a cell.
+      augmented: [images, versions, height, width, 3 or 1], as the network gets them; the
+        normalisation is taken back, and what then lies outside [0, 255] is cut off.
+      path: PNG file to write; its folder is made.
+      mean, std: of the normalisation.
+
+    Raises:
+      ValueError: if there are no images, or not as many as rows of augmented ones.
+    """
+    if len(images) == 0 or augmented.ndim != 5 or len(images) != len(augmented):
+        raise ValueError(
+            f"got {len(images)} images and augmented ones of shape {augmented.shape}; expected at "
+            "least one, and augmented ones [images, versions, height, width, channels]"
+        )
+    pixels = denormalize(augmented, mean, std)
+    rows, columns, height, width, _ = pixels.shape
+    shape = (rows, height + _GAP, columns + 1, width + _GAP, 3)
+    sheet = np.full(shape, _WHITE, np.uint8)
+    for row, original in enumerate(images):
+        sheet[row, :height, 0, :width] = _fitted(original, (height, width))
+    sheet[:, :height, 1:, :width] = pixels.transpose(0, 2, 1, 3, 4)
+    flat = sheet.reshape(rows * (height + _GAP), (columns + 1) * (width + _GAP), 3)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(flat[:-_GAP, :-_GAP]).save(path, format="PNG")
+
+
+def denormalize(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Returns normalised images [..., channels] as uint8 pixels, rounded and cut off."""
+    values = np.asarray(images, np.float32) * np.asarray(std, np.float32) + np.asarray(mean)
+    return np.clip(np.round(255 * values), 0, 255).astype(np.uint8)
+
+
+def _fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes an image to fit into a cell, with white around it."""
+    height, width = size
+    factor = min(height / image.shape[0], width / image.shape[1])
+    shape = [max(1, round(side * factor)) for side in image.shape[:2]]
+    resized = Image.fromarray(image).resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
+    cell = np.full((height, width, 3), _WHITE, np.uint8)
+    top, left = (height - shape[0]) // 2, (width - shape[1]) // 2
+    cell[top : top + shape[0], left : left + shape[1]] = np.asarray(resized)
+    return cell

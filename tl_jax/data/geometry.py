@@ -1,0 +1,215 @@
+"""Where the pixels of an image go: random boxes, crops with a resize, and one affine warp."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+Fill = Literal["constant", "nearest", "reflect", "wrap"]
+
+METHODS = {"bilinear": "linear", "bicubic": "cubic", "lanczos": "lanczos3"}
+_TRIES = 10
+
+
+def random_box(
+    key: jax.Array,
+    original: jax.Array,
+    *,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> jax.Array:
+    """Draws the box of a random resized crop, in whole pixels.
+
+    The share of the area is uniform and the aspect ratio log-uniform; of ten draws the first
+    that fits into the image is taken, else a box in the middle with the nearest allowed aspect
+    ratio. Source: Szegedy et al. 2015, as in torchvision's `RandomResizedCrop.get_params`.
+
+    Args:
+      key: random key.
+      original: [2], height and width of the image.
+      scale: range of the box's share of the image's area.
+      ratio: range of the box's aspect ratio, width over height.
+
+    Returns:
+      float32 [4]: top, left, height and width of the box.
+    """
+    extent = original.astype(jnp.float32)
+    # All at once: every further draw would add half a second to compiling.
+    draws = jax.random.uniform(key, (2 * _TRIES + 2,))
+    areas, aspects, place = jnp.split(draws, [_TRIES, 2 * _TRIES])
+    areas = (scale[0] + areas * (scale[1] - scale[0])) * extent[0] * extent[1]
+    aspects = ratio[0] * (ratio[1] / ratio[0]) ** aspects
+    tries = jnp.round(jnp.sqrt(jnp.stack([areas / aspects, areas * aspects], axis=1)))
+    fits = jnp.all((tries >= 1) & (tries <= extent), axis=1)
+    drawn = tries[jnp.argmax(fits)]
+    # One of room + 1 whole positions; the minimum guards against a draw that rounds up to 1.
+    room = extent - drawn
+    inside = jnp.concatenate([jnp.minimum(jnp.floor(place * (room + 1)), room), drawn])
+    return jnp.where(jnp.any(fits), inside, _middle_box(extent, ratio))
+
+
+def _middle_box(extent: jax.Array, ratio: tuple[float, float]) -> jax.Array:
+    """Returns the largest box in the middle whose aspect ratio is within the range."""
+    height, width = extent
+    box = jnp.stack(
+        [
+            jnp.minimum(height, jnp.round(width / ratio[0])),
+            jnp.minimum(width, jnp.round(height * ratio[1])),
+        ]
+    )
+    return jnp.concatenate([jnp.floor((extent - box) / 2), box])
+
+
+def crop_and_resize(
+    image: jax.Array,
+    corner: jax.Array,
+    extent: jax.Array,
+    *,
+    size: tuple[int, int],
+    interpolation: str,
+) -> jax.Array:
+    """Resizes a box of one image, antialiased, as Pillow's `resize(box=...)` does.
+
+    Args:
+      image: [height, width, channels], values in [0, 255].
+      corner: [2], top and left of the box, in pixels, not necessarily whole.
+      extent: [2], height and width of the box.
+      size: height and width of the result.
+      interpolation: "bilinear", "bicubic" or "lanczos".
+
+    Returns:
+      float32 [*size, channels], within [0, 255] but not rounded.
+    """
+    factor = jnp.asarray(size, jnp.float32) / extent
+    resampled = jax.image.scale_and_translate(
+        image.astype(jnp.float32),
+        (*size, image.shape[-1]),
+        (0, 1),
+        factor,
+        -corner * factor,
+        METHODS[interpolation],
+        antialias=True,
+    )
+    return jnp.clip(resampled, 0, 255)  # A cubic kernel overshoots at edges.
+
+
+def random_affine(
+    key: jax.Array,
+    size: tuple[int, int],
+    *,
+    rotation: float,
+    shear: float,
+    zoom: tuple[float, float],
+    shift: float,
+) -> jax.Array:
+    """Draws an affine map from ranges as Keras's `ImageDataGenerator` takes them.
+
+    Each draw is uniform. The maps are composed as there: seen from the result, the picture is
+    zoomed, sheared, shifted and rotated about its centre.
+
+    Args:
+      key: random key.
+      size: height and width of the image.
+      rotation: largest angle to either side, in degrees.
+      shear: largest angle of the shear to either side, in degrees.
+      zoom: range of the extent that is seen, height and width by draws of their own: 0.8 shows
+        four fifths, enlarged, and 1.2 the whole with a border.
+      shift: largest shift up, down, left or right, as a share of the height or width.
+
+    Returns:
+      float32 [3, 3], for `warp`.
+    """
+    turn, slant, *draws = jax.random.uniform(key, (6,), minval=-1.0)
+    turn, slant = jnp.deg2rad(rotation * turn), jnp.deg2rad(shear * slant)
+    middle, spread = (zoom[1] + zoom[0]) / 2, (zoom[1] - zoom[0]) / 2
+    tall, wide = (middle + spread * draw for draw in draws[:2])
+    down, right = (side * shift * draw for side, draw in zip(size, draws[2:], strict=True))
+    rotate = _matrix(jnp.cos(turn), -jnp.sin(turn), 0, jnp.sin(turn), jnp.cos(turn), 0)
+    move = _matrix(1, 0, down, 0, 1, right)
+    lean = _matrix(1, -jnp.sin(slant), 0, 0, jnp.cos(slant), 0)
+    return compose(rotate, move, lean, _matrix(tall, 0, 0, 0, wide, 0))
+
+
+def compose(*matrices: jax.Array) -> jax.Array:
+    """Returns the one map that warping by each in turn, the first one first, amounts to."""
+    product, *others = matrices
+    for matrix in others:
+        # Accelerators multiply matrices in a coarser type unless told otherwise.
+        product = jnp.matmul(product, matrix, precision="highest")
+    return product
+
+
+def _matrix(*entries: jax.Array | float) -> jax.Array:
+    """Returns the map with these two rows."""
+    rows = jnp.stack([jnp.asarray(entry, jnp.float32) for entry in entries]).reshape(2, 3)
+    return jnp.concatenate([rows, jnp.asarray([[0.0, 0.0, 1.0]])])
+
+
+def shearing(*, along_rows: jax.Array, along_columns: jax.Array) -> jax.Array:
+    """Returns a shear relative to the centre: pixels of input by which a pixel of output moves.
+
+    Args:
+      along_rows: the way to the right for each pixel down.
+      along_columns: the way down for each pixel to the right.
+    """
+    return _matrix(1, along_columns, 0, along_rows, 1, 0)
+
+
+def shifting(*, down: jax.Array, right: jax.Array) -> jax.Array:
+    """Returns the map that moves the picture by so many pixels."""
+    return _matrix(1, 0, -down, 0, 1, -right)
+
+
+def rotating(angle: jax.Array) -> jax.Array:
+    """Returns the map that turns the picture counter-clockwise, by an angle in radians."""
+    sine, cosine = jnp.sin(angle), jnp.cos(angle)
+    return _matrix(cosine, sine, 0, -sine, cosine, 0)
+
+
+def warp(image: jax.Array, matrix: jax.Array, *, fill: Fill, fill_colour: jax.Array) -> jax.Array:
+    """Resamples one image by an affine map, bilinearly. The identity gives the same bits back.
+
+    Args:
+      image: float [height, width, channels].
+      matrix: [3, 3]; maps row and column (and 1) of a pixel of the result to where it is taken
+        from, both relative to the image's centre.
+      fill: what lies outside the image: "constant" (`fill_colour`), "nearest" (its edge), "reflect"
+        (its mirror image, the edge twice) or "wrap" (its other side).
+      fill_colour: [channels] or a scalar, for "constant".
+
+    Returns:
+      As `image`.
+    """
+    height, width, _ = image.shape
+    rows = (jnp.arange(height) - (height - 1) / 2)[:, None]
+    columns = (jnp.arange(width) - (width - 1) / 2)[None, :]
+    y = matrix[0, 0] * rows + matrix[0, 1] * columns + matrix[0, 2] + (height - 1) / 2
+    x = matrix[1, 0] * rows + matrix[1, 1] * columns + matrix[1, 2] + (width - 1) / 2
+    top, left = jnp.floor(y), jnp.floor(x)
+    flat = image.reshape(height * width, -1)
+
+    def at(row: jax.Array, column: jax.Array) -> jax.Array:
+        (row, row_inside), (column, column_inside) = (
+            _index(row.astype(jnp.int32), height, fill),
+            _index(column.astype(jnp.int32), width, fill),
+        )
+        found = flat.at[row * width + column].get(mode="promise_in_bounds")
+        if fill != "constant":
+            return found
+        return jnp.where((row_inside & column_inside)[..., None], found, fill_colour)
+
+    down, right = (y - top)[..., None], (x - left)[..., None]
+    upper = at(top, left) * (1 - right) + at(top, left + 1) * right
+    lower = at(top + 1, left) * (1 - right) + at(top + 1, left + 1) * right
+    return upper * (1 - down) + lower * down
+
+
+def _index(position: jax.Array, count: int, fill: Fill) -> tuple[jax.Array, jax.Array]:
+    """Returns the index that a position stands for, and whether it lies within the image."""
+    inside = (position >= 0) & (position < count)
+    if fill == "wrap":
+        return position % count, inside
+    if fill == "reflect":
+        within = position % (2 * count)
+        return jnp.minimum(within, 2 * count - 1 - within), inside
+    return jnp.clip(position, 0, count - 1), inside

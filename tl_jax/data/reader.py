@@ -1,0 +1,278 @@
+"""Examples as arrays in batches: what training and evaluation read of a source, and by whom."""
+
+import contextlib
+import dataclasses
+import math
+import pickle
+import signal
+import traceback
+from collections.abc import Callable
+from typing import Any, Literal
+
+import grain
+import numpy as np
+from absl import flags
+
+from tl_jax.data import fast_jpeg
+from tl_jax.data.fast_jpeg import Pixels
+from tl_jax.data.preprocess import Preprocess, eval_image
+from tl_jax.data.source import EncodedSource, Source, tasks_of
+
+Batch = dict[str, np.ndarray]
+WorkerType = Literal["thread", "process"]
+
+_AHEAD = 2
+# Side of the larger square over the canvas: photographs of 640 x 480 fit for networks of 224.
+_ROOM = 2.5
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainReader:
+    """Reads what training crops from: `image` stretched to a square, `size` and the labels.
+
+    Attributes:
+      source: the split.
+      canvas: side of the square.
+      fast_jpeg: whether large JPEG files are decoded at a reduced size (`fast_jpeg.read`).
+    """
+
+    source: Source
+    canvas: int
+    fast_jpeg: bool = True
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of an image."""
+        return (self.canvas, self.canvas)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Reads one example."""
+        example, pixels = _decoded(self, index)
+        return {**example, "image": pixels.stretched(self.canvas), "size": pixels.size}
+
+    def blank(self, count: int) -> Batch:
+        """Returns the arrays of so many examples, all zero."""
+        return {**_blank(self, count), "size": np.zeros((count, 2), np.int32)}
+
+
+@dataclasses.dataclass(frozen=True)
+class PaddedReader:
+    """Reads for training what the device is to stretch to a square (`stretch.stretch`).
+
+    `image` lies in the upper left corner of a larger square, `extent` (float32 [2]) says what it
+    takes of it. An image that does not fit there is stretched at once.
+
+    Attributes:
+      source, canvas, fast_jpeg: as in `TrainReader`.
+    """
+
+    source: Source
+    canvas: int
+    fast_jpeg: bool = True
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the larger square."""
+        return (math.ceil(_ROOM * self.canvas),) * 2
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Reads one example; `image` has its own size."""
+        example, pixels = _decoded(self, index)
+        image, extent = pixels.image, pixels.extent
+        if max(image.shape) > self.shape[0]:
+            image, extent = pixels.stretched(self.canvas), (self.canvas, self.canvas)
+        return {**example, "image": image, "extent": extent, "size": pixels.size}
+
+    def blank(self, count: int) -> Batch:
+        """Returns the arrays of so many examples, all zero."""
+        return {
+            **_blank(self, count),
+            "size": np.zeros((count, 2), np.int32),
+            "extent": np.zeros((count, 2), np.float32),
+        }
+
+
+def _decoded(reader: TrainReader | PaddedReader, index: int) -> tuple[dict[str, Any], Pixels]:
+    """Returns an example and its pixels, from the file's bytes where the source has them."""
+    source = reader.source
+    if reader.fast_jpeg and isinstance(source, EncodedSource):
+        data, example = source.encoded(index)
+        name = example.get("path", _name(source, index))
+        return dict(example), fast_jpeg.read(data, reader.canvas, name=name)
+    example = source[index]
+    image = example["image"]
+    return dict(example), Pixels(image, image.shape[:2], image.shape[:2])
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalReader:
+    """Reads what is evaluated: `image` resized and cropped as configured, and the labels.
+
+    Attributes:
+      source: the split.
+      preprocess: size and crop of the images.
+    """
+
+    source: Source
+    preprocess: Preprocess
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of an image."""
+        return self.preprocess.size
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Reads one example."""
+        example = self.source[index]
+        return {**example, "image": eval_image(example["image"], self.preprocess)}
+
+    def blank(self, count: int) -> Batch:
+        """Returns the arrays of so many examples, all zero."""
+        return _blank(self, count)
+
+
+Reader = TrainReader | PaddedReader | EvalReader
+
+
+def _blank(reader: Reader, count: int) -> Batch:
+    batch = {"image": np.zeros((count, *reader.shape, 3), np.uint8)}
+    for place, task in enumerate(tasks_of(reader.source)):
+        several = (len(task.class_names),) if task.multi_label else ()
+        batch["label" if place == 0 else task.name] = np.zeros(
+            (count, *several), np.int8 if several else np.int32
+        )
+    return batch
+
+
+def read(reader: Reader, indices: np.ndarray) -> Batch:
+    """Reads examples into new arrays; where an index is -1, they stay zero.
+
+    Raises:
+      Exception: what the source raises; a note says of which example.
+    """
+    batch = reader.blank(len(indices))
+    for place, index in enumerate(indices.tolist()):
+        if index < 0:
+            continue
+        try:
+            example = reader[index]
+            height, width = example["image"].shape[:2]
+            batch["image"][place, :height, :width] = example["image"]
+            for name in batch.keys() - {"image"}:
+                batch[name][place] = example[name]
+        except Exception as error:
+            error.add_note(f"while reading {_name(reader.source, index)}")
+            raise
+    return batch
+
+
+def _name(source: Source, index: int) -> str:
+    return f"example {index} of split {source.split!r} of {source.name}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chunks:
+    """Consecutive pieces of indices, by their number; the last may be shorter."""
+
+    indices: np.ndarray
+    size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.size)
+
+    def __call__(self, number: int) -> np.ndarray:
+        """Returns one piece."""
+        return self.indices[number * self.size : (number + 1) * self.size]
+
+
+@dataclasses.dataclass(frozen=True)
+class Workers:
+    """Who reads: threads, or processes where decoding is held up by Python itself.
+
+    Processes are spawned, so a script that uses them needs `if __name__ == "__main__":`, and each
+    takes seconds to start; the source is copied to each.
+
+    Attributes:
+      count: of workers, each of which reads whole batches; 0: the calling thread reads.
+      kind: "thread" or "process".
+    """
+
+    count: int = 2
+    kind: WorkerType = "thread"
+
+    def __post_init__(self) -> None:
+        if self.count < 0 or self.kind not in ("thread", "process"):
+            raise ValueError(
+                f"got workers={self.count} and worker_type={self.kind!r}; expected 0 or more, and "
+                "'thread' or 'process'"
+            )
+
+    def start(
+        self, reader: Reader, steps: grain.MapDataset, plan: Callable[[int], np.ndarray]
+    ) -> grain.DatasetIterator:
+        """Begins to read ahead; close the iterator to end it.
+
+        Args:
+          reader: of the examples.
+          steps: the numbers of the batches, in the order in which they are wanted.
+          plan: from such a number to the batch's indices.
+        """
+        if self.kind == "thread" or self.count == 0:
+            pieces = steps.map(_Read(reader, plan))
+            ahead = grain.ReadOptions(
+                num_threads=self.count, prefetch_buffer_size=self.count and self.count + 1
+            )
+            return iter(pieces.to_iter_dataset(ahead))
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain asks for flags that only absl's own apps parse.
+        pieces = steps.map(_ReadElsewhere(reader, plan))
+        one = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        options = grain.MultiprocessingOptions(
+            num_workers=self.count, per_worker_buffer_size=_AHEAD
+        )
+        return iter(pieces.to_iter_dataset(one).mp_prefetch(options, _ignore_interrupts))
+
+
+def read_all(reader: Reader, indices: np.ndarray, *, chunk: int, workers: Workers) -> Batch:
+    """Reads examples into one set of arrays, `chunk` at a time; as `read` otherwise."""
+    whole = reader.blank(len(indices))
+    chunks = Chunks(indices, chunk)
+    steps = grain.MapDataset.range(len(chunks))
+    with contextlib.closing(workers.start(reader, steps, chunks)) as reading:
+        for number, batch in enumerate(reading):
+            for name, array in batch.items():
+                whole[name][number * chunk : (number + 1) * chunk] = array
+    return whole
+
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    reader: Reader
+    plan: Callable[[int], np.ndarray]
+
+    def __call__(self, step: int) -> Batch:
+        return read(self.reader, self.plan(step))
+
+
+@dataclasses.dataclass(frozen=True)
+class _ReadElsewhere(_Read):
+    def __call__(self, step: int) -> Batch:
+        try:
+            return super().__call__(step)
+        except Exception as error:
+            raise _portable(error) from None
+
+
+def _portable(error: Exception) -> Exception:
+    """Returns an error that reaches another process: one that cannot be pickled would be lost."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # Whatever a class of errors does when it is copied.
+        return RuntimeError("".join(traceback.format_exception_only(error)))
+    return error
+
+
+def _ignore_interrupts(index: int, count: int) -> None:
+    """Leaves it to the process that started the workers to end them on Ctrl-C."""
+    del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
