@@ -43,12 +43,15 @@ def known_features(seed=0, noise=2.0):
 
 
 class Named:
-    """A split of which nothing but names is asked, since its features are known."""
+    """A split of which nothing but names and labels is asked, since its features are known."""
 
     name, skipped = "named", ()
 
-    def __init__(self, split, class_names):
-        self.split, self.class_names = split, class_names
+    def __init__(self, split, class_names, labels=(0,)):
+        self.split, self.class_names, self._labels = split, class_names, np.asarray(labels)
+
+    def labels(self):
+        return self._labels
 
 
 @pytest.fixture
@@ -231,3 +234,9 @@ def test_splits_of_other_classes_and_a_network_without_preprocessing_are_refused
         probe((model, {}), one, other, preprocess=HOW)
     with pytest.raises(ValueError, match="no preprocessing of its own"):
         probe((model, {}), one, one)
+
+
+def test_a_split_with_missing_labels_is_refused():
+    whole, part = Named("train", ("a", "b")), Named("test", ("a", "b"), [0, -1, 1])
+    with pytest.raises(ValueError, match=r"1 of 3 examples of split 'test' .* have no"):
+        probe("test_resnet", whole, part)

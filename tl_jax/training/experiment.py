@@ -52,10 +52,11 @@ def check_labels(source: Source) -> None:
             f"an image of {source.name} may have several of the labels {task.name!r}; a run is "
             "trained on one label an image: name another column with data.labels"
         )
-    missing = int((source.labels() < 0).sum())
+    labels = source.labels()
+    missing = int((labels < 0).sum())
     if missing:
         raise ValueError(
-            f"{missing} of {len(source)} examples of split {source.split!r} of {source.name} have "
+            f"{missing} of {len(labels)} examples of split {source.split!r} of {source.name} have "
             f"no {task.name!r}; leave them out, or name another column with data.labels"
         )
 

@@ -30,6 +30,7 @@ from tl_jax.training import (
 from tl_jax.training.experiment import RunInfo
 from tl_jax.training.phases import Phase
 from tl_jax.training.state import TrainState
+from tl_jax.weights.index import pretrained_config
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -83,6 +84,9 @@ class Parts:
             f"images {height}x{width}",
             f"start    {info.weights or 'random weights'}",
         ]
+        if info.weights is not None:
+            trained_with = pretrained_config(config.model.name)
+            lines += [f"warning  {each}" for each in info.preprocess.departures(trained_with)]
         if self.start.mapping is not None:
             lines.append(f"classes  {self.start.mapping}")
         for split, names in info.skipped.items():
