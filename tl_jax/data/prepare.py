@@ -1,45 +1,34 @@
 """Prepares a source once: its images verified, written to array_record files, reported on."""
 
-import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import errno
 import glob
 import hashlib
-import io
-import itertools
 import json
 import os
 import re
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, get_args
 
-import numpy as np
-import tensorflow_datasets as tfds
-import tqdm
 from PIL import Image
 
 from tl_jax import trees
-from tl_jax.data import contact_sheet, decode, inspection, set_report, verify
+from tl_jax.data import contact_sheet, inspection, set_report, verify
+from tl_jax.data.image_reader import Encoding, ImageReader
 from tl_jax.data.open import open_source
-from tl_jax.data.source import EncodedSource, Source, Task, tasks_of
+from tl_jax.data.record_writer import RecordWriter
+from tl_jax.data.source import Source, Task, tasks_of
 from tl_jax.data.split_names import split_names
-
-Encoding = Literal["as-is", "jpeg", "png"]
 
 REPORT, PAGE = "report.json", "report.md"
 QUARANTINE, SHEET = "quarantine.jsonl", "contact_sheet.png"
 
-_LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")
-_JPEG_QUALITY = 95
 _SHEET_CLASSES, _SHEET_IMAGES = 60, 8
 _SPLIT_NAME = re.compile(r"[\w-]+")  # TFDS finds the files of no other name again.
-# What a machine lacks, not a file.
-_OWN_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +89,9 @@ def prepare(
     _check_options(out, max_side, encoding, workers)
     how = _How(seed, validation_fraction, tuple(labels), image_column, data_dir)
     sources = _opened(spec, splits or split_names(spec, data_dir=data_dir), how)
-    reader = _Reader(_base(spec), max_side, encoding)
+    reader = ImageReader(_base(spec), max_side, encoding)
     with _part_folder(out) as part, _clear_when_full(part):
-        writer = _Writer(sources, reader, workers or os.cpu_count() or 1, progress, part)
+        writer = RecordWriter(sources, reader, workers or os.cpu_count() or 1, progress, part)
         folder = writer.write()
         report = set_report.set_report(writer.images, writer.corrupt, writer.tasks, source=spec)
         _write_beside(folder, report, writer.corrupt)
@@ -218,261 +207,6 @@ def _clear_when_full(folder: Path) -> Iterator[None]:
             f"the disk is full, and nothing was kept: {folder.parent} needs room for the images, "
             "and twice that for more than 1 GB; make room, name another folder, or give max_side",
         ) from error
-
-
-@dataclasses.dataclass(frozen=True)
-class _Image:
-    """A good image: what goes into the records, and what into the report."""
-
-    data: bytes
-    facts: inspection.Facts
-
-
-@runtime_checkable
-class _OfFiles(Protocol):
-    paths: Sequence[Path]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Reader:
-    """Reads, decodes and, if asked to, re-encodes one image of a source."""
-
-    base: Path | None
-    max_side: int | None
-    encoding: Encoding
-
-    def __call__(self, source: Source, index: int) -> _Image | inspection.Corrupt:
-        name = f"{source.split}[{index}]"
-        tasks = tasks_of(source)
-        example: Mapping[str, Any] = {}
-        try:
-            data, example = self._read(source, index)
-            name = self._name(example.get("path", name))
-            whole = decode.decode_whole(data)
-        except (decode.CorruptImageError, OSError) as error:
-            if isinstance(error, OSError) and error.errno in _OWN_FAULTS:
-                raise
-            if isinstance(source, _OfFiles):
-                name = self._name(source.paths[index])
-            label = example["label"] if example else source.labels()[index]
-            classes = "/".join(inspection.class_names(label, tasks[0]))
-            return inspection.Corrupt(source.split, index, name, classes, _reason(error))
-        labels = _labels(example, tasks)
-        facts = inspection.facts(
-            data, whole, split=source.split, index=index, name=name, labels=labels
-        )
-        return _Image(self._stored(data, whole), facts)
-
-    def _read(self, source: Source, index: int) -> tuple[bytes, Mapping[str, Any]]:
-        if isinstance(source, _OfFiles):
-            decode.check_file(source.paths[index])
-        if isinstance(source, EncodedSource):
-            return source.encoded(index)
-        example = source[index]
-        return _encode(example["image"], "png"), example
-
-    def _stored(self, data: bytes, decoded: decode.Decoded) -> bytes:
-        height, width = decoded.pixels.shape[:2]
-        larger = self.max_side is not None and max(height, width) > self.max_side
-        if self.encoding == "as-is" and not larger:
-            return data
-        as_is = "jpeg" if decoded.format in _LOSSY else "png"
-        pixels = _smaller(decoded.pixels, self.max_side) if larger else decoded.pixels
-        return _encode(pixels, as_is if self.encoding == "as-is" else self.encoding)
-
-    def _name(self, path: str | bytes | Path) -> str:
-        # Names that are no UTF-8 can be neither printed nor stored as text.
-        whole = os.fsencode(path).decode("utf-8", "backslashreplace")
-        return whole.removeprefix(f"{self.base}{os.sep}")
-
-
-def _skipped(source: Source, line: str) -> inspection.Corrupt:
-    """Returns what a source has left out on opening: "NAME: REASON"."""
-    name, _, reason = line.partition(": ")
-    return inspection.Corrupt(source.split, -1, name, "", reason)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, decode.CorruptImageError):
-        return error.reason or str(error)
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file, or it is a link that leads nowhere"
-    return (isinstance(error, OSError) and error.strerror) or str(error)
-
-
-def _labels(example: Mapping[str, Any], tasks: Sequence[Task]) -> dict[str, Any]:
-    """Returns an example's labels by task, as numbers and tuples."""
-    found = {}
-    for number, task in enumerate(tasks):
-        label = example[task.name if number else "label"]
-        found[task.name] = tuple(np.asarray(label).tolist()) if task.multi_label else int(label)
-    return found
-
-
-def _smaller(pixels: np.ndarray, side: int) -> np.ndarray:
-    height, width = pixels.shape[:2]
-    scale = side / max(height, width)
-    size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
-
-
-def _encode(pixels: np.ndarray, encoding: Literal["jpeg", "png"]) -> bytes:
-    buffer = io.BytesIO()
-    options = {"quality": _JPEG_QUALITY} if encoding == "jpeg" else {}
-    Image.fromarray(pixels).save(buffer, encoding, **options)
-    return buffer.getvalue()
-
-
-class _Builder(tfds.core.GeneratorBasedBuilder):
-    """Writes the examples of given generators."""
-
-    name = "prepared"
-    VERSION = tfds.core.Version("1.0.0")
-    url_infos: ClassVar = None  # Nothing is downloaded.
-
-    def __init__(
-        self,
-        examples: Mapping[str, Callable[[], Iterator[tuple[int, dict[str, Any]]]]],
-        tasks: Sequence[Task],
-        description: str,
-        data_dir: Path,
-    ) -> None:
-        self._examples, self._features, self._main = examples, _features(tasks), tasks[0].name
-        self._description = description
-        super().__init__(data_dir=data_dir, file_format="array_record")
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self._description,
-            features=self._features,
-            supervised_keys=("image", self._main),
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        del dl_manager
-        return {split: examples() for split, examples in self._examples.items()}
-
-    def _generate_examples(self) -> Iterator:
-        raise NotImplementedError("the generators are given to the builder")
-
-
-@dataclasses.dataclass
-class _Writer:
-    """Writes sources through TFDS, and notes what it finds on the way."""
-
-    sources: Mapping[str, Source]
-    reader: _Reader
-    workers: int
-    progress: bool
-    folder: Path
-    images: list[inspection.Facts] = dataclasses.field(default_factory=list)
-    corrupt: list[inspection.Corrupt] = dataclasses.field(default_factory=list)
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        return tasks_of(next(iter(self.sources.values())))
-
-    def write(self) -> Path:
-        """Returns the folder of the records; it must hold all that was read, and nothing less."""
-        total = sum(map(len, self.sources.values()))
-        tfds.display_progress_bar(enable=False)  # TFDS's bars know no totals.
-        try:
-            with tqdm.tqdm(total=total, unit=" images", disable=not self.progress) as bar:
-                builder = self._builder(bar)
-                with contextlib.redirect_stdout(io.StringIO()):  # It tells of a download.
-                    builder.download_and_prepare(
-                        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-                    )
-        finally:
-            tfds.display_progress_bar(enable=True)
-        folder = Path(builder.data_path)
-        self._check_whole(folder)
-        return folder
-
-    def _builder(self, bar: tqdm.tqdm) -> _Builder:
-        examples = {
-            split: lambda source=source: self._examples(source, bar)
-            for split, source in self.sources.items()
-        }
-        first = next(iter(self.sources.values()))
-        return _Builder(examples, self.tasks, f"Prepared from {first.name}.", self.folder)
-
-    def _examples(self, source: Source, bar: tqdm.tqdm) -> Iterator[tuple[int, dict[str, Any]]]:
-        good = 0
-        self.corrupt += [_skipped(source, line) for line in source.skipped]
-        for index, found in enumerate(self._read(source)):
-            bar.update()
-            if isinstance(found, inspection.Corrupt):
-                self.corrupt.append(found)
-                continue
-            good += 1
-            self.images.append(found.facts)
-            yield index, _record(found, self.tasks)
-        if not good:
-            raise decode.CorruptImageError(
-                f"none of the {len(source)} images in split {source.split!r} of {source.name} can "
-                f"be decoded; the last one: {self.corrupt[-1].name}: {self.corrupt[-1].reason}"
-            )
-
-    def _read(self, source: Source) -> Iterator[_Image | inspection.Corrupt]:
-        """Reads all examples in order by threads, which are never far ahead."""
-        waiting: collections.deque[concurrent.futures.Future] = collections.deque()
-        indices = iter(range(len(source)))
-        with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
-            for index in itertools.islice(indices, 4 * self.workers):
-                waiting.append(pool.submit(self.reader, source, index))
-            while waiting:
-                found = waiting.popleft().result()
-                for index in itertools.islice(indices, 1):
-                    waiting.append(pool.submit(self.reader, source, index))
-                yield found
-
-    def _check_whole(self, folder: Path) -> None:
-        written = tfds.builder_from_directory(folder).as_data_source(
-            decoders={"image": tfds.decode.SkipDecoding()}
-        )
-        for split in self.sources:
-            expected = sum(one.split == split for one in self.images)
-            if len(written[split]) != expected:
-                raise OSError(
-                    f"{len(written[split])} of the {expected} images of split {split!r} were "
-                    f"written to {folder}; check the disk and try again"
-                )
-
-
-def _features(tasks: Sequence[Task]) -> tfds.features.FeaturesDict:
-    labels = {}
-    for task in tasks:
-        names = tfds.features.ClassLabel(names=list(task.class_names))
-        labels[task.name] = tfds.features.Sequence(names) if task.multi_label else names
-    return tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Image(shape=(None, None, 3)),
-            **labels,
-            "path": tfds.features.Text(),
-        }
-    )
-
-
-def _record(image: _Image, tasks: Sequence[Task]) -> dict[str, Any]:
-    labels = {
-        task.name: _listed(image.facts, task) if task.multi_label else image.facts.labels[task.name]
-        for task in tasks
-    }
-    return {"image": io.BytesIO(image.data), "path": image.facts.name, **labels}
-
-
-def _listed(facts: inspection.Facts, task: Task) -> list[int]:
-    """Returns the classes that an image has, after -1 if it is not known of the others."""
-    label = facts.labels[task.name]
-    if {0, -1} <= set(label):
-        raise ValueError(
-            f"of some classes of {task.name!r} {facts.name} is known not to be, of others it is "
-            "not known; a prepared set says one or the other of all classes that an image is not "
-            "said to have: fill in the missing ones"
-        )
-    return [-1] * (-1 in label) + [i for i, has in enumerate(label) if has == 1]
 
 
 def _write_beside(
