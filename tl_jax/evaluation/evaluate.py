@@ -52,6 +52,7 @@ def evaluate(
         mesh=parallel.data_mesh(),
         batch_size=batch_size or data.batch_size,
         workers=data.workers,
+        worker_type=data.worker_type,
     )
     found, _ = measured(run.variables, opened)
     return {"split": split, "step": run.step, "class_names": list(run.info.class_names), **found}

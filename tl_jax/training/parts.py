@@ -133,6 +133,7 @@ def measure_of(
         mesh=mesh,
         batch_size=config.data.batch_size,
         workers=config.data.workers,
+        worker_type=config.data.worker_type,
         cache=config.data.cache,
     )
 
@@ -236,6 +237,7 @@ def _whole_batches(parts: Parts) -> Iterator[jax.Array]:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         workers=parts.config.data.workers,
+        worker_type=parts.config.data.worker_type,
     )
     for batch in itertools.islice(batches, count // size):
         images = parallel.put_batch({"image": batch["image"]}, parts.mesh)["image"]
