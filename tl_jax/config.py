@@ -80,9 +80,9 @@ class DataConfig:
     fast_jpeg: bool = True
     """Decode large JPEG files of the training split at a half, a quarter or an eighth of their
     size, where that is at least the size of the canvas."""
-    stretch_on: Literal["host", "device"] = "host"
-    """Where training images are stretched to the canvas. "device" leaves the host decoding alone;
-    for an accelerator, with `cache` "none"."""
+    stretch_on: Literal["auto", "device", "host"] = "auto"
+    """Where training images are stretched to the canvas: "device" leaves the host decoding alone,
+    and is for `cache` "none"; "auto": there, with such a cache, on an accelerator."""
     on_corrupt: Literal["raise", "skip"] = "raise"
     """What to do with images that cannot be decoded: stop and name them, or go on without."""
 
@@ -373,7 +373,7 @@ def _check(config: Config) -> None:
         "data.workers must not be negative": config.data.workers >= 0,
         "data.shots must be at least 1": config.data.shots is None or config.data.shots >= 1,
         "data.stretch_on 'device' is for data.cache 'none'": (
-            config.data.stretch_on == "host" or config.data.cache == "none"
+            config.data.stretch_on != "device" or config.data.cache == "none"
         ),
         "data.carve must lie between 0 and 1": (
             config.data.carve is None or 0 < config.data.carve < 1

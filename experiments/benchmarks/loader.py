@@ -140,7 +140,7 @@ def one_device() -> NamedSharding:
 
 
 def files_side(
-    source: Source, setting: Setting, *, worker_type: WorkerType = "thread", padded: bool
+    source: Source, setting: Setting, *, worker_type: WorkerType = "thread", packed: bool
 ) -> Side:
     """Returns the reading of files or records, every time anew."""
 
@@ -152,7 +152,7 @@ def files_side(
             seed=0,
             workers=setting.workers,
             worker_type=worker_type,
-            padded=padded,
+            packed=packed,
         )
 
     return Side(begin, setting.images // setting.batch_size, setting.batch_size)
@@ -291,10 +291,10 @@ def sides(folder: Path, setting: Setting) -> dict[str, Side]:
     small = from_arrays(pixels, rng.integers(0, 10, len(pixels)))
     size = setting.batch_size
     return {
-        "jpeg": files_side(files, setting, padded=True),
-        "jpeg, stretched": files_side(files, setting, padded=False),
-        "jpeg, processes": files_side(files, setting, worker_type="process", padded=False),
-        "records": files_side(records, setting, padded=True),
+        "jpeg": files_side(files, setting, packed=True),
+        "jpeg, stretched": files_side(files, setting, packed=False),
+        "jpeg, processes": files_side(files, setting, worker_type="process", packed=False),
+        "records": files_side(records, setting, packed=True),
         "memory": memory_side(files, setting, canvas=CANVAS, batch_size=size),
         "device": device_side(files, setting),
         "dataloader": peer_side(folder / "files", setting, color_jitter=0.4),
@@ -357,7 +357,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2, help="threads or processes of each side")
     parser.add_argument("--small-images", type=int, default=20_000)
-    parser.add_argument("--blocks", type=int, default=5, help="turns of each side")
+    parser.add_argument("--blocks", type=int, default=9, help="turns of each side")
     parser.add_argument("--results", type=Path, default=report.RESULTS)
     return parser.parse_args(arguments)
 

@@ -143,7 +143,7 @@ def test_images_are_split_where_copies_would_take_too_much(devices, limit, split
     class FakeSharding:
         mesh = FakeMesh(devices, limit)
 
-    assert device_cache._must_split(100, (8, 5), FakeSharding) == split
+    assert device_cache._must_split(100, (8, 5, 3), FakeSharding) == split
 
 
 def test_what_fits_nowhere_is_refused(monkeypatch):

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import types
 
 import jax
 import numpy as np
@@ -11,12 +12,14 @@ from skimage import data
 
 from tests.data.test_device_cache import on_host, placed
 from tests.data.test_loader import Numbered
+from tl_jax.data import device_cache
+from tl_jax.data.arrays import from_arrays
 from tl_jax.data.preprocess import canvas_image
-from tl_jax.data.reader import PaddedReader, TrainReader
+from tl_jax.data.reader import PackedReader, TrainReader, read
 from tl_jax.data.stretch import stretch
 
-CANVAS, ROOM = 32, 80
-stretched = jax.jit(functools.partial(stretch, canvas=CANVAS))
+CANVAS, SIDE = 32, 80
+stretched = jax.jit(functools.partial(stretch, side=SIDE, canvas=CANVAS))
 
 
 def pillow_s(image, extent):
@@ -27,14 +30,17 @@ def pillow_s(image, extent):
 def test_the_pixels_are_pillow_s():
     photo = Image.fromarray(data.astronaut())
     sizes = [(80, 80), (32, 32), (20, 11), (79, 33), (1, 64), (63, 2), (40, 77)]
-    images = np.full((2 * len(sizes), ROOM, ROOM, 3), 255, np.uint8)  # To be seen if it leaks in.
-    extents, expected = np.zeros((len(images), 2), np.float32), []
+    room = 3 * SIDE * (SIDE + 1)
+    images = np.full((2 * len(sizes), room), 255, np.uint8)  # To be seen if it leaks in.
+    shapes, expected = np.zeros((len(images), 2), np.int32), []
+    extents = np.zeros((len(images), 2), np.float32)
     for place, (size, less) in enumerate(itertools.product(sizes, (0, 0.5))):
         image = photo.resize(size)
-        images[place, : size[1], : size[0]] = np.asarray(image)
+        images[place, : 3 * size[0] * size[1]] = np.asarray(image).reshape(-1)
+        shapes[place] = size[1], size[0]
         extents[place] = size[1] - less, size[0] - less
         expected.append(np.asarray(pillow_s(image, extents[place])))
-    difference = np.abs(np.asarray(stretched(images, extents), int) - np.stack(expected))
+    difference = np.abs(np.asarray(stretched(images, shapes, extents), int) - np.stack(expected))
     assert difference[:-2].max() <= 1
     assert difference[:-2].mean() < 0.01
     assert difference[-2:].mean() < 0.5  # Pillow goes down first.
@@ -59,16 +65,43 @@ def test_training_gets_what_the_host_would_have_stretched():
 
 
 def test_what_does_not_fit_is_stretched_at_once():
-    reader = PaddedReader(Wide(5), 8)
-    assert (reader.shape, reader[1]["image"].shape) == ((20, 20), Wide(5)[1]["image"].shape)
-    assert reader[1]["extent"] == reader[1]["size"] == (7, 6)
+    reader = PackedReader(Wide(5), 8)
+    assert (reader.side, reader.shape) == (20, (3 * 20 * 16,))
+    assert (reader[1]["image"] == Wide(5)[1]["image"].reshape(-1)).all()
+    assert reader[1]["extent"] == reader[1]["size"] == reader[1]["packed"] == (7, 6)
     wide = reader[2]
-    assert (wide["extent"], wide["size"]) == ((8, 8), (8, 63))
-    np.testing.assert_array_equal(wide["image"], TrainReader(Wide(5), 8)[2]["image"])
-    np.testing.assert_array_equal(wide["image"], canvas_image(Wide(5)[2]["image"], 8))
+    assert (wide["extent"], wide["packed"], wide["size"]) == ((8, 8), (8, 8), (8, 63))
+    square = canvas_image(Wide(5)[2]["image"], 8)
+    np.testing.assert_array_equal(wide["image"].reshape(8, 8, 3), square)
+    np.testing.assert_array_equal(TrainReader(Wide(5), 8)[2]["image"], square)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(20, 15), (15, 20), (20, 16), (17, 18)])
+def test_all_that_is_packed_has_room(rows, columns):
+    pixels = np.random.default_rng(0).integers(0, 256, (1, rows, columns, 3), np.uint8)
+    source = from_arrays(pixels, [0])
+    batch = read(PackedReader(source, 8), np.array([0]))
+    fits = rows * columns <= 20 * 15
+    np.testing.assert_array_equal(batch["packed"][0], (rows, columns) if fits else (8, 8))
+    found = stretch(batch["image"], batch["packed"], batch["extent"], side=20, canvas=8)
+    assert np.abs(np.asarray(found[0], int) - canvas_image(pixels[0], 8)).max() <= 1
 
 
 def test_a_cache_stretches_on_the_host():
     for options in ({"stretch_on": "device", "cache": "memory"}, {"stretch_on": "moon"}):
         with pytest.raises(ValueError, match=r"got stretch_on='(device|moon)' with cache="):
             placed(Numbered(5), 1, **options)
+
+
+@pytest.mark.parametrize(
+    ("platform", "cache", "later"),
+    [
+        ("cpu", "none", False),
+        ("gpu", "none", True),
+        ("tpu", "none", True),
+        ("gpu", "memory", False),
+    ],
+)
+def test_an_accelerator_stretches_by_itself_what_is_not_kept(platform, cache, later):
+    devices = types.SimpleNamespace(device_set=[types.SimpleNamespace(platform=platform)])
+    assert device_cache._stretches_later("auto", cache, devices) == later

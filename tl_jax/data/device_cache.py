@@ -3,9 +3,10 @@
 import contextlib
 import functools
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +16,19 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tl_jax.data import loader, place, sampling
 from tl_jax.data.memory_cache import check_memory, host_memory
 from tl_jax.data.preprocess import Preprocess
-from tl_jax.data.reader import Batch, TrainReader, Workers, WorkerType, read_all
+from tl_jax.data.reader import Batch, PackedReader, TrainReader, Workers, WorkerType, read_all
 from tl_jax.data.source import Source
 from tl_jax.data.stretch import stretch
 
 Cache = Literal["none", "memory", "device"]
 Placed = dict[str, jax.Array]
+StretchOn = Literal["auto", "device", "host"]
 
 # Share of a device's memory up to which the images are copied whole to each device.
 _COPIED = 0.25
 _CHUNK = 64
+# What images are stretched from.
+_PACKED = ("image", "packed", "extent")
 
 
 @runtime_checkable
@@ -76,7 +80,7 @@ def train_batches(
     worker_type: WorkerType = "thread",
     cache: Cache = "none",
     fast_jpeg: bool = True,
-    stretch_on: Literal["host", "device"] = "host",
+    stretch_on: StretchOn = "auto",
     depth: int = 2,
 ) -> Iterator[Placed]:
     """Yields training batches on their devices from a step on, without end.
@@ -90,20 +94,17 @@ def train_batches(
       sharding: how a batch lies on the devices: split by its first axis over the mesh's.
       cache: "none" reads every image every time; "memory" keeps the canvases in the host's
         memory; "device" on the devices (`DeviceCache`).
-      stretch_on: who stretches images to the canvas: the host's workers, or the devices, which is
-        several times as fast where they are no CPUs (for differences in rounding see `stretch`).
-        Not with a cache, which stretches each image once.
+      stretch_on: who stretches images to the canvas: "host", its workers; "device", which leaves
+        the workers decoding alone (for differences in rounding see `stretch`), and is not for a
+        cache, which stretches each image once; "auto": the devices, if they are no CPUs and there
+        is no cache.
       depth: batches on their way to the devices beside the one in use; nothing is on its way
         where the images are on the devices.
 
     Raises:
       ValueError: as `loader.train_batches`; if the images do not fit on the devices.
     """
-    if stretch_on not in ("host", "device") or (stretch_on == "device" and cache != "none"):
-        raise ValueError(
-            f"got stretch_on={stretch_on!r} with cache={cache!r}; expected 'host', or 'device' "
-            "with cache='none'"
-        )
+    later = _stretches_later(stretch_on, cache, sharding)
     if cache == "device":
         reader = TrainReader(source, canvas, fast_jpeg)
         kept = DeviceCache(reader, sharding, workers=Workers(workers, worker_type))
@@ -120,19 +121,35 @@ def train_batches(
         worker_type=worker_type,
         cache=cache,
         fast_jpeg=fast_jpeg,
-        padded=stretch_on == "device",
+        packed=later,
     )
     placed = prefetch(batches, sharding, depth=depth)
-    return _stretched(placed, canvas, sharding) if stretch_on == "device" else placed
+    side = PackedReader(source, canvas).side
+    return _stretched(placed, sharding, side=side, canvas=canvas) if later else placed
 
 
-def _stretched(batches: Iterator[Placed], canvas: int, sharding: NamedSharding) -> Iterator[Placed]:
+def _stretches_later(stretch_on: StretchOn, cache: Cache, sharding: NamedSharding) -> bool:
+    """Returns whether the devices stretch the images."""
+    if stretch_on not in get_args(StretchOn) or (stretch_on == "device" and cache != "none"):
+        raise ValueError(
+            f"got stretch_on={stretch_on!r} with cache={cache!r}; expected 'auto', 'host', or "
+            "'device' with cache='none'"
+        )
+    if stretch_on == "auto":
+        platforms = {device.platform for device in sharding.device_set}
+        return cache == "none" and platforms != {"cpu"}
+    return stretch_on == "device"
+
+
+def _stretched(
+    batches: Iterator[Placed], sharding: NamedSharding, *, side: int, canvas: int
+) -> Iterator[Placed]:
     """Yields the batches with their images stretched on the devices."""
-    stretched = jax.jit(functools.partial(stretch, canvas=canvas), out_shardings=sharding)
+    stretched = jax.jit(stretch, static_argnames=("side", "canvas"), out_shardings=sharding)
     with contextlib.closing(batches):
         for batch in batches:
-            image = stretched(batch["image"], batch["extent"])
-            rest = {name: batch[name] for name in batch.keys() - {"image", "extent"}}
+            image = stretched(*(batch[name] for name in _PACKED), side=side, canvas=canvas)
+            rest = {name: array for name, array in batch.items() if name not in _PACKED}
             yield {**rest, "image": image}
 
 
@@ -262,12 +279,12 @@ def _own_rows(rows: int, layout: NamedSharding) -> np.ndarray:
     return np.unique(np.concatenate([np.arange(rows)[part] for part in parts]))
 
 
-def _must_split(count: int, shape: tuple[int, int], sharding: NamedSharding) -> bool:
+def _must_split(count: int, shape: tuple[int, ...], sharding: NamedSharding) -> bool:
     """Returns whether images are split over the devices rather than copied to each of them."""
     devices = sharding.mesh.size
     have = _device_memory(sharding)
     check_memory(count, shape, have * devices, cache="device", of="devices")
-    return devices > 1 and count * shape[0] * shape[1] * 3 > _COPIED * have
+    return devices > 1 and count * math.prod(shape) > _COPIED * have
 
 
 def _device_memory(sharding: NamedSharding) -> int:
@@ -311,7 +328,9 @@ def eval_batches(
     )
     if cache == "device":
         have = _device_memory(sharding) * sharding.mesh.size
-        check_memory(len(batches) * batch_size, preprocess.size, have, cache="device", of="devices")
+        check_memory(
+            len(batches) * batch_size, (*preprocess.size, 3), have, cache="device", of="devices"
+        )
     return PlacedBatches(batches, sharding, keep=cache == "device", depth=depth)
 
 

@@ -11,6 +11,11 @@ from tl_jax.data import decode
 
 _UPRIGHT = (None, 1)
 _REDUCTIONS = (8, 4, 2)
+_COLOURS = ("Gray", "RGB", "YCbCr")
+# The second bytes of markers: of the segments APP1 (EXIF, XMP) and APP2 (ICC), or a byte that is
+# filled in before a marker; and where all segments end.
+_METADATA = (0xE1, 0xE2, 0xFF)
+_START_OF_SCAN = 0xDA
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,23 +65,37 @@ def read(data: bytes, canvas: int, *, name: str) -> Pixels:
 
 def _from_plain_jpeg(data: bytes, canvas: int) -> Pixels | None:
     """Returns a JPEG whose pixels need no more than scaling, or None."""
+    if not simplejpeg.is_jpeg(data):
+        return None
     try:
-        with decode.open_image(data) as image:
-            if not _is_plain(image):
-                return None
-            size = image.height, image.width
-        by = next((by for by in _REDUCTIONS if min(size) >= by * canvas), 1)
-        height, width = (math.ceil(side / by) for side in size)
-        pixels = simplejpeg.decode_jpeg(data, min_height=height, min_width=width)
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if colours not in _COLOURS or height * width > decode.MAX_PIXELS or not _is_plain(data):
+            return None
+        by = next((by for by in _REDUCTIONS if min(height, width) >= by * canvas), 1)
+        least = math.ceil(height / by), math.ceil(width / by)
+        pixels = simplejpeg.decode_jpeg(data, min_height=least[0], min_width=least[1])
     except Exception:  # Whatever is wrong with it, `decode` says it with the image's name.
         return None
-    return Pixels(pixels, (size[0] / by, size[1] / by), size)
+    return Pixels(pixels, (height / by, width / by), (height, width))
 
 
-def _is_plain(image: Image.Image) -> bool:
-    return (
-        image.format == "JPEG"
-        and image.mode in ("RGB", "L")
-        and image.getexif().get(ExifTags.Base.Orientation) in _UPRIGHT
-        and decode.is_srgb(image.info.get("icc_profile"))
-    )
+def _is_plain(data: bytes) -> bool:
+    """Returns whether a JPEG is upright, and its colours are left as they are."""
+    if not _has_metadata(data):
+        return True  # Pillow would take longer to say so.
+    with decode.open_image(data) as image:
+        upright = image.getexif().get(ExifTags.Base.Orientation) in _UPRIGHT
+        return upright and decode.is_srgb(image.info.get("icc_profile"))
+
+
+def _has_metadata(data: bytes) -> bool:
+    """Returns whether a JPEG may have a segment of EXIF data, of XMP, or of a colour profile."""
+    place = 2
+    while data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == _START_OF_SCAN:
+            return False
+        if marker in _METADATA:
+            return True
+        place += 2 + int.from_bytes(data[place + 2 : place + 4])
+    return True  # No marker where one is expected: Pillow finds the next.

@@ -15,7 +15,7 @@ from tl_jax.data.preprocess import Preprocess
 from tl_jax.data.reader import (
     Batch,
     EvalReader,
-    PaddedReader,
+    PackedReader,
     Reader,
     TrainReader,
     Workers,
@@ -43,7 +43,7 @@ def train_batches(
     worker_type: WorkerType = "thread",
     cache: Cache = "none",
     fast_jpeg: bool = True,
-    padded: bool = False,
+    packed: bool = False,
 ) -> "TrainBatches":
     """Yields training batches without end.
 
@@ -66,8 +66,9 @@ def train_batches(
       cache: "memory" keeps every canvas once it is read (canvas * canvas * 3 bytes each).
       fast_jpeg: whether JPEG files at least twice as large as the canvas are decoded at a reduced
         size, where the source has the files' bytes.
-      padded: leaves it to the device to stretch the images (`reader.PaddedReader`), which are
-        larger then and have an `extent`. Stretching is most of the work for JPEG files.
+      packed: leaves it to the device to stretch the images, which come as they are then, with
+        `packed` and `extent` (`reader.PackedReader`). For JPEG files stretching is most of the
+        work.
 
     Returns:
       An iterator over dicts of `image` uint8 [b, canvas, canvas, 3], `size` int32 [b, 2] (height
@@ -88,7 +89,7 @@ def train_batches(
             f"got seed={seed} and order={order}; expected one of them: an order has its own seed"
         )
     drawn = sampling.Uniform(len(source), seed) if order is None else order
-    reader = PaddedReader if padded else TrainReader
+    reader = PackedReader if packed else TrainReader
     return TrainBatches(
         reader(source, canvas, fast_jpeg),
         TrainPlan(share, sampling.Stream(drawn)),
@@ -103,7 +104,7 @@ class TrainBatches(Iterator[Batch]):
 
     def __init__(
         self,
-        reader: TrainReader | PaddedReader,
+        reader: TrainReader | PackedReader,
         plan: "TrainPlan",
         *,
         start_step: int,

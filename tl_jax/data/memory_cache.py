@@ -1,5 +1,6 @@
 """Images kept in the host's memory once they are read, and handed out in batches as arrays."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable
@@ -93,9 +94,9 @@ class MemoryCache:
             self.close()
 
 
-def check_memory(count: int, shape: tuple[int, int], have: int, *, cache: str, of: str) -> None:
-    """Raises ValueError if uint8 RGB images need more bytes than there are."""
-    need = count * shape[0] * shape[1] * 3
+def check_memory(count: int, shape: tuple[int, ...], have: int, *, cache: str, of: str) -> None:
+    """Raises ValueError if uint8 images of a shape need more bytes than there are."""
+    need = count * math.prod(shape)
     if need > have:
         others = "'none'" if cache == "memory" else "'memory' or 'none'"
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import pickle
 import signal
@@ -22,12 +23,38 @@ Batch = dict[str, np.ndarray]
 WorkerType = Literal["thread", "process"]
 
 _AHEAD = 2
-# Side of the larger square over the canvas: photographs of 640 x 480 fit for networks of 224.
-_ROOM = 2.5
+# Longest side over the canvas, and shape of the largest area, of what is packed: photographs of
+# 640 x 480 for networks of 224.
+_LONGEST, _ASPECT = 2.5, 4 / 3
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainReader:
+class _Decoder:
+    """What both ways to read for training begin with."""
+
+    source: Source
+    canvas: int
+    fast_jpeg: bool = True
+
+    @functools.cached_property
+    def _encoded(self) -> EncodedSource | None:
+        """The source, if it has the files' bytes and they are wanted."""
+        wanted = self.fast_jpeg and isinstance(self.source, EncodedSource)
+        return self.source if wanted else None
+
+    def decoded(self, index: int) -> tuple[dict[str, Any], Pixels]:
+        """Returns an example and its pixels."""
+        if self._encoded is not None:
+            data, example = self._encoded.encoded(index)
+            name = example.get("path", _name(self.source, index))
+            return dict(example), fast_jpeg.read(data, self.canvas, name=name)
+        example = self.source[index]
+        image = example["image"]
+        return dict(example), Pixels(image, image.shape[:2], image.shape[:2])
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainReader(_Decoder):
     """Reads what training crops from: `image` stretched to a square, `size` and the labels.
 
     Attributes:
@@ -36,72 +63,64 @@ class TrainReader:
       fast_jpeg: whether large JPEG files are decoded at a reduced size (`fast_jpeg.read`).
     """
 
-    source: Source
-    canvas: int
-    fast_jpeg: bool = True
-
     @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width of an image."""
-        return (self.canvas, self.canvas)
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of an image."""
+        return (self.canvas, self.canvas, 3)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Reads one example."""
-        example, pixels = _decoded(self, index)
+        example, pixels = self.decoded(index)
         return {**example, "image": pixels.stretched(self.canvas), "size": pixels.size}
 
     def blank(self, count: int) -> Batch:
         """Returns the arrays of so many examples, all zero."""
-        return {**_blank(self, count), "size": np.zeros((count, 2), np.int32)}
+        images = np.zeros((count, *self.shape), np.uint8)
+        return {**_blank(self.source, images), "size": np.zeros((count, 2), np.int32)}
 
 
 @dataclasses.dataclass(frozen=True)
-class PaddedReader:
+class PackedReader(_Decoder):
     """Reads for training what the device is to stretch to a square (`stretch.stretch`).
 
-    `image` lies in the upper left corner of a larger square, `extent` (float32 [2]) says what it
-    takes of it. An image that does not fit there is stretched at once.
+    `image` holds the pixels of an image of any size, row after row, at the beginning of an array
+    [room]; `packed` (int32 [2]) says of how many rows and columns, `extent` (float32 [2]) what they
+    take of them. An image that has no room is stretched at once.
 
     Attributes:
       source, canvas, fast_jpeg: as in `TrainReader`.
     """
 
-    source: Source
-    canvas: int
-    fast_jpeg: bool = True
+    @property
+    def side(self) -> int:
+        """Pixels of the longest side that is packed."""
+        return math.ceil(_LONGEST * self.canvas)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width of the larger square."""
-        return (math.ceil(_ROOM * self.canvas),) * 2
+    def shape(self) -> tuple[int]:
+        """Bytes of an image: with a row to spare, as each row is read with what comes after it."""
+        return (3 * self.side * (math.ceil(self.side / _ASPECT) + 1),)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Reads one example; `image` has its own size."""
-        example, pixels = _decoded(self, index)
+        """Reads one example; `image` has its own length."""
+        example, pixels = self.decoded(index)
         image, extent = pixels.image, pixels.extent
-        if max(image.shape) > self.shape[0]:
+        if max(image.shape) > self.side or image.size > self.shape[0] - 3 * self.side:
             image, extent = pixels.stretched(self.canvas), (self.canvas, self.canvas)
-        return {**example, "image": image, "extent": extent, "size": pixels.size}
+        placed = {"image": image.reshape(-1), "packed": image.shape[:2], "extent": extent}
+        return {**example, **placed, "size": pixels.size}
 
     def blank(self, count: int) -> Batch:
-        """Returns the arrays of so many examples, all zero."""
+        """Returns the arrays of so many examples, all zero but for the images.
+
+        What these hold behind what is read is of no meaning: zeros would take time.
+        """
         return {
-            **_blank(self, count),
+            **_blank(self.source, np.empty((count, *self.shape), np.uint8)),
             "size": np.zeros((count, 2), np.int32),
+            "packed": np.zeros((count, 2), np.int32),
             "extent": np.zeros((count, 2), np.float32),
         }
-
-
-def _decoded(reader: TrainReader | PaddedReader, index: int) -> tuple[dict[str, Any], Pixels]:
-    """Returns an example and its pixels, from the file's bytes where the source has them."""
-    source = reader.source
-    if reader.fast_jpeg and isinstance(source, EncodedSource):
-        data, example = source.encoded(index)
-        name = example.get("path", _name(source, index))
-        return dict(example), fast_jpeg.read(data, reader.canvas, name=name)
-    example = source[index]
-    image = example["image"]
-    return dict(example), Pixels(image, image.shape[:2], image.shape[:2])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,9 +136,9 @@ class EvalReader:
     preprocess: Preprocess
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width of an image."""
-        return self.preprocess.size
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of an image."""
+        return (*self.preprocess.size, 3)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Reads one example."""
@@ -128,15 +147,16 @@ class EvalReader:
 
     def blank(self, count: int) -> Batch:
         """Returns the arrays of so many examples, all zero."""
-        return _blank(self, count)
+        return _blank(self.source, np.zeros((count, *self.shape), np.uint8))
 
 
-Reader = TrainReader | PaddedReader | EvalReader
+Reader = TrainReader | PackedReader | EvalReader
 
 
-def _blank(reader: Reader, count: int) -> Batch:
-    batch = {"image": np.zeros((count, *reader.shape, 3), np.uint8)}
-    for place, task in enumerate(tasks_of(reader.source)):
+def _blank(source: Source, images: np.ndarray) -> Batch:
+    """Returns the images with labels for them, all zero."""
+    batch, count = {"image": images}, len(images)
+    for place, task in enumerate(tasks_of(source)):
         several = (len(task.class_names),) if task.multi_label else ()
         batch["label" if place == 0 else task.name] = np.zeros(
             (count, *several), np.int8 if several else np.int32
@@ -151,14 +171,14 @@ def read(reader: Reader, indices: np.ndarray) -> Batch:
       Exception: what the source raises; a note says of which example.
     """
     batch = reader.blank(len(indices))
+    others = batch.keys() - {"image"}
     for place, index in enumerate(indices.tolist()):
         if index < 0:
             continue
         try:
             example = reader[index]
-            height, width = example["image"].shape[:2]
-            batch["image"][place, :height, :width] = example["image"]
-            for name in batch.keys() - {"image"}:
+            batch["image"][place][: len(example["image"])] = example["image"]
+            for name in others:
                 batch[name][place] = example[name]
         except Exception as error:
             error.add_note(f"while reading {_name(reader.source, index)}")

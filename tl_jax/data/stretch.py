@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 
 
-def stretch(images: jax.Array, extents: jax.Array, canvas: int) -> jax.Array:
+def stretch(
+    pixels: jax.Array, shapes: jax.Array, extents: jax.Array, *, side: int, canvas: int
+) -> jax.Array:
     """Stretches images to squares, antialiased, as Pillow's bicubic `resize` does.
 
     Pillow's weights have 22 bits, these are float32, so a value may differ by 1. Of upright images
@@ -12,22 +14,36 @@ def stretch(images: jax.Array, extents: jax.Array, canvas: int) -> jax.Array:
     values differ by a fifth of a level in the mean.
 
     Args:
-      images: uint8 [batch, height, width, 3]; each image lies in its upper left corner.
-      extents: float32 [batch, 2], height and width of each image there.
+      pixels: uint8 [batch, room]; each image's rows of RGB pixels lie one after the other at the
+        beginning, with room for 3 * `side` bytes more behind them.
+      shapes: int32 [batch, 2], rows and columns of each image there.
+      extents: float32 [batch, 2], height and width of what of it is stretched.
+      side: the longest side that an image may have.
       canvas: side of the squares.
 
     Returns:
       uint8 [batch, canvas, canvas, 3].
     """
 
-    def one(image: jax.Array, extent: jax.Array) -> jax.Array:
-        rows = _weights(extent[0], image.shape[0], canvas)
-        columns = _weights(extent[1], image.shape[1], canvas)
+    def one(packed: jax.Array, shape: jax.Array, extent: jax.Array) -> jax.Array:
+        image = _unpacked(packed, shape[1], side).astype(jnp.float32)
+        rows = _weights(extent[0], side, canvas)
+        columns = _weights(extent[1], side, canvas)
         with jax.default_matmul_precision("highest"):
-            narrow = _to_8_bits(jnp.einsum("xw,hwc->hxc", columns, image.astype(jnp.float32)))
+            narrow = _to_8_bits(jnp.einsum("xw,hwc->hxc", columns, image))
             return _to_8_bits(jnp.einsum("yh,hxc->yxc", rows, narrow)).astype(jnp.uint8)
 
-    return jax.vmap(one)(images, extents)
+    return jax.vmap(one)(pixels, shapes, extents)
+
+
+def _unpacked(packed: jax.Array, width: jax.Array, side: int) -> jax.Array:
+    """Returns a square [side, side, 3] with an image of that width in its upper left corner.
+
+    What else is in it is of no meaning: it gets no weight.
+    """
+    starts = 3 * width * jnp.arange(side)
+    row = jax.vmap(lambda start: jax.lax.dynamic_slice(packed, (start,), (3 * side,)))
+    return row(starts).reshape(side, side, 3)
 
 
 def _weights(extent: jax.Array, length: int, canvas: int) -> jax.Array:
