@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
@@ -89,7 +91,7 @@ def test_the_prepared_source_gives_what_the_folder_gives(root, run, tmp_path):
     theirs = open_source(f"folder:{root}", "train", data_dir=tmp_path / "record")
     assert ours.class_names == theirs.class_names
     assert len(ours) == len(theirs)
-    by_path = {example["path"].decode(): example for example in map(ours.__getitem__, range(12))}
+    by_path = {example["path"]: example for example in map(ours.__getitem__, range(12))}
     for i in range(12):
         theirs_i = theirs[i]
         ours_i = by_path[Path(theirs_i["path"]).relative_to(root).as_posix()]
@@ -510,7 +512,9 @@ def test_nothing_is_printed_but_a_bar_on_request(root, tmp_path, bad):
     assert (silent.returncode, loud.returncode) == (0, 0)
 
 
-def test_images_are_decoded_once(run, monkeypatch):
+@pytest.fixture
+def decoded(monkeypatch):
+    """The digests of all that is decoded, but for the contact sheet."""
     seen = []
     real = decode.decode_whole
 
@@ -521,8 +525,25 @@ def test_images_are_decoded_once(run, monkeypatch):
     monkeypatch.setattr(image_reader.decode, "decode_whole", count)
     monkeypatch.setattr(prepare, "_sheet", lambda *arguments: Image.new("RGB", (1, 1)))
     monkeypatch.setattr(verify.decode, "decode", lambda path: pytest.fail("it was verified too"))
+    return seen
+
+
+def test_images_are_decoded_once(run, decoded):
     run()
-    assert len(seen) == len(set(seen)) == 18
+    assert len(decoded) == len(set(decoded)) == 18
+
+
+def test_images_that_lie_in_a_table_are_decoded_once(root, tmp_path, decoded):
+    images = [path.read_bytes() for path in sorted(root.rglob("*.*"))]
+    columns = {"label": [0] * 19, "split": ["train"] * 16 + ["val"] * 3}
+    table = pyarrow.table({"image": [*images[:5], b"no image", *images[5:]], **columns})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    found = prepare.prepare(f"manifest:{tmp_path}/t.parquet", tmp_path / "out", progress=False)
+    assert len(decoded) == len(set(decoded)) == 19
+    assert [bad.reason for bad in found.corrupt] == [
+        "cannot identify image file: it is text that begins 'no image'"
+    ]
+    assert "row 1 of t.parquet" in records(found.folder)
 
 
 def test_the_splits_of_every_kind_of_source_are_known(root, run, tmp_path, save_image, elpv_dir):
@@ -537,6 +558,8 @@ def test_the_splits_of_every_kind_of_source_are_known(root, run, tmp_path, save_
     assert split_names(table) == ("x", "y")
     table = rows(tmp_path / "t.jsonl", {"image": "a", "label": "x"})
     assert split_names(table) == ("train", "validation")
+    table = rows(tmp_path / "t.jsonl", {"image": "a", "split": "x"}, {"image": "b", "split": "val"})
+    assert split_names(table) == ("x", "validation")
     np.savez(tmp_path / "a.npz", x_train=0, y_train=0, x_val=0, y_val=0)
     assert split_names(f"npz:{tmp_path}/a.npz") == ("train", "validation")
     with pytest.raises(ValueError, match="unknown source 'foldr:x'"):

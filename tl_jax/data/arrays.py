@@ -11,7 +11,7 @@ import numpy as np
 
 from tl_jax import trees
 from tl_jax.data import decode, slices
-from tl_jax.data.folder import VALIDATION_NAMES
+from tl_jax.data.folder import split_called
 from tl_jax.data.source import Example, Task
 
 Images = np.ndarray | Sequence[np.ndarray]
@@ -307,7 +307,7 @@ def _by_split(files: Sequence[str], words: str) -> dict[str, str]:
         match = re.fullmatch(rf"(?:{words})(?:_(\w+))?|(\w+)_(?:{words})", file, re.IGNORECASE)
         if match:
             split = (match[1] or match[2] or "train").lower()
-            found["validation" if split in VALIDATION_NAMES else split] = file
+            found[split_called(split)] = file
     return found
 
 

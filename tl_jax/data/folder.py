@@ -177,6 +177,11 @@ def _has_splits(root: Path) -> bool:
     return (root / "train").is_dir() and bool(_folders(root / "train"))
 
 
+def split_called(name: str) -> str:
+    """Returns the split that is meant by a name: "val" and "valid" are "validation"."""
+    return "validation" if name in VALIDATION_NAMES else name
+
+
 def split_names_of(root: Path) -> list[str]:
     """Returns the splits of an image folder: its folders' names, or those that are held out."""
     if _has_splits(root):

@@ -1,11 +1,7 @@
 """The source of images that a table lists, with their labels: CSV, JSONL or Parquet."""
 
 import dataclasses
-import hashlib
-import json
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +9,7 @@ import numpy as np
 
 from tl_jax import trees
 from tl_jax.data import decode, listing, slices, tables, verify
-from tl_jax.data.folder import VALIDATION_NAMES, OnCorrupt, record_of
+from tl_jax.data.folder import VALIDATION_NAMES, OnCorrupt, record_of, split_called
 from tl_jax.data.label_columns import encode, present
 from tl_jax.data.partition import check_fraction, hold_out, shuffled
 from tl_jax.data.source import Example, Task, check_tasks
@@ -21,7 +17,6 @@ from tl_jax.data.source import Example, Task, check_tasks
 IMAGE_COLUMNS = ("image", "path", "file", "file_name")
 SPLIT_COLUMN = "split"
 _SLICE_SEED = 0
-_RECORDS = 8  # A table's splits, and some slices of them.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +183,7 @@ def _splits(
                 "fill the column 'split' (train, validation, test ...), or remove it as a whole",
             )
         )
-    kinds = np.asarray(["validation" if name in VALIDATION_NAMES else name for name in names])
+    kinds = np.asarray([split_called(name) for name in names])
     return {str(name): np.flatnonzero(kinds == name) for name in dict.fromkeys(kinds)}
 
 
@@ -356,42 +351,10 @@ def _corrupt(source: ManifestSource, record: Path) -> dict[int, str]:
             packed.append(row)
     reasons = verify.find_corrupt(list(dict.fromkeys(paths.values())), record)
     found = {row: reasons[path] for row, path in paths.items() if path in reasons}
-    found |= _corrupt_bytes(source, packed, record.with_name(f"{record.stem}-bytes.json"))
+    found |= verify.find_corrupt_rows(
+        source.table.path,
+        packed,
+        lambda row: _content(source.table, source.images[row]),
+        record.with_name(f"{record.stem}-bytes.json"),
+    )
     return dict(sorted(found.items()))
-
-
-def _corrupt_bytes(source: ManifestSource, rows: Sequence[int], record: Path) -> dict[int, str]:
-    """Decodes what lies in the table itself, once for as long as the table stays as it is."""
-    if not rows:
-        return {}
-    status = source.table.path.stat()
-    facts = json.dumps([status.st_size, status.st_mtime_ns, list(rows)])
-    key = hashlib.sha256(facts.encode()).hexdigest()
-    known = _read(record)
-    if key not in known:
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            reasons = list(pool.map(lambda row: _reason(source, row), rows))
-        bad = {str(row): reason for row, reason in zip(rows, reasons, strict=True) if reason}
-        known = {key: bad, **{old: known[old] for old in list(known)[: _RECORDS - 1]}}
-        record.parent.mkdir(parents=True, exist_ok=True)
-        part = record.with_name(f"{record.name}.{os.getpid()}.part")
-        part.write_text(json.dumps(known))
-        part.replace(record)
-    return {int(row): reason for row, reason in known[key].items()}
-
-
-def _read(record: Path) -> dict[str, dict[str, str]]:
-    """Returns what a record holds: nothing, if it is not there or damaged."""
-    try:
-        found = json.loads(record.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _reason(source: ManifestSource, row: int) -> str:
-    try:
-        decode.decode(_content(source.table, source.images[row]))
-    except decode.CorruptImageError as error:
-        return error.reason
-    return ""

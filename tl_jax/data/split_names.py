@@ -44,7 +44,7 @@ def _of_manifest(path: Path) -> list[str]:
     if manifest.SPLIT_COLUMN not in columns:
         return ["train", "validation"]
     named = (str(value).strip() for value in columns[manifest.SPLIT_COLUMN] if value)
-    return list(dict.fromkeys(named))
+    return list(dict.fromkeys(folder.split_called(name) for name in named))
 
 
 def _of_npz(path: Path) -> list[str]:

@@ -63,6 +63,8 @@ class TfdsSource:
         record = dict(self.records[index])
         data = bytes(record.pop(self.image_key))
         labels = {task.name: _encode(task, record[task.name]) for task in self.tasks}
+        if isinstance(path := record.get("path"), bytes):
+            record["path"] = path.decode("utf-8", "backslashreplace")
         return data, {**record, **labels, "label": labels[self.tasks[0].name]}
 
 

@@ -1,21 +1,26 @@
-"""Decodes every file of a split once, before training, to find those that cannot be decoded."""
+"""Decodes every image of a split once, before training, to find those that cannot be decoded."""
 
 import contextlib
 import contextvars
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from tl_jax.data import decode
+
+# A table's splits, and some slices of them.
+_TABLES = 8
 
 _postponed = contextvars.ContextVar("postponed", default=False)
 
 
 @contextlib.contextmanager
 def postponed() -> Iterator[None]:
-    """Within, `find_corrupt` decodes nothing: whoever opens a source decodes its files himself."""
+    """Within, nothing is decoded and found corrupt: whoever opens a source decodes it himself."""
     token = _postponed.set(True)
     try:
         yield
@@ -45,7 +50,33 @@ def find_corrupt(paths: Sequence[Path], record: Path) -> dict[Path, str]:
     return corrupt
 
 
-def _read(record: Path) -> dict[str, list[int]]:
+def find_corrupt_rows(
+    table: Path, rows: Sequence[int], content: Callable[[int], bytes], record: Path
+) -> dict[int, str]:
+    """Returns the rows of a table whose images, which lie in it, cannot be decoded, with reasons.
+
+    Args:
+      table: the file.
+      rows: those to be looked at.
+      content: from a row to the bytes of its image.
+      record: JSON file of what was found before: rows are decoded anew only if the table has
+        changed, or they are others.
+    """
+    if not rows or _postponed.get():
+        return {}
+    facts = json.dumps([*_stamp(table), list(rows)])
+    key = hashlib.sha256(facts.encode()).hexdigest()
+    known = _read(record)
+    if key not in known:
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            reasons = list(pool.map(lambda row: _reason(content(row)), rows))
+        bad = {str(row): reason for row, reason in zip(rows, reasons, strict=True) if reason}
+        known = {key: bad, **{old: known[old] for old in list(known)[: _TABLES - 1]}}
+        _replace(record, known)
+    return {int(row): reason for row, reason in known[key].items()}
+
+
+def _read(record: Path) -> dict[str, Any]:
     """Returns what a record holds: nothing, if it is not there or damaged."""
     try:
         found = json.loads(record.read_text())
@@ -62,9 +93,9 @@ def _stamp(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _reason(path: Path) -> str:
+def _reason(data: Path | bytes) -> str:
     try:
-        decode.decode(path)
+        decode.decode(data)
     except decode.CorruptImageError as error:
         return error.reason
     except FileNotFoundError:
@@ -72,7 +103,7 @@ def _reason(path: Path) -> str:
     return ""
 
 
-def _replace(record: Path, content: dict[str, list[int]]) -> None:
+def _replace(record: Path, content: dict[str, Any]) -> None:
     record.parent.mkdir(parents=True, exist_ok=True)
     part = record.with_name(f"{record.name}.{os.getpid()}.part")
     part.write_text(json.dumps(content))
