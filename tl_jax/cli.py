@@ -11,6 +11,7 @@ import tyro
 
 from tl_jax import trees
 from tl_jax.config import Config
+from tl_jax.data.multi_crop import ONE_VIEW, Views
 from tl_jax.data.open import open_source
 from tl_jax.evaluation import evaluate as evaluation
 from tl_jax.evaluation import export as exporting
@@ -36,6 +37,7 @@ _USAGE = """usage: python -m tl_jax COMMAND [ARGUMENTS]
 Each command explains itself: python -m tl_jax COMMAND --help"""
 
 Positional = tyro.conf.Positional
+_Views = Annotated[Views, tyro.conf.arg(name="")]
 # Errors whose message is for the user; any other is a defect and keeps its traceback.
 _EXPECTED = (ValueError, OSError, FloatingPointError, ModuleNotFoundError, CheckpointError)
 
@@ -241,6 +243,7 @@ def _evaluate(arguments: list[str]) -> int:
         split: str | None = None,
         source: str | None = None,
         batch_size: int | None = None,
+        views: _Views = ONE_VIEW,
     ) -> None:
         """Measures the best checkpoint of a run.
 
@@ -250,8 +253,11 @@ def _evaluate(arguments: list[str]) -> int:
             split.
           source: Other data with the same classes, such as "folder:PATH".
           batch_size: Images at once; the default is the run's.
+          views: Of each image, over which the network's outputs are averaged.
         """
-        found = evaluation.evaluate(run, split=split, source=source, batch_size=batch_size)
+        found = evaluation.evaluate(
+            run, split=split, source=source, batch_size=batch_size, views=views
+        )
         low, high = found["accuracy_interval"]
         print(f"{found['split']}: {found['count']} images, checkpoint of step {found['step']}")
         print(f"  accuracy           {found['accuracy']:.4f}  (95%: {low:.4f} to {high:.4f})")
@@ -312,6 +318,7 @@ def _predict(arguments: list[str]) -> int:
         images: Positional[tuple[Path, ...]],
         weights: str | None = None,
         top: int = 5,
+        views: _Views = ONE_VIEW,
     ) -> None:
         """Names what is in images, with a trained run or a pretrained network.
 
@@ -321,10 +328,11 @@ def _predict(arguments: list[str]) -> int:
           weights: Where a network's weights come from: "package", "hub", "hub@REVISION",
             "hub:OWNER/REPO@REVISION", or a .safetensors or .pth file.
           top: How many classes are shown.
+          views: Of each image, over which the network's outputs are averaged.
         """
         if not images:
             raise ValueError("predict needs at least one image file")
-        results = prediction.predict(run_or_model, images, weights=weights, top=top)
+        results = prediction.predict(run_or_model, images, weights=weights, top=top, views=views)
         for image, classes in zip(images, results, strict=True):
             print(image)
             for name, probability in classes:

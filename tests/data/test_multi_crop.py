@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.torch_peer import import_timm
-from tl_jax.data.multi_crop import average, views
+from tl_jax.data.multi_crop import ONE_VIEW, Views, average, views
 from tl_jax.data.preprocess import Preprocess, eval_image
 
 import_timm()
@@ -118,3 +118,54 @@ def test_extreme_logits_stay_finite():
 def test_another_mean_is_refused():
     with pytest.raises(ValueError, match="got of='votes'"):
         average(images(2, 1, 3), of="votes")
+
+
+def network(inputs):
+    """Three logits that tell the colours of one corner."""
+    return 3 * inputs[:, 0, 0]
+
+
+def test_the_views_of_an_image_are_averaged():
+    transform = Preprocess(size=(8, 6), crop_pct=0.5)
+    asked = Views(crops=5, flip=True, scales=(1.0, 1.25))
+    whole = asked.transform(transform)
+    assert (whole.size, whole.crop_pct, len(asked)) == ((16, 12), 1.0, 20)
+    batch = images(2, *whole.size, 3)
+    many = views(batch, (8, 6), crops=5, flip=True, scales=(1.0, 1.25))
+    expected = jax.nn.softmax(jnp.stack([network(view) for view in many])).mean(axis=0)
+    found = asked.logits(network, batch, (8, 6))
+    np.testing.assert_allclose(jax.nn.softmax(found), expected, rtol=1e-5)
+    by_logits = Views(crops=5, flip=True, scales=(1.0, 1.25), average="logits")
+    mean = jnp.stack([network(view) for view in many]).mean(axis=0)
+    np.testing.assert_allclose(by_logits.logits(network, batch, (8, 6)), mean, rtol=1e-5, atol=1e-6)
+
+
+def test_one_view_is_what_the_transform_prepares():
+    transform, batch = Preprocess(size=(8, 6), crop_pct=0.5), images(2, 8, 6, 3)
+    for asked in (ONE_VIEW, Views(flip=True)):
+        assert asked.transform(transform) == transform
+    np.testing.assert_array_equal(ONE_VIEW.logits(network, batch, (8, 6)), network(batch))
+    both = average(jnp.stack([network(batch), network(batch[:, :, ::-1])]))
+    np.testing.assert_allclose(Views(flip=True).logits(network, batch, (8, 6)), both, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (Views(crops=5), "all 5 crops would be the same: with crop_pct=1"),
+        (Views(crops=5, scales=(1.0, 0.5)), "scaled by 0.5 are smaller than the network's 8 x 6"),
+        (Views(scales=(0.9,)), "scaled by 0.9 are smaller"),
+    ],
+)
+def test_views_that_an_image_has_not_are_refused(asked, message):
+    with pytest.raises(ValueError, match=message):
+        asked.transform(Preprocess(size=(8, 6), crop_pct=1.0))
+    assert Views(crops=5, scales=(1.0, 1.2)).transform(Preprocess(size=(8, 6), crop_pct=1.0))
+
+
+@pytest.mark.parametrize(
+    "options", [{"crops": 4}, {"scales": ()}, {"scales": (1.0, 0.0)}, {"average": "votes"}]
+)
+def test_misspelt_views_are_refused(options):
+    with pytest.raises(ValueError, match="expected"):
+        Views(**options)

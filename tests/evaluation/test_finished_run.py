@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 import tl_jax
 from experiments.torch_peer import import_timm
+from tl_jax.data.multi_crop import Views, views
 from tl_jax.evaluation.evaluate import evaluate
 from tl_jax.evaluation.export import export_timm
 from tl_jax.evaluation.predict import predict
@@ -50,6 +52,25 @@ def test_a_run_predicts_its_classes(run, photos):
         assert sum(p for _, p in classes) == pytest.approx(1, abs=1e-5)
     hits = [classes[0][0] == file.parent.name for file, classes in zip(files, results, strict=True)]
     assert np.mean(hits) == evaluate(run, split="test")["accuracy"]
+
+
+def test_several_views_are_averaged_for_a_split_and_for_single_images(run, photos):
+    ten = Views(crops=5, flip=True, scales=(1.5,))
+    files = sorted((photos / "test").glob("*/*.png"))
+    trained = load_run(run)
+    size, transform = trained.info.preprocess.size, trained.info.preprocess
+    inputs = tl_jax.preprocess(files, ten.transform(transform))
+    many = views(inputs, size, crops=5, flip=True, scales=(1.5,))
+    each = [jax.nn.softmax(trained.model.apply(trained.variables, view)) for view in many]
+    mean = np.mean(each, axis=0)
+    names = trained.info.class_names
+    for row, classes in zip(mean, predict(run, files, top=2, views=ten), strict=True):
+        assert [p for _, p in classes] == pytest.approx(sorted(row, reverse=True), rel=1e-4)
+    labels = [names.index(file.parent.name) for file in files]
+    loss = -np.log(mean[np.arange(len(files)), labels]).mean()
+    found = evaluate(run, split="test", views=ten)
+    assert found["loss"] == pytest.approx(loss, rel=1e-4)
+    assert found["loss"] != pytest.approx(evaluate(run, split="test")["loss"], rel=1e-3)
 
 
 def test_what_is_neither_run_nor_network_is_named(tmp_path):

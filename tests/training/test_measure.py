@@ -1,5 +1,7 @@
 """Evaluation of a split: every example counts once, whatever the batch, or nothing is reported."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from flax import linen as nn
 
 from tl_jax.data import loader
+from tl_jax.data.multi_crop import Views
 from tl_jax.data.preprocess import Preprocess
 from tl_jax.training import parallel
 from tl_jax.training.measure import Measure
@@ -38,12 +41,26 @@ class Grays:
         return {"image": image, "label": bright if i % 3 else 1 - bright}
 
 
+class Rings(Grays):
+    """One bright image with a dark middle."""
+
+    def __init__(self):
+        super().__init__(1)
+
+    def __getitem__(self, i):
+        image = np.full((16, 16, 3), 250, np.uint8)
+        image[4:12, 4:12] = 80
+        return {"image": image, "label": 1}
+
+
 PREPROCESS = Preprocess(size=(8, 8), crop_pct=1.0, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
+MESH = parallel.data_mesh(jax.devices()[:1])
+
+
 def measure(batch_size):
-    mesh = parallel.data_mesh(jax.devices()[:1])
-    return Measure(Brightness(), PREPROCESS, mesh=mesh, batch_size=batch_size)
+    return Measure(Brightness(), PREPROCESS, mesh=MESH, batch_size=batch_size)
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 8, 13])
@@ -63,3 +80,11 @@ def test_a_loader_that_drops_examples_is_found_out(monkeypatch):
     monkeypatch.setattr(loader, "eval_batches", without_the_last)
     with pytest.raises(RuntimeError, match="counted 4 of the 7"):
         measure(4)({}, Grays(7))
+
+
+def test_several_views_are_cut_from_what_one_view_drops():
+    half = dataclasses.replace(PREPROCESS, crop_pct=0.5)
+    one = Measure(Brightness(), half, mesh=MESH, batch_size=2)
+    five = Measure(Brightness(), half, mesh=MESH, batch_size=2, views=Views(crops=5))
+    assert one({}, Rings())[0]["accuracy"] == 0
+    assert five({}, Rings())[0]["accuracy"] == 1

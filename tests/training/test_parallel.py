@@ -36,7 +36,7 @@ def train_on(mesh: jax.sharding.Mesh) -> tuple[TrainState, list, dict]:
     for seed in range(STEPS):
         current, values = run(current, parallel.put_batch(batch(seed=seed), mesh))
         recorded.append(values)
-    evaluate = parallel.jit_eval_step(step.make_eval_step(model, normalize=lambda x: x), mesh)
+    evaluate = parallel.jit_eval_step(step.make_eval_step(model.apply), mesh)
     padded = batch(seed=9) | {"mask": np.arange(8) < 5}
     sums = evaluate(current.variables, parallel.put_batch(padded, mesh))
     return current, recorded, sums

@@ -1,10 +1,96 @@
 """Evaluation on several views of each image: crops, flips, scales, and the mean of the outputs."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+
+from tl_jax.data.preprocess import Preprocess
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Which views of each image a network is asked about; by default the one of `Preprocess`.
+
+    `Views(crops=5, flip=True)` is the 10-crop.
+
+    Raises:
+      ValueError: on construction, if there are neither 1 nor 5 crops, no scale, or one that is
+        not above 0.
+    """
+
+    crops: Literal[1, 5] = 1
+    """The middle, or the four corners and the middle."""
+    flip: bool = False
+    """Also each crop of the image flipped left and right."""
+    scales: tuple[float, ...] = (1.0,)
+    """Factors by which the image is resized before it is cropped; each gives all crops."""
+    average: Literal["probabilities", "logits"] = "probabilities"
+    """What is averaged over the views."""
+
+    def __post_init__(self) -> None:
+        if self.crops not in (1, 5) or not self.scales or min(self.scales) <= 0:
+            raise ValueError(
+                f"got crops={self.crops} and scales={self.scales}; expected 1 or 5 crops and at "
+                "least one scale, all above 0"
+            )
+        if self.average not in ("probabilities", "logits"):
+            raise ValueError(f"got average={self.average!r}; expected 'probabilities' or 'logits'")
+
+    def __len__(self) -> int:
+        return self.crops * (1 + self.flip) * len(self.scales)
+
+    @property
+    def cuts(self) -> bool:
+        """Whether the views are more than the image as it is prepared, and its mirror image."""
+        return self.crops > 1 or self.scales != (1.0,)
+
+    def transform(self, preprocess: Preprocess) -> Preprocess:
+        """Returns how images are prepared from which the views are cut.
+
+        Raises:
+          ValueError: if the crops would all be the same, or larger than a scaled image.
+        """
+        if not self.cuts:
+            return preprocess
+        whole = preprocess.uncropped()
+        least, most = (
+            tuple(round(side * scale) for side in whole.size)
+            for scale in (min(self.scales), max(self.scales))
+        )
+        height, width = preprocess.size
+        if least[0] < height or least[1] < width:
+            raise ValueError(
+                f"images resized to {whole.size[0]} x {whole.size[1]} pixels and scaled by "
+                f"{min(self.scales):g} are smaller than the network's {height} x {width}; expected "
+                "larger scales"
+            )
+        if self.crops > 1 and most == preprocess.size:
+            raise ValueError(
+                f"all {self.crops} crops would be the same: with crop_pct={preprocess.crop_pct:g} "
+                f"nothing is cut off the images of {height} x {width} pixels; add a scale above 1"
+            )
+        return whole
+
+    def logits(
+        self, network: Callable[[jax.Array], jax.Array], images: jax.Array, size: tuple[int, int]
+    ) -> jax.Array:
+        """Returns the network's logits [B, classes], averaged over the views, one view at a time.
+
+        Args:
+          network: [B, *size, C] -> [B, classes].
+          images: [B, H, W, C], prepared by `transform`, normalised.
+          size: height and width that the network gets.
+        """
+        if len(self) == 1 and not self.cuts:
+            return network(images)
+        many = views(images, size, crops=self.crops, flip=self.flip, scales=self.scales)
+        return average(jax.lax.map(network, many), of=self.average)
+
+
+ONE_VIEW = Views()
 
 
 def views(

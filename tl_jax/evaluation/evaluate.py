@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from tl_jax.data.multi_crop import ONE_VIEW, Views
 from tl_jax.evaluation.run import load_run
 from tl_jax.training import experiment, measure, parallel
 
@@ -14,6 +15,7 @@ def evaluate(
     split: str | None = None,
     source: str | None = None,
     batch_size: int | None = None,
+    views: Views = ONE_VIEW,
 ) -> dict[str, Any]:
     """Measures the best checkpoint of a run.
 
@@ -22,12 +24,15 @@ def evaluate(
       split: which split; the default is the run's test split, or else its evaluation split.
       source: other data with the same classes, as in the configuration's `data.source`.
       batch_size: images at once; the default is the run's.
+      views: of each image, over which the network's outputs are averaged; by default the one that
+        training evaluates.
 
     Returns:
       The metrics of `tl_jax.objectives.metrics.summarize`, with "split", "step" and "class_names".
 
     Raises:
-      ValueError: if the split is unknown, or the data have other classes than the run.
+      ValueError: if the split is unknown, the data have other classes than the run, or the
+        images have no such views.
 
     Example:
       >>> evaluate("runs/demo", split="test")["accuracy"]                    # doctest: +SKIP
@@ -53,6 +58,7 @@ def evaluate(
         batch_size=batch_size or data.batch_size,
         workers=data.workers,
         worker_type=data.worker_type,
+        views=views,
     )
     found, _ = measured(run.variables, opened)
     return {"split": split, "step": run.step, "class_names": list(run.info.class_names), **found}

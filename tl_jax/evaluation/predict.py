@@ -1,5 +1,6 @@
 """Predicts the classes of images, with a trained run or with pretrained weights alone."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from tl_jax.data.decode import ImageLike
+from tl_jax.data.multi_crop import ONE_VIEW, Views
 from tl_jax.data.preprocess import Preprocess, preprocess
 from tl_jax.evaluation.run import is_run, load_run
 from tl_jax.weights import classes
@@ -24,6 +26,7 @@ def predict(
     *,
     weights: str | None = None,
     top: int = 5,
+    views: Views = ONE_VIEW,
 ) -> list[list[tuple[str, float]]]:
     """Returns the most probable classes of each image.
 
@@ -32,23 +35,31 @@ def predict(
       images: paths, PIL images or uint8 arrays, of any size.
       weights: where a pretrained network's weights come from; see `load_pretrained`.
       top: how many classes.
+      views: of each image, over which the network's outputs are averaged.
 
     Returns:
       For each image its classes, (name, probability), most probable first.
 
     Raises:
-      ValueError: if `run_or_model` is neither, or `weights` is given with a run.
+      ValueError: if `run_or_model` is neither, `weights` is given with a run, or the images have
+        no such views.
 
     Example:
       >>> predict("tf_efficientnet_lite0", ["cat.png"], top=1)               # doctest: +SKIP
       [[('Egyptian cat', 0.53)]]
     """
     model, variables, transform, names = _load(run_or_model, weights)
-    apply = jax.jit(model.apply)
+    whole = views.transform(transform)
+
+    @jax.jit
+    def probabilities_of(variables: Any, inputs: jax.Array) -> jax.Array:
+        network = functools.partial(model.apply, variables)
+        return jax.nn.softmax(views.logits(network, inputs, transform.size))
+
     results = []
     for start in range(0, len(images), _BATCH):
-        inputs = preprocess(images[start : start + _BATCH], transform)
-        probabilities = np.asarray(jax.nn.softmax(apply(variables, inputs)))
+        inputs = preprocess(images[start : start + _BATCH], whole)
+        probabilities = np.asarray(probabilities_of(variables, inputs))
         results += [_top(row, names, top) for row in probabilities]
     return results
 

@@ -1,5 +1,6 @@
 """One pass of evaluation over a split, in which every example counts once."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from tl_jax.data import augment, device_cache
+from tl_jax.data.multi_crop import ONE_VIEW, Views
 from tl_jax.data.preprocess import Preprocess
 from tl_jax.data.reader import WorkerType
 from tl_jax.data.source import Source
@@ -28,6 +30,7 @@ class Measure:
         workers: int = 2,
         worker_type: WorkerType = "thread",
         cache: device_cache.Cache = "none",
+        views: Views = ONE_VIEW,
     ) -> None:
         """Compiles nothing yet.
 
@@ -38,16 +41,19 @@ class Measure:
           batch_size: images of a step over all devices.
           workers, worker_type: who decodes, as in `loader.train_batches`.
           cache: "memory" and "device" keep the prepared images of a split for the next time.
+          views: of each image, over which the network's outputs are averaged.
         """
-        self._preprocess, self._mesh, self._batch_size = preprocess, mesh, batch_size
+        self._preprocess = views.transform(preprocess)
+        self._mesh, self._batch_size = mesh, batch_size
         self._workers, self._worker_type, self._cache = workers, worker_type, cache
         self._batches: dict[str, device_cache.PlacedBatches] = {}
 
-        def normalize(images: jax.Array) -> jax.Array:
-            return augment.normalize(images, preprocess.mean, preprocess.std)
+        def logits_of(variables: Any, images: jax.Array) -> jax.Array:
+            network = functools.partial(model.apply, variables, train=False)
+            inputs = augment.normalize(images, preprocess.mean, preprocess.std)
+            return views.logits(network, inputs, preprocess.size)
 
-        made = step.make_eval_step(model, normalize=normalize)
-        self._step = parallel.jit_eval_step(made, mesh)
+        self._step = parallel.jit_eval_step(step.make_eval_step(logits_of), mesh)
 
     def __call__(self, variables: Any, source: Source) -> tuple[dict[str, Any], np.ndarray]:
         """Returns the metrics of a split and its confusion matrix.

@@ -95,13 +95,12 @@ def make_train_step(
 
 
 def make_eval_step(
-    model: nn.Module, *, normalize: Callable[[jax.Array], jax.Array]
+    logits_of: Callable[[Any, jax.Array], jax.Array],
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
     """Returns one step of evaluation, to be compiled with `jax.jit`.
 
     Args:
-      model: the network.
-      normalize: uint8 images [B, H, W, 3] -> the network's input.
+      logits_of: variables and uint8 images [B, H, W, 3] -> logits [B, C].
 
     Returns:
       `step(variables, batch) -> sums` over the examples where `batch["mask"]` holds: "loss" (sum,
@@ -109,7 +108,7 @@ def make_eval_step(
     """
 
     def step(variables: Any, batch: Batch) -> dict[str, jax.Array]:
-        logits = model.apply(variables, normalize(batch["image"]), train=False)
+        logits = logits_of(variables, batch["image"])
         loss = losses.example_cross_entropy(logits, batch["label"])
         return {
             "loss": jnp.where(batch["mask"], loss, 0.0).sum(),
