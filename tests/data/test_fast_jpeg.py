@@ -77,16 +77,27 @@ def test_a_larger_jpeg_is_decoded_reduced(photo, size, inner, kind):
     assert distance(found, expected) < 6 < 20 < distance(found[:, ::-1], expected)
 
 
-def rotated(photo):
+def rotated(photo, orientation=6):
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = orientation
     return encoded(photo.resize((200, 100)), exif=exif)
+
+
+def rotated_by_xmp(photo):
+    return encoded(photo.resize((200, 100)), xmp=b'<x tiff:Orientation="6"/>')
+
+
+def with_a_byte_filled_in(content):
+    """Returns a JPEG with a second 0xFF before the marker of its EXIF data."""
+    return content.replace(b"\xff\xe1", b"\xff\xff\xe1", 1)
 
 
 @pytest.mark.parametrize(
     "content",
     [
         rotated,
+        rotated_by_xmp,
+        lambda photo: with_a_byte_filled_in(rotated(photo)),
         lambda photo: encoded(photo.resize((200, 100)).convert("CMYK")),
         lambda photo: encoded(photo.resize((200, 100)), "PNG"),
         lambda photo: encoded(photo.resize((200, 100)), "WEBP", lossless=True),
@@ -97,6 +108,25 @@ def test_anything_else_is_decoded_in_full(photo, content):
     expected, whole = in_full(content(photo))
     assert shape == whole
     np.testing.assert_array_equal(found, expected)
+
+
+def test_an_upright_jpeg_with_metadata_is_decoded_reduced(photo):
+    found, without = rotated(photo, orientation=1), encoded(photo.resize((200, 100)))
+    np.testing.assert_array_equal(*(canvas_of(x, CANVAS, name="x")[0] for x in (found, without)))
+
+
+def test_metadata_behind_a_byte_filled_in_may_not_be_passed_over():
+    length = b"\xe1\x00"  # What follows the two bytes 0xFF, were they a marker.
+    assert fast_jpeg._has_metadata(b"\xff\xd8\xff\xff" + length + bytes(0xE100 - 2) + b"\xff\xda")
+
+
+def test_a_jpeg_that_declares_too_many_pixels_is_named(photo, monkeypatch):
+    monkeypatch.setattr(fast_jpeg.simplejpeg, "decode_jpeg", lambda *a, **k: pytest.fail("decoded"))
+    content = encoded(photo.resize((200, 100)))
+    size = (100).to_bytes(2) + (200).to_bytes(2)
+    content = content.replace(size, (60000).to_bytes(2) + (60000).to_bytes(2))
+    with pytest.raises(decode.CorruptImageError, match="seven.*60000"):
+        canvas_of(content, CANVAS, name="seven")
 
 
 def test_colours_to_be_converted_are_decoded_in_full(photo, monkeypatch):
