@@ -1,18 +1,12 @@
 """Batches: their order by (seed, step) alone, every example once, processes that add up."""
 
-import contextlib
 import dataclasses
 import itertools
 import multiprocessing
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 import traceback
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,29 +75,6 @@ class Tasked(Numbered):
     def __getitem__(self, index):
         kinds = np.array([index % 4 == 0, -1, index % 2], np.int8)
         return {**super().__getitem__(index), "label": kinds, "age": index}
-
-
-ENDLESS = """
-from tests.data.test_loader import Numbered
-from tl_jax.data.loader import train_batches
-
-if __name__ == "__main__":
-    batches = train_batches(
-        Numbered(5), batch_size=4, canvas=8, seed=0, workers=2, worker_type="process"
-    )
-    next(batches), next(batches)  # One of each worker.
-    print("reading", flush=True)
-    for _ in batches:
-        pass
-"""
-
-
-def is_alive(group):
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def reading_threads():
@@ -233,31 +204,6 @@ def test_who_stops_early_waits_for_no_more_than_what_is_being_read():
     assert read <= 2 * 2 * 2 * (1 + 2 + 1)
     with pytest.raises(ValueError, match="closed iterator"):
         next(batches)
-
-
-# Now and then Grain's main process waits on after the interrupt, and the test times out.
-@pytest.mark.full
-def test_an_interrupted_run_with_worker_processes_ends(tmp_path):
-    script = tmp_path / "endless.py"
-    script.write_text(ENDLESS)
-    run = subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(script)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        start_new_session=True,
-    )
-    try:
-        assert run.stdout.readline() == "reading\n"
-        os.killpg(run.pid, signal.SIGINT)  # As Ctrl-C does: to all processes of the terminal.
-        _, errors = run.communicate(timeout=60)
-        assert run.returncode != 0
-        assert errors.count("KeyboardInterrupt") == 1
-        wait_until(lambda: not is_alive(run.pid))
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(run.pid, signal.SIGKILL)
 
 
 def test_labels_of_all_tasks_are_in_the_batches():

@@ -1,14 +1,21 @@
 """Examples as arrays in batches: what training and evaluation read of a source, and by whom."""
 
+import atexit
 import contextlib
 import dataclasses
 import functools
 import math
+import multiprocessing
+import os
 import pickle
 import signal
+import threading
 import traceback
-from collections.abc import Callable
-from typing import Any, Literal
+import weakref
+from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
+from queue import SimpleQueue
+from typing import Any, Literal, Protocol
 
 import grain
 import numpy as np
@@ -23,6 +30,8 @@ Batch = dict[str, np.ndarray]
 WorkerType = Literal["thread", "process"]
 
 _AHEAD = 2
+# How long an end waits for what is being read; workers that hang are killed when Python ends.
+_ENDING_SECONDS = 30
 # Longest side over the canvas, and shape of the largest area, of what is packed: photographs of
 # 640 x 480 for networks of 224.
 _LONGEST, _ASPECT = 2.5, 4 / 3
@@ -205,6 +214,13 @@ class Chunks:
         return self.indices[number * self.size : (number + 1) * self.size]
 
 
+class Reading(Iterator[Batch], Protocol):
+    """Batches that are read ahead; to be closed."""
+
+    def close(self) -> None:
+        """Ends the workers; no batch is to be taken after that."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Workers:
     """Who reads: threads, or processes where decoding is held up by Python itself.
@@ -229,7 +245,7 @@ class Workers:
 
     def start(
         self, reader: Reader, steps: grain.MapDataset, plan: Callable[[int], np.ndarray]
-    ) -> grain.DatasetIterator:
+    ) -> Reading:
         """Begins to read ahead; close the iterator to end it.
 
         Args:
@@ -250,7 +266,7 @@ class Workers:
         options = grain.MultiprocessingOptions(
             num_workers=self.count, per_worker_buffer_size=_AHEAD
         )
-        return iter(pieces.to_iter_dataset(one).mp_prefetch(options, _ignore_interrupts))
+        return _FromProcesses(pieces.to_iter_dataset(one).mp_prefetch(options, _end_with_parent))
 
 
 def read_all(reader: Reader, indices: np.ndarray, *, chunk: int, workers: Workers) -> Batch:
@@ -292,7 +308,86 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def _ignore_interrupts(index: int, count: int) -> None:
-    """Leaves it to the process that started the workers to end them on Ctrl-C."""
+def _end_with_parent(index: int, count: int) -> None:
+    """Sees to it that a worker does not outlive a process that is killed."""
     del index, count
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_after_parent, daemon=True).start()
+
+
+def _exit_after_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+class _FromProcesses(Iterator[Batch]):
+    """Batches of Grain's worker processes, which a thread takes from them one ahead."""
+
+    def __init__(self, pieces: grain.IterDataset) -> None:
+        """Starts the workers."""
+        self._taker = _Taker(pieces)
+        self._end: Exception | None = None
+        weakref.finalize(self, self._taker.wanted.put, False)
+        self._taker.start()
+        self._taker.wanted.put(True)
+
+    def __next__(self) -> Batch:
+        if self._end is None:
+            self._taker.wanted.put(True)
+            taken = self._taker.ready.get()
+            if not isinstance(taken, Exception):
+                return taken
+            self._end = taken
+        raise self._end
+
+    def close(self) -> None:
+        """Ends the workers; waits for what they are reading."""
+        self._end = ValueError("got a call of a closed iterator; expected none after `close`")
+        self._taker.end()
+
+
+class _Taker(threading.Thread):
+    """Takes batches from Grain's worker processes, and ends them: all that Grain does is done here.
+
+    Grain's arrays in shared memory run Python code when they are deleted. Were that in the main
+    thread, a Ctrl-C at that moment would be an exception in `__del__`, which Python ignores: the
+    run would go on. So they are copied and deleted here, where no KeyboardInterrupt is ever raised.
+    For the same reason the main thread waits on queues written in C, which an interrupt leaves
+    whole. The workers never see Ctrl-C, as they are born with this thread's mask of signals.
+
+    Attributes:
+      wanted: True for each batch that is asked for, False to end.
+      ready: the batches, and at last the error or the StopIteration that ended them.
+    """
+
+    def __init__(self, pieces: grain.IterDataset) -> None:
+        """Starts nothing yet."""
+        super().__init__(name="from-processes", daemon=True)
+        self._pieces = pieces
+        self.wanted: SimpleQueue[bool] = SimpleQueue()
+        self.ready: SimpleQueue[Batch | Exception] = SimpleQueue()
+        # Run before what multiprocessing registered when it was imported: that ends its processes.
+        atexit.register(self.end)
+
+    def run(self) -> None:
+        """Takes batches until no more are wanted or there are none."""
+        resource_tracker.ensure_running()  # It unblocks the signal in the thread that starts it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        end: Exception = StopIteration()
+        try:
+            with contextlib.closing(iter(self._pieces)) as reading:
+                while self.wanted.get():
+                    self.ready.put(_copied(next(reading)))
+        except Exception as error:
+            end = error
+        self.ready.put(end)
+        atexit.unregister(self.end)
+
+    def end(self) -> None:
+        """Ends the workers."""
+        self.wanted.put(False)
+        if self.is_alive():
+            self.join(_ENDING_SECONDS)
+
+
+def _copied(batch: Batch) -> Batch:
+    return {name: np.array(array) for name, array in batch.items()}
