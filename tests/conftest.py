@@ -19,11 +19,17 @@ from tl_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimC
 from tl_jax.models import registry, resnet, vgg
 
 
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory) -> str:
+    """A folder for what is compiled."""
+    return str(tmp_path_factory.mktemp("compiled"))
+
+
 @pytest.fixture
-def tiny_networks(monkeypatch, tmp_path_factory):
+def tiny_networks(monkeypatch, compiled):
     """Puts tiny networks in the place of some architectures, so that whole runs take seconds.
 
-    What they compile is kept on disk and shared by the runs of a test.
+    What they compile is kept on disk and shared by all runs.
     """
     small = {
         "resnet18": functools.partial(
@@ -45,10 +51,9 @@ def tiny_networks(monkeypatch, tmp_path_factory):
             known, build=build, classifier=classifier, stages=stages, stem="conv1", rename=None
         )
         monkeypatch.setitem(registry.ARCHITECTURES, name, tiny)
-    cache = str(tmp_path_factory.mktemp("compiled"))
     before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", cache)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_compilation_cache_dir", compiled)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     yield
     jax.config.update("jax_compilation_cache_dir", before)
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tl_jax import cli
 from tl_jax.cli import main
+from tl_jax.data.multi_crop import Views
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,6 +47,21 @@ def test_a_run_from_training_to_export(trained, photos, capsys):
     assert main(["export", str(run), "--to", "timm", str(file)]) == 0
     assert "timm.create_model('resnet18', num_classes=2" in capsys.readouterr().out
     assert file.exists()
+
+
+def test_views_reach_evaluation_and_prediction(monkeypatch):
+    seen = []
+
+    def keep(*_, views, **__):
+        seen.append(views)
+        raise ValueError("that is enough")
+
+    monkeypatch.setattr(cli.evaluation, "evaluate", keep)
+    monkeypatch.setattr(cli.prediction, "predict", keep)
+    options = ["--crops", "5", "--flip", "--scales", "1.0", "1.5", "--average", "logits"]
+    for command in (["evaluate", "runs/x"], ["predict", "runs/x", "x.png"]):
+        assert main([*command, *options]) == 1
+    assert seen == [Views(5, True, (1.0, 1.5), "logits")] * 2
 
 
 def test_another_configuration_in_the_same_folder_fails_with_the_difference(trained, capsys):

@@ -47,7 +47,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
 from experiments.benchmarks import report
-from tl_jax.data import device_cache, loader
+from tl_jax.data import feed, loader
 from tl_jax.data.arrays import from_arrays
 from tl_jax.data.open import open_source
 from tl_jax.data.prepare import prepare
@@ -175,7 +175,7 @@ def memory_side(source: Source, setting: Setting, *, canvas: int, batch_size: in
 
 def device_side(source: Source, setting: Setting) -> Side:
     """Returns the batches of canvases that are on the device already."""
-    batches = device_cache.train_batches(
+    batches = feed.train_batches(
         source,
         batch_size=setting.batch_size,
         canvas=CANVAS,

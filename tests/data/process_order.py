@@ -47,7 +47,7 @@ def main(folder: Path, coordinator: str, index: int, count: int) -> None:
 
 def _all_batches() -> Iterator[tuple[str, Iterable[dict]]]:
     from tests.data.test_loader import PREPROCESS, Numbered
-    from tl_jax.data import device_cache
+    from tl_jax.data import device_cache, feed
     from tl_jax.data.reader import TrainReader, Workers
     from tl_jax.data.sampling import Uniform
     from tl_jax.training import parallel
@@ -56,14 +56,14 @@ def _all_batches() -> Iterator[tuple[str, Iterable[dict]]]:
     for count in COUNTS:
         source, order = Numbered(count), Uniform(count, 0)
         for cache in ("none", "memory", "device"):
-            batches = device_cache.train_batches(
+            batches = feed.train_batches(
                 source, batch_size=BATCH, canvas=8, order=order, sharding=sharding,
                 start_step=START, cache=cache,
             )  # fmt: skip
             yield f"train {cache} {count}", itertools.islice(batches, STEPS)
             yield (
                 f"eval {cache} {count}",
-                device_cache.eval_batches(
+                feed.eval_batches(
                     source, batch_size=BATCH, preprocess=PREPROCESS, sharding=sharding, cache=cache
                 ),
             )

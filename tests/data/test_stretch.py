@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from tests.data.test_device_cache import on_host, placed
+from tests.data.test_feed import on_host, placed
 from tests.data.test_loader import Numbered
-from tl_jax.data import device_cache
+from tl_jax.data import feed
 from tl_jax.data.arrays import from_arrays
 from tl_jax.data.preprocess import canvas_image
 from tl_jax.data.reader import PackedReader, TrainReader, read
@@ -76,12 +76,14 @@ def test_what_does_not_fit_is_stretched_at_once():
     np.testing.assert_array_equal(TrainReader(Wide(5), 8)[2]["image"], square)
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(20, 15), (15, 20), (20, 16), (17, 18)])
+@pytest.mark.parametrize(
+    ("rows", "columns"), [(20, 15), (15, 20), (20, 16), (17, 18), (1, 21), (21, 1)]
+)
 def test_all_that_is_packed_has_room(rows, columns):
     pixels = np.random.default_rng(0).integers(0, 256, (1, rows, columns, 3), np.uint8)
     source = from_arrays(pixels, [0])
     batch = read(PackedReader(source, 8), np.array([0]))
-    fits = rows * columns <= 20 * 15
+    fits = rows * columns <= 20 * 15 and max(rows, columns) <= 20
     np.testing.assert_array_equal(batch["packed"][0], (rows, columns) if fits else (8, 8))
     found = stretch(batch["image"], batch["packed"], batch["extent"], side=20, canvas=8)
     assert np.abs(np.asarray(found[0], int) - canvas_image(pixels[0], 8)).max() <= 1
@@ -104,4 +106,4 @@ def test_a_cache_stretches_on_the_host():
 )
 def test_an_accelerator_stretches_by_itself_what_is_not_kept(platform, cache, later):
     devices = types.SimpleNamespace(device_set=[types.SimpleNamespace(platform=platform)])
-    assert device_cache._stretches_later("auto", cache, devices) == later
+    assert feed._stretches_later("auto", cache, devices) == later

@@ -45,7 +45,7 @@ QUICK = (
     "torchvision/shufflenet_v2_x0_5",
 )
 # 1x1, grouped and depthwise convolutions in the form for CPUs, which takes longer to compile.
-ON_CPU = ("test_resnet", "regnetx_002", "tf_efficientnet_lite0")
+ON_CPU = ("test_resnet", "regnetx_002", "lcnet_035")
 TOLERANCE_FLOAT64 = 1e-10
 COMPARED = [name for name in ARCHITECTURES if name not in parity.NO_PEER]
 
@@ -73,7 +73,7 @@ def test_numbers_equal_the_peers(name):
     assert row["passed"], row
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_convnext2", "tf_efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext2", "test_efficientnet"])
 def test_gradients_equal_the_peers_in_float64(name):
     with layers.as_on_accelerators():
         assert parity.float64_gradient_error(name) <= TOLERANCE_FLOAT64

@@ -307,7 +307,7 @@ def _cached(
 ) -> MemoryCache | None:
     if cache not in ("memory", "none"):
         raise ValueError(
-            f"got cache={cache!r}; expected 'memory' or 'none' (`device_cache` has 'device' too)"
+            f"got cache={cache!r}; expected 'memory' or 'none' (`feed` has 'device' too)"
         )
     if cache == "none":
         return None

@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from tl_jax.data import augment, device_cache
+from tl_jax.data import augment, feed
 from tl_jax.data.multi_crop import ONE_VIEW, Views
 from tl_jax.data.preprocess import Preprocess
 from tl_jax.data.reader import WorkerType
@@ -29,7 +29,7 @@ class Measure:
         batch_size: int,
         workers: int = 2,
         worker_type: WorkerType = "thread",
-        cache: device_cache.Cache = "none",
+        cache: feed.Cache = "none",
         views: Views = ONE_VIEW,
     ) -> None:
         """Compiles nothing yet.
@@ -46,7 +46,7 @@ class Measure:
         self._preprocess = views.transform(preprocess)
         self._mesh, self._batch_size = mesh, batch_size
         self._workers, self._worker_type, self._cache = workers, worker_type, cache
-        self._batches: dict[str, device_cache.PlacedBatches] = {}
+        self._batches: dict[str, feed.PlacedBatches] = {}
 
         def logits_of(variables: Any, images: jax.Array) -> jax.Array:
             network = functools.partial(model.apply, variables, train=False)
@@ -74,9 +74,9 @@ class Measure:
             )
         return metrics.summarize(confusion, loss), confusion
 
-    def _batches_of(self, source: Source) -> device_cache.PlacedBatches:
+    def _batches_of(self, source: Source) -> feed.PlacedBatches:
         if source.split not in self._batches:
-            self._batches[source.split] = device_cache.eval_batches(
+            self._batches[source.split] = feed.eval_batches(
                 source,
                 batch_size=self._batch_size,
                 preprocess=self._preprocess,

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from tl_jax import trees
 from tl_jax.config import Config
-from tl_jax.data import augment, device_cache, loader, sampling
+from tl_jax.data import augment, feed, loader, sampling
 from tl_jax.data.preprocess import Preprocess
 from tl_jax.data.source import Source
 from tl_jax.data.subset import Subset
@@ -183,7 +183,7 @@ def compile_step(parts: Parts, phase: Phase, tx: optax.GradientTransformation) -
 def train_batches(parts: Parts, start_step: int) -> Generator[dict[str, jax.Array], None, None]:
     """Yields the batches of training from a step on, on their devices, without end."""
     options, seed = parts.config.data, parts.config.train.seed
-    return device_cache.train_batches(
+    return feed.train_batches(
         parts.train,
         batch_size=options.batch_size,
         canvas=parts.preprocess.canvas,
