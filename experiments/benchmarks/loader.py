@@ -51,9 +51,9 @@ from tl_jax.data import feed, loader
 from tl_jax.data.arrays import from_arrays
 from tl_jax.data.open import open_source
 from tl_jax.data.prepare import prepare
-from tl_jax.data.reader import WorkerType
 from tl_jax.data.sampling import Uniform
 from tl_jax.data.source import Source
+from tl_jax.data.workers import WorkerType
 
 LIBRARIES = ("jax", "jaxlib", "grain", "numpy", "pillow", "simplejpeg", "torch", "timm")
 CLASSES = 4

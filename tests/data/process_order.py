@@ -48,8 +48,9 @@ def main(folder: Path, coordinator: str, index: int, count: int) -> None:
 def _all_batches() -> Iterator[tuple[str, Iterable[dict]]]:
     from tests.data.test_loader import PREPROCESS, Numbered
     from tl_jax.data import device_cache, feed
-    from tl_jax.data.reader import TrainReader, Workers
+    from tl_jax.data.reader import TrainReader
     from tl_jax.data.sampling import Uniform
+    from tl_jax.data.workers import Workers
     from tl_jax.training import parallel
 
     sharding = parallel.sharded(parallel.data_mesh())

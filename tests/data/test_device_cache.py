@@ -15,8 +15,9 @@ from tests.data.test_feed import on_host, placed, sharding
 from tests.data.test_loader import PREPROCESS, Numbered, Tasked, assert_same
 from tl_jax.data import device_cache, feed, loader
 from tl_jax.data.device_cache import DeviceCache
-from tl_jax.data.reader import TrainReader, Workers
+from tl_jax.data.reader import TrainReader
 from tl_jax.data.sampling import Uniform
+from tl_jax.data.workers import Workers
 
 ROOT = Path(__file__).parents[2]
 DEVICES = 4

@@ -11,7 +11,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tl_jax.data import sampling
 from tl_jax.data.memory_cache import check_memory, host_memory
-from tl_jax.data.reader import TrainReader, Workers, read_all
+from tl_jax.data.reader import TrainReader
+from tl_jax.data.workers import Workers, read_all
 
 Placed = dict[str, jax.Array]
 

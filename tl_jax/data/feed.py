@@ -13,9 +13,10 @@ from tl_jax.data import loader, place, sampling
 from tl_jax.data.device_cache import DeviceCache, Placed, device_memory
 from tl_jax.data.memory_cache import check_memory
 from tl_jax.data.preprocess import Preprocess
-from tl_jax.data.reader import Batch, PackedReader, TrainReader, Workers, WorkerType
+from tl_jax.data.reader import Batch, PackedReader, TrainReader
 from tl_jax.data.source import Source
 from tl_jax.data.stretch import stretch
+from tl_jax.data.workers import Workers, WorkerType
 
 Cache = Literal["none", "memory", "device"]
 StretchOn = Literal["auto", "device", "host"]

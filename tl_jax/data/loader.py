@@ -12,16 +12,9 @@ import numpy as np
 from tl_jax.data import sampling
 from tl_jax.data.memory_cache import MemoryCache
 from tl_jax.data.preprocess import Preprocess
-from tl_jax.data.reader import (
-    Batch,
-    EvalReader,
-    PackedReader,
-    Reader,
-    TrainReader,
-    Workers,
-    WorkerType,
-)
+from tl_jax.data.reader import Batch, EvalReader, PackedReader, Reader, TrainReader
 from tl_jax.data.source import Source
+from tl_jax.data.workers import Reading, Workers, WorkerType
 
 Cache = Literal["memory", "none"]
 
@@ -122,7 +115,7 @@ class TrainBatches(Iterator[Batch]):
             chunk=plan.share.local,
             workers=workers,
         )
-        self._reading: grain.DatasetIterator | None = None
+        self._reading: Reading | None = None
         if self._cache is None:
             steps = grain.MapDataset.range(start_step, start_step + _ENDLESS)
             self._reading = workers.start(reader, steps, plan)

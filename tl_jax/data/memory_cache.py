@@ -9,7 +9,8 @@ from pathlib import Path
 import grain
 import numpy as np
 
-from tl_jax.data.reader import Batch, Chunks, Reader, Workers
+from tl_jax.data.reader import Batch, Reader
+from tl_jax.data.workers import Chunks, Reading, Workers
 
 _CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -51,7 +52,7 @@ class MemoryCache:
         # Pages that are never written to take no memory.
         self._kept = reader.blank(len(reader.source))
         self._filled = np.zeros(len(reader.source), bool)
-        self._reading: grain.DatasetIterator | None = None
+        self._reading: Reading | None = None
         self._asked: deque[np.ndarray] = deque()
 
     def take(self, indices: np.ndarray) -> Batch:

@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from tl_jax.data import augment, feed
 from tl_jax.data.multi_crop import ONE_VIEW, Views
 from tl_jax.data.preprocess import Preprocess
-from tl_jax.data.reader import WorkerType
 from tl_jax.data.source import Source
+from tl_jax.data.workers import WorkerType
 from tl_jax.objectives import metrics
 from tl_jax.training import parallel, step
 
