@@ -102,11 +102,45 @@ def test_differences_are_listed_by_dotted_name():
         ("train", TrainConfig(epochs=-1, head_epochs=3), "must not be negative"),
         ("train", TrainConfig(keep=0), "train.keep and train.log_every"),
         ("train", TrainConfig(log_every=0), "train.keep and train.log_every"),
+        ("data", DataConfig(carve=0.0), "data.carve"),
+        ("data", DataConfig(validation_fraction=0.0), "data.validation_fraction"),
+        ("model", ModelConfig(head_dropout=-0.1), "model.head_dropout"),
+        ("model", ModelConfig(drop_path=1.0), "model.drop_path"),
+        ("optim", OptimConfig(head_learning_rate=-1.0), "optim.head_learning_rate"),
+        ("optim", OptimConfig(layer_decay=0.0), "optim.layer_decay"),
+        ("optim", OptimConfig(layer_decay=1.1), "optim.layer_decay"),
+        ("optim", OptimConfig(l2_sp=-0.1), "optim.l2_sp"),
+        ("train", TrainConfig(label_smoothing=-0.1), "train.label_smoothing"),
+        ("train", TrainConfig(patience=-1), "train.patience"),
+        ("train", TrainConfig(ema=1.0), "train.ema"),
+        ("train", TrainConfig(ema=-0.1), "train.ema"),
+        ("transfer", TransferConfig(phases=(PhaseConfig(0),)), "transfer.phases must be of"),
+        ("transfer", TransferConfig(groups=(GroupConfig(),)), "transfer.groups must have names"),
+        ("transfer", TransferConfig(groups=(GroupConfig("a"),) * 2), "each another"),
+        ("transfer", TransferConfig(class_mapping=("a=b",)), "transfer.class_mapping is for"),
+        ("transfer", TransferConfig(lora_rank=0), "transfer.lora_rank"),
+        ("transfer", TransferConfig(adapter_reduction=0), "transfer.adapter_reduction"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused(section, values, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(Config(), **{section: values})
+
+
+@pytest.mark.parametrize(
+    ("model", "transfer", "message"),
+    [
+        ({"head": "mlp"}, {"classifier": "load"}, "'load' and 'fuse' need model.head 'linear'"),
+        ({"weights": "random"}, {"classifier": "fuse"}, "and pretrained weights"),
+        ({"head": "mlp"}, {"head_init": "class_means"}, "'class_means' needs model.head"),
+        ({}, {"head_init": "class_means", "classifier": "load"}, "'class_means' needs .*'replace'"),
+        ({"head": "cosine"}, {"head_init": "small"}, "'small' needs model.head"),
+        ({}, {"head_init": "small", "classifier": "fuse"}, "'small' needs .*'replace'"),
+    ],
+)
+def test_heads_and_starts_that_do_not_go_together_are_refused(model, transfer, message):
+    with pytest.raises(ValueError, match=message):
+        Config(model=ModelConfig(**model), transfer=TransferConfig(**transfer))
 
 
 def test_all_broken_rules_are_named_at_once():

@@ -133,6 +133,7 @@ def kept_of(directory: Path, scores: list[float], *, metric: str = "accuracy", *
         ([0.1, 0.2, 0.3], 1, 3, [3]),
         ([0.9, 0.2, 0.9], 1, 3, [3]),  # the newest of equals
         ([0.9, 0.9, 0.1], 1, 2, [2, 3]),
+        ([0.9, 0.9], 2, 2, [1, 2]),
         ([float("nan"), 0.1, float("nan")], 1, 2, [2, 3]),
         ([float("nan"), float("nan")], 1, 2, [2]),
         ([0.1, float("inf")], 1, 1, [1, 2]),
@@ -246,7 +247,7 @@ def other_form(trained: TrainState, change) -> TrainState:
     ("name", "change", "message"),
     [
         ("classes", {"fc": {"kernel": jnp.zeros((4, 9)), "bias": jnp.zeros(9)}},
-         r"2 variables differ:\n  params.fc.bias: saved \(3,\), wanted \(9,\)\n"),
+         r"2 variables differ:\n  params.fc.bias: saved \(3,\), wanted \(9,\)\n  params.fc.kernel"),
         ("more", {"neck": {"bias": jnp.zeros(9)}},
          r"params.neck.bias: saved not at all, wanted \(9,\)"),
         ("less", {"fc": {}}, r"params.fc.bias: saved \(3,\), wanted not at all"),

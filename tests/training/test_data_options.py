@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from tl_jax import config as configuration
+from tl_jax.data import augment_grid
 from tl_jax.training import experiment, loop, parts
-from tl_jax.training.augmenting import mix_of
+from tl_jax.training.augmenting import mix_of, prepare_of
 from tl_jax.training.show_augmented import show_augmented
 
 
@@ -117,6 +118,39 @@ def test_the_grid_shows_the_first_images_of_training(tiny_config, tmp_path):
         assert grid.size == (5 * 32 + 4 * 4, 3 * 32 + 2 * 4)
     with pytest.raises(ValueError, match="versions=0"):
         show_augmented(tiny_config, file, versions=0)
+
+
+def test_the_grid_is_of_what_the_step_gets(tiny_config, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        augment_grid, "draw_grid", lambda *args, **options: drawn.append((args, options))
+    )
+    config = change(change(tiny_config, "train", seed=3), "data", sampling="balanced")
+    show_augmented(config, "grid.png", images=3, versions=2)
+    (((originals, pictures, file), options),) = drawn
+    made = parts.prepare(config)
+    batches = parts.train_batches(made, 0)
+    batch = {name: array[:3] for name, array in next(batches).items()}
+    batches.close()
+    assert [image.shape[:2] for image in originals] == [
+        tuple(row) for row in batch["size"].tolist()
+    ]
+    step = jax.jit(prepare_of(config.augment, made.preprocess))
+    for version, key in enumerate(jax.random.split(jax.random.key(3), 2)):
+        np.testing.assert_allclose(pictures[:, version], step(key, batch), atol=1e-5)
+    how = made.preprocess
+    assert (file, options) == ("grid.png", {"mean": how.mean, "std": how.std})
+
+
+def test_the_grid_has_no_more_rows_than_there_are_images(tiny_config, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        augment_grid, "draw_grid", lambda originals, *_, **__: drawn.extend(originals)
+    )
+    show_augmented(tiny_config, "grid.png", images=99, versions=1)
+    assert len(drawn) == 26
+    with pytest.raises(ValueError, match="images=0"):
+        show_augmented(tiny_config, "grid.png", images=0)
 
 
 def test_a_configuration_with_tuples_survives_json(tiny_config):

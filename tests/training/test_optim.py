@@ -144,6 +144,28 @@ def test_a_label_without_a_rate_is_an_error():
         optim.optimizer("sgd", {freeze.HEAD: 0.1}, ALL)
 
 
+def test_each_label_decays_as_it_is_told():
+    zeros = [jax.tree.map(np.zeros_like, PARAMS)]
+    decays = {freeze.HEAD: 0.5, freeze.BACKBONE: 0.0}
+    found = run(optim.optimizer("sgd", RATES, ALL, weight_decay=decays), gradients=zeros)
+    np.testing.assert_array_equal(found["conv1"]["kernel"], PARAMS["conv1"]["kernel"])
+    expected = PARAMS["fc"]["kernel"] * (1 - HEAD_RATE * 0.5)
+    np.testing.assert_allclose(found["fc"]["kernel"], expected, rtol=1e-6)
+
+
+def test_the_pull_to_the_start_is_of_its_labels_and_a_part_of_the_gradient():
+    gradients = [GRADIENTS[0], jax.tree.map(np.zeros_like, PARAMS)]
+    pull = {freeze.BACKBONE: 0.5}
+    tx = optim.optimizer("sgd", RATES, ALL, momentum=0.0, l2_sp=pull)
+    found = run(tx, gradients=gradients)
+    for name, rate, share in (("bn1", BACKBONE_RATE, 0.5), ("fc", HEAD_RATE, 0.0)):
+        moved = -rate * GRADIENTS[0][name]["bias"] * (1 - rate * share)
+        np.testing.assert_allclose(found[name]["bias"], PARAMS[name]["bias"] + moved, rtol=1e-6)
+    # Without decay Adam and AdamW are one: the pull goes through the moments of both.
+    adam, adamw = (run(optim.optimizer(n, RATES, ALL, l2_sp=pull)) for n in ("adam", "adamw"))
+    jax.tree.map(np.testing.assert_array_equal, adam, adamw)
+
+
 # ---- schedules
 
 
@@ -194,3 +216,53 @@ def test_an_unknown_schedule_is_an_error():
         ValueError, match=r"unknown schedule 'linear'.*'constant', 'cosine', 'step'"
     ):
         optim.schedule("linear", 1.0, total_steps=5)
+
+
+# ---- from phase to phase
+
+
+def after_steps(tx: optax.GradientTransformation, plan):
+    """Returns the optimizer's state after all gradients."""
+    params, _ = freeze.split(plan, PARAMS)
+    opt_state = tx.init(params)
+    for gradient in GRADIENTS:
+        _, opt_state = tx.update(freeze.split(plan, gradient)[0], opt_state, params)
+    return opt_state
+
+
+def arrays(opt_state) -> dict[str, np.ndarray]:
+    found = jax.tree_util.tree_leaves_with_path(opt_state)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in found}
+
+
+def scheduled(name: str, plan):
+    rates = dict.fromkeys(RATES, optax.constant_schedule(0.1))
+    return optim.optimizer(name, rates, plan, clip_norm=1.0)
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_what_both_train_keeps_its_state_and_schedules_begin_anew(name):
+    before = after_steps(scheduled(name, HEAD_ONLY), HEAD_ONLY)
+    fresh = scheduled(name, ALL).init(PARAMS)
+    found, old = arrays(optim.carry_over(before, fresh)), arrays(before)
+    assert found.keys() == arrays(fresh).keys()
+    moments = {path for path in found if "['fc']" in path}
+    assert len(moments) == 2 * (1 if name == "sgd" else 2)
+    for path, leaf in found.items():
+        counts_moments = path.endswith(".count") and path in old and old[path] == len(GRADIENTS)
+        if path in moments:
+            np.testing.assert_array_equal(leaf, old[path], err_msg=path)
+            assert leaf.any()
+        elif leaf.any():
+            # Adam's count goes on, since its moments do; that of a schedule does not.
+            assert counts_moments and name != "sgd", path
+
+
+def test_the_state_of_another_optimizer_or_of_other_shapes_is_not_taken_over():
+    fresh = scheduled("adam", ALL).init(PARAMS)
+    found = optim.carry_over(after_steps(scheduled("sgd", ALL), ALL), fresh)
+    assert not any(leaf.any() for leaf in arrays(found).values())
+    found = optim.carry_over(
+        {"mu": np.ones(3), "nu": np.ones(2)}, {"mu": np.zeros(2), "nu": np.zeros(2)}
+    )
+    assert (found["mu"].tolist(), found["nu"].tolist()) == ([0, 0], [1, 1])

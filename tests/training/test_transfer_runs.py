@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -95,6 +96,7 @@ def test_rows_of_the_pretrained_classifier_are_carried_over(tiny_config, tmp_pat
     config = transfer(
         short(tiny_config), classifier="load", class_mapping=("red ones=tabby|3", "grüne=7")
     )
+    fit(config, tmp_path / "run", stop_after_epoch=1)
     report = fit(config, tmp_path / "run")
     assert "2 of 2 classes start from the pretrained classifier" in capsys.readouterr().err
     found = report["zero_shot"]
@@ -103,7 +105,7 @@ def test_rows_of_the_pretrained_classifier_are_carried_over(tiny_config, tmp_pat
     kernel = source.variables["params"]["fc"]["kernel"]
     assert kernel.shape == (16, 2)
     assert np.any(kernel)
-    # The same folder again: the zero-shot accuracy is recorded once.
+    # Though the run was stopped and resumed, the zero-shot accuracy is recorded once.
     assert [r["split"] for r in journal.read(tmp_path / "run")].count(loop.ZERO_SHOT) == 1
 
 
@@ -115,6 +117,11 @@ def test_classes_without_a_source_start_fresh_and_are_listed(tiny_config):
     fresh = list(parts.train.class_names).index("red ones")
     assert not np.any(kernel[:, fresh])
     assert np.any(kernel[:, 1 - fresh])
+    scored = []
+    loop._score_start(parts, SimpleNamespace(write=lambda *values: scored.append(values)))
+    ((split, step, epoch, found),) = scored
+    assert (split, step, epoch) == (loop.ZERO_SHOT, 0, 0)
+    assert (found["examples"], found["of_matched_classes"]) == (10, 5)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +199,10 @@ def test_an_average_is_what_is_evaluated_and_used(tiny_config, tmp_path):
     assert any(not any(np.array_equal(a, r) for r in raw[: len(averaged)]) for a in averaged)
     found = evaluate(tmp_path / "run", split="test")
     assert found["loss"] == pytest.approx(report["metrics"]["test"]["loss"], rel=1e-5)
+    # The epochs were measured with it too.
+    records = [r for r in journal.read(tmp_path / "run") if r["split"] == "val"]
+    chosen = next(r for r in records if r["epoch"] == report["best_epoch"])
+    assert chosen["loss"] == pytest.approx(report["metrics"]["val"]["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -236,7 +247,9 @@ def test_patience_counts_in_the_last_phase_and_survives_a_stop(tiny_config, tmp_
     )
     report = fit(still, tmp_path / "whole")
     assert report["epochs"] == 3 + 3
-    assert report["stopped"].startswith("no better loss for 2 epochs")
+    losses = [r["loss"] for r in journal.read(tmp_path / "whole") if r["split"] == "val"]
+    reason = f"no better loss for 2 epochs: the best is {losses[3]:.4g}, of epoch 4"
+    assert report["stopped"] == reason
     fit(still, tmp_path / "stopped", stop_after_epoch=5)
     assert fit(still, tmp_path / "stopped") == report
 

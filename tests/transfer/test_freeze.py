@@ -70,6 +70,23 @@ def test_a_head_that_matches_nothing_is_an_error_that_names_the_nearest():
         freeze.plan(params, ["fc.kernl"], train_backbone=False)
 
 
+# ---- the policy of BatchNorm
+
+
+def test_a_group_without_a_policy_updates_its_statistics():
+    variables = randomised(TinyNet())
+    plan = freeze.plan(variables["params"], ["fc"], train_backbone=True)
+    found, still = freeze.batch_norm(plan, variables["batch_stats"], {freeze.HEAD: "frozen"})
+    assert (found, still) == (plan, {freeze.HEAD})  # The head has no BatchNorm.
+
+
+def test_an_unknown_policy_is_an_error_that_names_the_nearest():
+    variables = randomised(TinyNet())
+    plan = freeze.plan(variables["params"], ["fc"], train_backbone=True)
+    with pytest.raises(ValueError, match=r"'frozn'; did you mean 'frozen'\?"):
+        freeze.batch_norm(plan, variables["batch_stats"], {freeze.BACKBONE: "frozn"})
+
+
 # ---- a step of the head alone, on a real network
 
 
@@ -162,10 +179,10 @@ def test_a_partial_plan_moves_what_it_trains_and_nothing_else():
     assert all(jax.tree.leaves(moved))
 
 
-def losses_of_two_keys(model, variables, plan) -> list[float]:
+def losses_of_two_keys(model, variables, plan, still=()) -> list[float]:
     found = []
     for seed in (1, 2):
-        with nn.intercept_methods(freeze.standing_still(plan)):
+        with nn.intercept_methods(freeze.standing_still(plan, still)):
             logits, _ = model.apply(
                 variables,
                 batch()["image"],
@@ -192,6 +209,15 @@ def test_dropout_and_drop_path_stand_still_where_the_layer_is_frozen(rates, trai
     plan = freeze.plan(variables["params"], ["fc"], train_backbone=train_backbone)
     one, other = losses_of_two_keys(model, variables, plan)
     assert (one != other) is random
+
+
+@pytest.mark.parametrize("rates", [{"drop_path_rate": 0.5}, {"drop_rate": 0.5}])
+def test_dropout_and_drop_path_of_trained_layers_go_on_where_statistics_stand_still(rates):
+    model = TinyNet(**rates)
+    variables = randomised(model)
+    plan = freeze.plan(variables["params"], ["fc"], train_backbone=True)
+    one, other = losses_of_two_keys(model, variables, plan, still=(freeze.HEAD, freeze.BACKBONE))
+    assert one != other
 
 
 def test_the_dropout_inside_a_frozen_top_stands_still():

@@ -1,10 +1,14 @@
 """Groups of parameters by depth, and what a selection chooses, on networks of every family."""
 
+from typing import ClassVar
+
 import jax
 import pytest
+from flax import linen as nn
 
 from tests.training.tiny import TinyNet, randomised
 from tl_jax import trees
+from tl_jax.models import layers
 from tl_jax.models.registry import FAMILIES, architecture, create_model
 from tl_jax.transfer import groups
 from tl_jax.transfer.adapted import Adapted
@@ -62,6 +66,44 @@ def test_added_leaves_belong_to_the_group_of_what_they_change():
     model = Adapted(create_model("resnet18", num_classes=5), LoRA(rank=2))
     found = labels(groups.by_depth(model, architecture("resnet18").stages))
     assert found["layer2.0.conv1.lora_a"] == "stage2"
+
+
+class Twice(nn.Module):
+    """Three stages, the first of which is called once more between the second and the third."""
+
+    classifier: ClassVar[str] = "fc"
+    in_channels: ClassVar[int] = 3
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        one = layers.Conv(3, 3, name="one")
+        x = layers.Conv(3, 3, name="two")(one(images))
+        x = layers.Conv(3, 3, name="between")(one(x))
+        return layers.Dense(2, name="fc")(layers.Conv(3, 3, name="three")(x).mean((1, 2)))
+
+
+def test_a_module_that_is_called_twice_belongs_where_it_is_called_first():
+    found = labels(groups.by_depth(Twice(), ["one", "two", "three", "fc"], head=["three"]))
+    assert {name.split(".")[0]: label for name, label in found.items()} == {
+        "one": "stage0",
+        "two": "stage1",
+        "between": "stage2",
+        "three": groups.HEAD,
+        "fc": "stage3",
+    }
+
+
+def test_stages_are_counted_as_numbers_and_other_groups_are_none():
+    found = dict.fromkeys(["stage10", "stage2", "stage_two", "head"])
+    tree = {name: {"kernel": name} for name in found}
+    assert groups.names_of(tree) == ["stage2", "stage10", "stage_two", "head"]
+    assert groups.select(tree, "last:1") == {"stage10.kernel"}
+
+
+def test_a_batch_norm_without_a_scale_is_a_norm():
+    tree = {"bn": {"bias": "stage0"}, "fc": {"kernel": "head", "bias": "head"}}
+    for selection in ("batch_norm", "norms"):
+        assert groups.select(tree, selection, {"bn": {"mean": 0}}) == {"bn.bias"}
 
 
 def test_a_stage_that_is_no_module_is_an_error_that_names_the_nearest():
@@ -141,6 +183,7 @@ def test_added_leaves_are_selected_alone():
     [
         ("hed", r"'hed' of the selection 'hed' matches no parameter; did you mean 'head'\?"),
         ("head+layer4.*.conv9", r"did you mean 'layer4\.\d\.conv"),
+        ("last:0", "must name 1 to 5 stages"),
         ("last:6", "must name 1 to 5 stages"),
         ("last:x", "must name 1 to 5 stages"),
         ("added", "'added' of the selection 'added' matches no parameter"),

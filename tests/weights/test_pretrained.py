@@ -140,6 +140,12 @@ def test_a_fresh_head_is_had_for_the_same_number_of_classes_too(save, state_dict
     _assert_same(variables, state_dict, but=("fc.weight", "fc.bias"))
 
 
+def test_a_classifier_that_is_to_be_kept_must_fit(save, state_dict):
+    model = create_model("resnet18", num_classes=4)
+    with pytest.raises(StateDictError, match=r"fc\.bias: got \(7,\), expected \(4,\)"):
+        load_weights(model, "resnet18", save(state_dict), keep_head=True)
+
+
 def test_a_backbone_may_leave_out_more_of_the_top_than_the_classifier(monkeypatch):
     with torch.device("meta"):
         published = import_timm().create_model("vgg11", num_classes=0).state_dict()
@@ -186,6 +192,8 @@ def test_weights_that_are_known_to_lack_a_norm_get_a_fresh_one(tmp_path):
     np.testing.assert_array_equal(norm["bias"], 0)
     added = {"head.norm.weight": norm["scale"], "head.norm.bias": norm["bias"]}
     _assert_same(variables, arrays | added)
+    loaded, _ = load_weights(model, "convnextv2_atto.fcmae", path)
+    _assert_same(loaded, arrays | added)
     with pytest.raises(StateDictError, match=r"2 missing: head\.norm"):
         load_pretrained("convnextv2_atto.fcmae_ft_in1k", weights=path, num_classes=0)
 

@@ -1,14 +1,19 @@
 """Tests of the conversion of state dicts: both ways, strict, whatever the arrays are."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from flax import linen as nn
 
 from tests.training.tiny import CLASSES, TinyNet, batch, randomised
 from tl_jax import trees
+from tl_jax.models import layers
+from tl_jax.models.layers import tracing
 from tl_jax.models.registry import architecture, create_model
 from tl_jax.weights import state_dict
 from tl_jax.weights.state_dict import (
@@ -281,6 +286,36 @@ def test_the_abstract_trace_leaves_the_network_as_it_is():
     images = jnp.ones((1, 32, 32, 3))
     features = model.apply(variables, images)
     assert jnp.any(features != model.apply(variables | {"batch_stats": shifted}, images))
+
+
+def forms() -> tuple[bool, bool]:
+    return tracing.has_cpu_forms(), tracing.has_values()
+
+
+def test_a_form_of_tracing_holds_within_its_block_alone():
+    assert forms() == (True, True)
+    with layers.as_on_accelerators():
+        assert forms() == (False, True)
+        with layers.as_shapes():
+            assert forms() == (False, False)
+        assert forms() == (False, True)
+    with pytest.raises(RuntimeError), layers.as_shapes():
+        raise RuntimeError
+    assert forms() == (True, True)
+
+
+def test_the_abstract_trace_is_of_shapes_alone():
+    class Asks(nn.Module):
+        in_channels: ClassVar[int] = 3
+
+        @nn.compact
+        def __call__(self, images: jax.Array) -> jax.Array:
+            seen.append(forms())
+            return layers.Dense(2, name="fc")(images)
+
+    seen = []
+    abstract_variables(Asks())
+    assert seen == [(False, False)]
 
 
 def test_networks_with_the_same_fields_are_traced_once(monkeypatch):
