@@ -110,8 +110,20 @@ def test_differences_are_listed_by_dotted_name():
         ("optim", OptimConfig(layer_decay=0.0), "optim.layer_decay"),
         ("optim", OptimConfig(layer_decay=1.1), "optim.layer_decay"),
         ("optim", OptimConfig(l2_sp=-0.1), "optim.l2_sp"),
+        ("optim", OptimConfig(weight_decay=-0.1), "optim.weight_decay"),
+        ("optim", OptimConfig(momentum=1.0), "optim.momentum"),
+        ("optim", OptimConfig(momentum=-0.1), "optim.momentum"),
+        ("optim", OptimConfig(step_factor=0.0), "optim.step_factor"),
+        ("train", TrainConfig(target=float("nan")), "train.target"),
+        ("transfer", TransferConfig(lora_alpha=0.0), "transfer.lora_alpha"),
+        ("transfer", TransferConfig(phases=(PhaseConfig(learning_rate=-1.0),)), "rates of"),
+        ("transfer", TransferConfig(phases=(PhaseConfig(head_learning_rate=-1.0),)), "rates of"),
+        ("transfer", TransferConfig(phases=(PhaseConfig(warmup_epochs=-1.0),)), "warmup_epochs"),
+        ("transfer", TransferConfig(groups=(GroupConfig("a", learning_rate=-1.0),)), "rates of"),
+        ("transfer", TransferConfig(groups=(GroupConfig("a", weight_decay=-1.0),)), "weight_decay"),
         ("train", TrainConfig(label_smoothing=-0.1), "train.label_smoothing"),
         ("train", TrainConfig(patience=-1), "train.patience"),
+        ("train", TrainConfig(patience=0), "train.patience"),
         ("train", TrainConfig(ema=1.0), "train.ema"),
         ("train", TrainConfig(ema=-0.1), "train.ema"),
         ("transfer", TransferConfig(phases=(PhaseConfig(0),)), "transfer.phases must be of"),
@@ -141,6 +153,24 @@ def test_a_value_that_makes_no_sense_is_refused(section, values, message):
 def test_heads_and_starts_that_do_not_go_together_are_refused(model, transfer, message):
     with pytest.raises(ValueError, match=message):
         Config(model=ModelConfig(**model), transfer=TransferConfig(**transfer))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": ModelConfig(head="liner")}, r"model.head is 'liner'; .*mean 'linear'\?"),
+        ({"data": DataConfig(worker_type="proces")}, "data.worker_type is 'proces'; expected thr"),
+        ({"optim": OptimConfig(name="adamm")}, "optim.name is 'adamm'"),
+        ({"transfer": TransferConfig(adaptation="loar")}, r"adaptation is 'loar'.*'lora'\?"),
+        ({"transfer": TransferConfig(recalibrate="befor")}, "transfer.recalibrate is 'befor'"),
+        ({"transfer": TransferConfig(phases=(PhaseConfig(optimizer="x"),))}, "phases.optimizer"),
+        ({"transfer": TransferConfig(groups=(GroupConfig("a", batch_norm="x"),))}, "groups.batch"),
+        ({"train": TrainConfig(best_metric="acuracy")}, "train.best_metric is 'acuracy'"),
+    ],
+)
+def test_a_word_that_a_field_does_not_take_is_refused_with_the_nearest(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**fields)
 
 
 def test_all_broken_rules_are_named_at_once():

@@ -11,6 +11,7 @@ import tyro
 
 from tl_jax import trees
 from tl_jax.config import Config
+from tl_jax.data.folder import OnCorrupt
 from tl_jax.data.multi_crop import ONE_VIEW, Views
 from tl_jax.data.open import open_source
 from tl_jax.evaluation import evaluate as evaluation
@@ -242,6 +243,8 @@ def _evaluate(arguments: list[str]) -> int:
         run: Positional[Path],
         split: str | None = None,
         source: str | None = None,
+        data_dir: str | None = None,
+        on_corrupt: OnCorrupt | None = None,
         batch_size: int | None = None,
         views: _Views = ONE_VIEW,
     ) -> None:
@@ -252,12 +255,16 @@ def _evaluate(arguments: list[str]) -> int:
           split: Split to measure on; the default is the run's test split, or else its evaluation
             split.
           source: Other data with the same classes, such as "folder:PATH".
+          data_dir: Where prepared sets lie; the default is the run's for its own data.
+          on_corrupt: What to do with images that cannot be decoded; the default is the run's for
+            its own data, and to stop for others.
           batch_size: Images at once; the default is the run's.
           views: Of each image, over which the network's outputs are averaged.
         """
         found = evaluation.evaluate(
-            run, split=split, source=source, batch_size=batch_size, views=views
-        )
+            run, split=split, source=source, data_dir=data_dir, on_corrupt=on_corrupt,
+            batch_size=batch_size, views=views,
+        )  # fmt: skip
         low, high = found["accuracy_interval"]
         print(f"{found['split']}: {found['count']} images, checkpoint of step {found['step']}")
         print(f"  accuracy           {found['accuracy']:.4f}  (95%: {low:.4f} to {high:.4f})")

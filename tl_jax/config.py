@@ -1,8 +1,12 @@
 """The whole configuration of a run, as frozen dataclasses that the command line reads too."""
 
 import dataclasses
+import functools
 import json
-from collections.abc import Mapping
+import math
+import operator
+import typing
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from tl_jax import trees
@@ -151,7 +155,8 @@ class AugmentConfig:
     """How often a batch is mixed at all."""
 
     def __post_init__(self) -> None:
-        _refuse({f"augment.{rule}": holds for rule, holds in _augment_rules(self).items()})
+        rules = {f"augment.{rule}": holds for rule, holds in _augment_rules(self).items()}
+        _refuse(_word_rules("augment", self) | rules)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -386,27 +391,92 @@ def _check(config: Config) -> None:
         ),
         "model.head_dropout must be in [0, 1)": 0 <= config.model.head_dropout < 1,
         "model.drop_path must be in [0, 1)": 0 <= config.model.drop_path < 1,
-        "optim.learning_rate and optim.head_learning_rate must be at least 0": (
-            min(config.optim.learning_rate, config.optim.head_learning_rate or 0) >= 0
-        ),
-        "optim.warmup_epochs must be at least 0": config.optim.warmup_epochs >= 0,
-        "optim.layer_decay must be in (0, 1]": 0 < config.optim.layer_decay <= 1,
-        "optim.l2_sp must be at least 0": config.optim.l2_sp >= 0,
-        "optim.clip_norm must be above 0": (
-            config.optim.clip_norm is None or config.optim.clip_norm > 0
-        ),
         "train.label_smoothing must be in [0, 1)": 0 <= config.train.label_smoothing < 1,
         "train.head_epochs and train.epochs must not be negative, nor both 0": (
             min(config.train.head_epochs, config.train.epochs) >= 0
             and config.train.head_epochs + config.train.epochs > 0
         ),
-        "train.patience must be at least 1": (config.train.patience or 1) >= 1,
+        "train.patience must be at least 1": (
+            config.train.patience is None or config.train.patience >= 1
+        ),
+        "train.target must be a number": config.train.target is None
+        or not math.isnan(config.train.target),
         "train.ema must be in [0, 1)": 0 <= config.train.ema < 1,
         "train.keep and train.log_every must be at least 1": (
             min(config.train.keep, config.train.log_every) >= 1
         ),
     }
-    _refuse(rules | _transfer_rules(config))
+    sections = [(name, section) for name, section in vars(config).items() if name != "augment"]
+    sections += [("transfer.phases", phase) for phase in config.transfer.phases]
+    sections += [("transfer.groups", group) for group in config.transfer.groups]
+    words = [_word_rules(name, section) for name, section in sections]
+    _refuse(
+        functools.reduce(operator.or_, words)
+        | rules
+        | _optim_rules(config)
+        | _transfer_rules(config)
+    )
+
+
+def _word_rules(name: str, section: Any) -> dict[str, bool]:
+    """Returns the fields of a section that hold none of the words that they take.
+
+    The command line sees to this by itself; a configuration written in Python or JSON does not.
+    """
+    broken = {}
+    for field, words in _words(type(section)).items():
+        value = vars(section)[field]
+        if value not in words:
+            expected = ", ".join(str(word) for word in words)
+            hint = trees.hint(str(value), [word for word in words if word])
+            broken[f"{name}.{field} is {value!r}; expected {expected}{hint}"] = False
+    return broken
+
+
+@functools.cache
+def _words(section: type) -> dict[str, tuple[str | None, ...]]:
+    """Returns the fields of a section that take one of some words, with these."""
+    found = {}
+    for field, kind in typing.get_type_hints(section).items():
+        kinds = (kind, *typing.get_args(kind))
+        words = [
+            word
+            for each in kinds
+            if typing.get_origin(each) is Literal
+            for word in typing.get_args(each)
+        ]
+        if words:
+            found[field] = (*words, None) if type(None) in kinds else tuple(words)
+    return found
+
+
+def _optim_rules(config: Config) -> dict[str, bool]:
+    optim, transfer = config.optim, config.transfer
+    rates = [optim.learning_rate, optim.head_learning_rate]
+    own = [phase.learning_rate for phase in transfer.phases]
+    own += [phase.head_learning_rate for phase in transfer.phases]
+    own += [group.learning_rate for group in transfer.groups]
+    decays = [group.weight_decay for group in transfer.groups]
+    warm_ups = [optim.warmup_epochs, *(phase.warmup_epochs for phase in transfer.phases)]
+    return {
+        "optim.learning_rate and optim.head_learning_rate must be at least 0": _not_negative(rates),
+        "rates of transfer.phases and transfer.groups must be at least 0": _not_negative(own),
+        "optim.weight_decay and that of transfer.groups must be at least 0": (
+            _not_negative([optim.weight_decay, *decays])
+        ),
+        "optim.warmup_epochs and that of transfer.phases must be at least 0": (
+            _not_negative(warm_ups)
+        ),
+        "optim.momentum must be in [0, 1)": 0 <= optim.momentum < 1,
+        "optim.step_factor must be above 0": optim.step_factor > 0,
+        "optim.layer_decay must be in (0, 1]": 0 < optim.layer_decay <= 1,
+        "optim.l2_sp must be at least 0": optim.l2_sp >= 0,
+        "optim.clip_norm must be above 0": optim.clip_norm is None or optim.clip_norm > 0,
+    }
+
+
+def _not_negative(values: Iterable[float | None]) -> bool:
+    return all(value is None or value >= 0 for value in values)
 
 
 def _refuse(rules: Mapping[str, bool]) -> None:
@@ -427,12 +497,6 @@ def _augment_rules(options: AugmentConfig) -> dict[str, bool]:
         "shear must be in [0, 90), in degrees": 0 <= options.shear < 90,
         "zoom must be 0 < low <= high": 0 < options.zoom[0] <= options.zoom[1],
         "shift must be in [0, 1]": 0 <= options.shift <= 1,
-        "fill must be constant, nearest, reflect or wrap": (
-            options.fill in ("constant", "nearest", "reflect", "wrap")
-        ),
-        "policy must be none, randaugment, trivialaugment or augmix": (
-            options.policy in ("none", "randaugment", "trivialaugment", "augmix")
-        ),
         "policy_operations must be at least 1": options.policy_operations >= 1,
         "policy_magnitude must be in [0, 30]": 0 <= options.policy_magnitude < 31,
         "policy_severity must be in [1, 10]": 1 <= options.policy_severity <= 10,
@@ -446,7 +510,6 @@ def _augment_rules(options: AugmentConfig) -> dict[str, bool]:
             0 < options.erase_area[0] <= options.erase_area[1] <= 1
         ),
         "erase_ratio must be 0 < low <= high": 0 < options.erase_ratio[0] <= options.erase_ratio[1],
-        "erase_fill must be const, rand or pixel": options.erase_fill in ("const", "rand", "pixel"),
         "mixup and cutmix must be at least 0": min(options.mixup, options.cutmix) >= 0,
         "mix_switch and mix_probability are probabilities": (
             min(options.mix_switch, options.mix_probability) >= 0
@@ -480,6 +543,7 @@ def _transfer_rules(config: Config) -> dict[str, bool]:
         "'replace'": (
             transfer.head_init != "small" or (head != "cosine" and transfer.classifier == "replace")
         ),
+        "transfer.lora_alpha must be above 0": transfer.lora_alpha > 0,
         "transfer.lora_rank and transfer.adapter_reduction must be at least 1": (
             min(transfer.lora_rank, transfer.adapter_reduction) >= 1
         ),

@@ -293,6 +293,6 @@ def test_results_need_not_be_square():
 )
 def test_wrong_values_are_refused_and_named(field):
     with pytest.raises(
-        ValueError, match=f"augment.*{next(iter(field))}.*(must be|are probabilities)"
+        ValueError, match=f"augment.*{next(iter(field))}.*(must be|are probabilities|expected)"
     ):
         AugmentConfig(**field)

@@ -16,6 +16,7 @@ from tl_jax.evaluation.evaluate import evaluate
 from tl_jax.evaluation.export import export_timm
 from tl_jax.evaluation.predict import predict
 from tl_jax.evaluation.run import load_run
+from tl_jax.training import experiment
 from tl_jax.training.loop import fit
 
 
@@ -41,6 +42,28 @@ def test_other_classes_are_refused(run, photos):
     (photos / "train" / "grüne").rename(photos / "train" / "blue")
     with pytest.raises(ValueError, match="blue"):
         evaluate(run, split="test")
+
+
+def test_how_a_run_s_own_data_are_read_says_nothing_of_others(run, photos, tmp_path, monkeypatch):
+    file = run / "config.json"
+    config = json.loads(file.read_text())
+    config["data"] |= {"on_corrupt": "skip", "data_dir": str(tmp_path / "own")}
+    file.write_text(json.dumps(config))
+    seen = []
+
+    def keep(config, split):
+        seen.append((config.data.data_dir, config.data.on_corrupt))
+        raise ValueError("that is enough")
+
+    monkeypatch.setattr(experiment, "open_split", keep)
+    for options in (
+        {},
+        {"source": f"folder:{photos}"},
+        {"source": f"folder:{photos}", "on_corrupt": "skip", "data_dir": "there"},
+    ):
+        with pytest.raises(ValueError, match="that is enough"):
+            evaluate(run, **options)
+    assert seen == [(str(tmp_path / "own"), "skip"), (None, "raise"), ("there", "skip")]
 
 
 def test_a_run_predicts_its_classes(run, photos):

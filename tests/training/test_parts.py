@@ -56,7 +56,7 @@ def test_the_options_of_reading_reach_the_training_batches(
     no_start(monkeypatch)
     config = change(tiny_config, "data", sampling=sampled, **READING)
     made = parts.prepare(change(config, "train", seed=5))
-    monkeypatch.setattr(parts.device_cache, "train_batches", calls)
+    monkeypatch.setattr(parts.feed, "train_batches", calls)
     parts.train_batches(made, 9)
     (((source,), options),) = calls.found
     assert source is made.train

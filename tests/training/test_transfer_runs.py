@@ -273,3 +273,19 @@ def test_the_finder_draws_a_curve_of_a_phase(tiny_config, tmp_path):
     assert file.stat().st_size > 5000
     with pytest.raises(ValueError, match="has 2 phase"):
         lr_find(tiny_config, file, phase=3)
+
+
+def test_the_start_is_scored_once_whenever_the_run_is_killed(tiny_config, tmp_path, monkeypatch):
+    config = transfer(
+        short(tiny_config), classifier="load", class_mapping=("red ones=3", "grüne=7")
+    )
+
+    def die(*args):
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(loop, "_epoch", die)
+            fit(config, tmp_path / "run")
+    found = [record["split"] for record in journal.read(tmp_path / "run")]
+    assert found == [loop.ZERO_SHOT]

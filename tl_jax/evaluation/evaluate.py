@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from tl_jax.data.folder import OnCorrupt
 from tl_jax.data.multi_crop import ONE_VIEW, Views
 from tl_jax.evaluation.run import load_run
 from tl_jax.training import experiment, measure, parallel
@@ -14,6 +15,8 @@ def evaluate(
     *,
     split: str | None = None,
     source: str | None = None,
+    data_dir: str | None = None,
+    on_corrupt: OnCorrupt | None = None,
     batch_size: int | None = None,
     views: Views = ONE_VIEW,
 ) -> dict[str, Any]:
@@ -23,6 +26,8 @@ def evaluate(
       workdir: the run's folder.
       split: which split; the default is the run's test split, or else its evaluation split.
       source: other data with the same classes, as in the configuration's `data.source`.
+      data_dir, on_corrupt: as in the configuration; by default the run's for its own data, and the
+        configuration's defaults for others.
       batch_size: images at once; the default is the run's.
       views: of each image, over which the network's outputs are averaged; by default the one that
         training evaluates.
@@ -42,8 +47,12 @@ def evaluate(
     split = split or data.test_split or data.eval_split
     if source is not None:  # What says how to read the run's own data says nothing of others.
         data = dataclasses.replace(
-            data, source=source, labels=(), image_column=None, carve=None, shots=None
-        )
+            data, source=source, data_dir=None, labels=(), image_column=None, carve=None,
+            shots=None, on_corrupt="raise",
+        )  # fmt: skip
+    data = dataclasses.replace(
+        data, data_dir=data_dir or data.data_dir, on_corrupt=on_corrupt or data.on_corrupt
+    )
     config = dataclasses.replace(run.config, data=data)
     opened = experiment.open_split(config, split)
     if tuple(opened.class_names) != run.info.class_names:

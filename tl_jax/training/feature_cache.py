@@ -27,6 +27,7 @@ from tl_jax.config import AugmentConfig
 from tl_jax.data import augment, loader
 from tl_jax.data.preprocess import Preprocess
 from tl_jax.data.source import Example, Source, tasks_of
+from tl_jax.data.workers import Workers, WorkerType
 from tl_jax.models import features as intermediate
 from tl_jax.training import augmenting, parallel
 from tl_jax.transfer.adapted import Adapted
@@ -70,6 +71,7 @@ def extract(
     cache_dir: str | Path | None = None,
     mesh: Mesh | None = None,
     workers: int = 2,
+    worker_type: WorkerType = "thread",
 ) -> Features:
     """Computes the features of every example of a split, or reads them where they are kept.
 
@@ -92,7 +94,7 @@ def extract(
       cache_dir: folder of the files, shared by all processes; None keeps nothing. A damaged file
         counts as none and is written anew.
       mesh: devices; all by default.
-      workers: threads that decode.
+      workers, worker_type: who decodes, as in `loader.train_batches`.
 
     Raises:
       ValueError: if an argument has no such value, the batch does not divide over the devices, or
@@ -109,15 +111,16 @@ def extract(
     how = _How(preprocess, at, views, augmentation or AugmentConfig(), seed, kept)
     mesh = mesh or parallel.data_mesh()
     parallel.check_batch_size(batch_size, mesh)
+    compute = _Pass(model, how, mesh, batch_size, Workers(workers, worker_type))
     if cache_dir is None:
-        return Features(*_Pass(model, how, mesh, batch_size, workers)(variables, source), {}, False)
+        return Features(*compute(variables, source), {}, False)
     facts = _facts(model, variables, source, how)
     file = Path(cache_dir).expanduser() / f"features-{_hash_json(facts)[:24]}.npz"
     found = _read(file, facts)
     # Were one process to read and another to compute, they would wait for each other.
     if _everywhere(found is not None):
         return found
-    values, labels = _Pass(model, how, mesh, batch_size, workers)(variables, source)
+    values, labels = compute(variables, source)
     if jax.process_index() == 0:
         _write(file, values, labels, facts)
     return Features(values, labels, facts, False)
@@ -217,7 +220,7 @@ class _Pass:
     """Runs a network over splits."""
 
     def __init__(
-        self, model: nn.Module | Adapted, how: _How, mesh: Mesh, batch_size: int, workers: int
+        self, model: nn.Module | Adapted, how: _How, mesh: Mesh, batch_size: int, workers: Workers
     ) -> None:
         self._how, self._mesh = how, mesh
         self._batch_size, self._workers = batch_size, workers
@@ -266,7 +269,8 @@ class _Pass:
             preprocess=transform,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            workers=self._workers,
+            workers=self._workers.count,
+            worker_type=self._workers.kind,
         )
 
 

@@ -54,7 +54,7 @@ def fit(
       stop_after_epoch: stop when this many epochs are done in all, to be resumed later.
 
     Returns:
-      The report, as in `report.json`: epochs, the best one, metrics by split, seconds; None if it
+      The report, as in `report.json`: epochs, the best one, metrics by split; None if it
       stopped before the end.
 
     Raises:
@@ -138,7 +138,8 @@ def _train(
     history = _history(parts, workdir, done)
     with (
         contextlib.closing(train_batches(parts, begun)) as batches,
-        journal.Journal(workdir, after_step=begun, enabled=first) as record,
+        # Without a checkpoint the start, of step 0, is to be scored again, too.
+        journal.Journal(workdir, after_step=begun if done else -1, enabled=first) as record,
     ):
         if current is None:
             _score_start(parts, record)

@@ -31,7 +31,12 @@ def show_augmented(config: Config, file: str | Path, *, images: int = 6, version
     order = sampling.of_source(config.data.sampling, train, seed=config.train.seed)
     rows = min(images, len(order))
     with loader.train_batches(
-        train, batch_size=rows, canvas=preprocess.canvas, order=order, workers=0
+        train,
+        batch_size=rows,
+        canvas=preprocess.canvas,
+        order=order,
+        workers=0,
+        fast_jpeg=config.data.fast_jpeg,
     ) as batches:
         batch = next(batches)
     prepare = jax.jit(augmenting.prepare_of(config.augment, preprocess))

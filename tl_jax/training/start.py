@@ -239,6 +239,8 @@ def _from_means(
         preprocess=preprocess,
         mesh=mesh,
         batch_size=config.data.batch_size,
+        workers=config.data.workers,
+        worker_type=config.data.worker_type,
     )
     return start_from_class_means(
         params, layer, np.asarray(found.features[0]), found.labels, class_names=train.class_names

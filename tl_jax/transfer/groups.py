@@ -181,7 +181,7 @@ def _norms(groups: trees.Tree, batch_stats: trees.Tree) -> dict[str, set[str]]:
     """Returns the parameters of BatchNorm layers, and of all normalisation layers."""
     batch_norms = {path[:-1] for path in trees.flatten(batch_stats)}
     paths = list(trees.flatten(groups))
-    affine = [path for path in paths if path[-1] in ("scale", "bias") and not added(path[-1])]
+    affine = [path for path in paths if path[-1] in ("scale", "bias")]
     scaled = {path[:-1] for path in affine if path[-1] == "scale"}
     return {
         "batch_norm": {trees.dotted(p) for p in affine if p[:-1] in batch_norms},
