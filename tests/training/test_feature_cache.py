@@ -54,6 +54,23 @@ def one_device():
     return parallel.data_mesh(jax.devices()[:1])
 
 
+def test_who_reads_is_who_is_asked(monkeypatch):
+    seen = []
+    real = loader.eval_batches
+
+    def keep(*args, workers, worker_type, **options):
+        seen.append((workers, worker_type))
+        return real(*args, workers=workers, worker_type="thread", **options)
+
+    monkeypatch.setattr(loader, "eval_batches", keep)
+    extract(Pictures(3), workers=0)
+    extract(Pictures(3), workers=1, worker_type="process")
+    extract(Pictures(3), views=2)
+    assert seen == [(0, "thread"), (1, "process"), (2, "thread"), (2, "thread")]
+    with pytest.raises(ValueError, match=r"got worker_type='process' with views=2; expected 'thr"):
+        extract(Pictures(3), views=2, worker_type="process")
+
+
 @pytest.mark.parametrize("count", [1, 3, 8, 13])
 def test_every_example_is_there_once_in_the_source_s_order(count):
     source = Pictures(count)

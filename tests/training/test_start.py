@@ -187,6 +187,16 @@ def test_a_classifier_that_is_a_convolution_cannot_start_from_means(tiny_config)
         start._from_means(config, model, begun, None, None, None)
 
 
+def test_means_are_read_by_who_is_configured(tiny_config, monkeypatch):
+    def keep(*_, workers, worker_type, **__):
+        raise ValueError(f"{workers} of kind {worker_type}")
+
+    monkeypatch.setattr(start.feature_cache, "extract", keep)
+    config = change(tiny_config, "transfer", head_init="class_means")
+    with pytest.raises(ValueError, match="3 of kind process"):
+        prepare(change(config, "data", workers=3, worker_type="process"))
+
+
 def test_stages_are_named_within_the_backbone():
     names = ("act1", "layer1", "layer2", "layer3", "layer4")
     for head, prefix in (("linear", ""), ("cosine", "backbone.")):

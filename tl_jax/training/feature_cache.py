@@ -94,7 +94,7 @@ def extract(
       cache_dir: folder of the files, shared by all processes; None keeps nothing. A damaged file
         counts as none and is written anew.
       mesh: devices; all by default.
-      workers, worker_type: who decodes, as in `loader.train_batches`.
+      workers, worker_type: who decodes, as in `loader.train_batches`; processes for one view only.
 
     Raises:
       ValueError: if an argument has no such value, the batch does not divide over the devices, or
@@ -109,6 +109,11 @@ def extract(
       (1, 2100, 2048)
     """
     how = _How(preprocess, at, views, augmentation or AugmentConfig(), seed, kept)
+    if worker_type == "process" and views > 1:
+        raise ValueError(
+            f"got worker_type='process' with views={views}; expected 'thread', as the sizes of the "
+            "images are noted where they are read"
+        )
     mesh = mesh or parallel.data_mesh()
     parallel.check_batch_size(batch_size, mesh)
     compute = _Pass(model, how, mesh, batch_size, Workers(workers, worker_type))
