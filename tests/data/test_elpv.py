@@ -72,7 +72,7 @@ def test_images_are_the_packages_own_in_three_channels(elpv_dir):
     source = open_source("elpv", "test", data_dir=elpv_dir)
     assert source.class_names == ("functional", "defective")
     example = source[17]
-    original = decode.decode(elpv.package_data() / example["path"].decode())
+    original = decode.decode(elpv.package_data() / example["path"])
     assert example["image"].shape == (300, 300, 3)
     np.testing.assert_array_equal(example["image"], original)
     assert example["label"] in (0, 1)

@@ -28,11 +28,14 @@ ROOT = Path(__file__).parents[2]
 ENDLESS = """
 import atexit
 import multiprocessing
+import signal
 
 from tests.data.process_order import ByProcess
 from tl_jax.data.loader import train_batches
 
 if __name__ == "__main__":
+    # What a shell runs in the background ignores it, and so does what that starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Before multiprocessing ends what is left by force.
     atexit.register(lambda: print(len(multiprocessing.active_children()), "workers are left"))
     batches = train_batches(
