@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from tl_jax.config import DataConfig
 from tl_jax.data.folder import OnCorrupt
 from tl_jax.data.multi_crop import ONE_VIEW, Views
 from tl_jax.evaluation.run import load_run
@@ -43,16 +44,8 @@ def evaluate(
       >>> evaluate("runs/demo", split="test")["accuracy"]                    # doctest: +SKIP
     """
     run = load_run(workdir)
-    data = run.config.data
+    data = _reading(run.config.data, source, data_dir, on_corrupt)
     split = split or data.test_split or data.eval_split
-    if source is not None:  # What says how to read the run's own data says nothing of others.
-        data = dataclasses.replace(
-            data, source=source, data_dir=None, labels=(), image_column=None, carve=None,
-            shots=None, on_corrupt="raise",
-        )  # fmt: skip
-    data = dataclasses.replace(
-        data, data_dir=data_dir or data.data_dir, on_corrupt=on_corrupt or data.on_corrupt
-    )
     config = dataclasses.replace(run.config, data=data)
     opened = experiment.open_split(config, split)
     if tuple(opened.class_names) != run.info.class_names:
@@ -71,3 +64,17 @@ def evaluate(
     )
     found, _ = measured(run.variables, opened)
     return {"split": split, "step": run.step, "class_names": list(run.info.class_names), **found}
+
+
+def _reading(
+    own: DataConfig, source: str | None, data_dir: str | None, on_corrupt: OnCorrupt | None
+) -> DataConfig:
+    """Returns how the data are read: what says so of the run's own says nothing of others."""
+    if source is not None:
+        own = dataclasses.replace(
+            own, source=source, data_dir=None, labels=(), image_column=None, carve=None,
+            shots=None, on_corrupt="raise",
+        )  # fmt: skip
+    return dataclasses.replace(
+        own, data_dir=data_dir or own.data_dir, on_corrupt=on_corrupt or own.on_corrupt
+    )
