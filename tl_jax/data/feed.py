@@ -118,8 +118,10 @@ def train_batches(
         packed=later,
     )
     placed = prefetch(batches, sharding, depth=depth)
+    if not later:
+        return placed
     side = PackedReader(source, canvas).side
-    return _stretched(placed, sharding, side=side, canvas=canvas) if later else placed
+    return _stretched(placed, sharding, side=side, canvas=canvas)
 
 
 def _stretches_later(stretch_on: StretchOn, cache: Cache, sharding: NamedSharding) -> bool:

@@ -36,8 +36,7 @@ class Views:
                 f"got crops={self.crops} and scales={self.scales}; expected 1 or 5 crops and at "
                 "least one scale, all above 0"
             )
-        if self.average not in ("probabilities", "logits"):
-            raise ValueError(f"got average={self.average!r}; expected 'probabilities' or 'logits'")
+        _check_average("average", self.average)
 
     def __len__(self) -> int:
         return self.crops * (1 + self.flip) * len(self.scales)
@@ -90,6 +89,11 @@ class Views:
         return average(jax.lax.map(network, many), of=self.average)
 
 
+def _check_average(name: str, value: str) -> None:
+    if value not in ("probabilities", "logits"):
+        raise ValueError(f"got {name}={value!r}; expected 'probabilities' or 'logits'")
+
+
 ONE_VIEW = Views()
 
 
@@ -115,17 +119,13 @@ def views(
       images, as torchvision's `ten_crop` orders them.
 
     Raises:
-      ValueError: if a scaled image is smaller than a view, there is no scale, or `crops` is
-        neither 1 nor 5.
+      ValueError: if a scaled image is smaller than a view; as `Views`.
 
     Example:
       >>> many = views(images, (224, 224), crops=5, flip=True)            # doctest: +SKIP
       >>> logits = average(jax.lax.map(network, many))                    # doctest: +SKIP
     """
-    if crops not in (1, 5) or not scales:
-        raise ValueError(
-            f"got crops={crops} and scales={scales}; expected 1 or 5 crops and at least one scale"
-        )
+    Views(crops, flip, tuple(scales))  # Refuses what it does not take.
     found = []
     for scale in scales:
         scaled = _scaled(images, scale)
@@ -180,8 +180,7 @@ def average(
     Raises:
       ValueError: if `of` is something else.
     """
-    if of not in ("probabilities", "logits"):
-        raise ValueError(f"got of={of!r}; expected 'probabilities' or 'logits'")
+    _check_average("of", of)
     if of == "logits":
         return logits.mean(axis=0)
     if multi_label:
