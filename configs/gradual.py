@@ -16,7 +16,7 @@ from tl_jax.config import (
     OptimConfig,
     TransferConfig,
 )
-from tl_jax.training.phases import gradual
+from tl_jax.run.phases import gradual
 
 
 def get_config() -> Config:

@@ -7,14 +7,7 @@ The pull replaces the weight decay of all but the head. Expect the accuracy of f
 less of a loss on very little data. docs/strategies.md has it beside the other strategies.
 """
 
-from tl_jax.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    TrainConfig,
-)
+from tl_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 
 
 def get_config() -> Config:

@@ -8,14 +8,7 @@ gain grows with depth and with the likeness of the images to ImageNet's. docs/st
 beside the other strategies.
 """
 
-from tl_jax.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    TrainConfig,
-)
+from tl_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 
 
 def get_config() -> Config:

@@ -16,7 +16,7 @@ from tl_jax.config import (
     OptimConfig,
     TransferConfig,
 )
-from tl_jax.training.phases import lp_ft
+from tl_jax.run.phases import lp_ft
 
 
 def get_config() -> Config:

@@ -15,7 +15,7 @@ import jax
 
 from configs import demo
 from tl_jax.config import RANDOM_WEIGHTS, Config
-from tl_jax.training.loop import fit
+from tl_jax.run.fit import fit
 
 
 def main() -> None:

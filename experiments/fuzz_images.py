@@ -35,11 +35,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from tl_jax.data import decode
-from tl_jax.data.loader import eval_batches, train_batches
-from tl_jax.data.open import open_source
-from tl_jax.data.prepare import prepare
+from tl_jax.data.images import decode
+from tl_jax.data.loading.host_batches import eval_batches, train_batches
+from tl_jax.data.prepare.prepare import prepare
 from tl_jax.data.preprocess import Preprocess
+from tl_jax.data.sources.open import open_source
 
 RESULT = Path(__file__).parent / "results" / "fuzz_images.json"
 FORMATS = ("jpg", "png", "webp", "bmp", "gif")

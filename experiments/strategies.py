@@ -35,7 +35,7 @@ from tl_jax.config import (
     TransferConfig,
 )
 from tl_jax.models.registry import architecture
-from tl_jax.training import phases
+from tl_jax.run import phases
 
 MODEL, IMAGE_SIZE, BATCH_SIZE, EPOCHS = "tf_efficientnet_lite0", 64, 32, 6
 HEAD_RATE = 5e-3

@@ -24,8 +24,8 @@ from tl_jax import config as configuration
 from tl_jax.config import Config
 
 if TYPE_CHECKING:
-    from tl_jax.training.parts import Parts
-    from tl_jax.training.phases import Phase
+    from tl_jax.run.experiment import Parts
+    from tl_jax.run.phases import Phase
 
 _MIB = 2**20
 
@@ -184,9 +184,9 @@ def measured_run(config: Config, workdir: Path, *, step_memory: bool) -> dict[st
     """
     import jax
 
-    from tl_jax.training import journal
-    from tl_jax.training.loop import fit
-    from tl_jax.training.parts import prepare
+    from tl_jax.run import journal
+    from tl_jax.run.experiment import prepare
+    from tl_jax.run.fit import fit
 
     begun = time.monotonic()
     report = fit(config, workdir)
@@ -254,8 +254,8 @@ def step_mib(parts: "Parts", phase: "Phase") -> float:
     """Returns the memory that XLA plans for a training step: state, batch and temporaries."""
     import jax
 
+    from tl_jax.run.experiment import compile_step, train_batches
     from tl_jax.training import state
-    from tl_jax.training.parts import compile_step, train_batches
 
     step = compile_step(parts, phase, phase.tx)  # The program, with the run's key given already.
     begun = jax.eval_shape(lambda v: state.create(v, phase.tx, phase.plan), parts.start.variables)

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from tl_jax.data import debian
 from tl_jax.data.partition import partition
+from tl_jax.data.sources import debian
 
 INSTALLED = Path("/usr/share/tuxpaint/stamps")
 SPLITS = {"train": 0.45, "validation": 0.15, "test": 0.40}

@@ -16,7 +16,8 @@ from PIL import Image
 
 from tl_jax import trees
 from tl_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
-from tl_jax.models import registry, resnet, vgg
+from tl_jax.models import registry
+from tl_jax.models.families import resnet, vgg
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tl_jax import cli
 from tl_jax.cli import main
-from tl_jax.data.multi_crop import Views
+from tl_jax.data.views import Views
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,9 +13,9 @@ from PIL import Image
 from tl_jax import config as configuration
 from tl_jax.cli import read_config
 from tl_jax.config import Config, TransferConfig
-from tl_jax.training.loop import fit
-from tl_jax.training.parts import prepare
-from tl_jax.training.phases import gradual
+from tl_jax.run.experiment import prepare
+from tl_jax.run.fit import fit
+from tl_jax.run.phases import gradual
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.glob("*.py"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tl_jax import trees
+from tl_jax import messages, trees
 
 TREE = {
     "conv1": {"kernel": 1},
@@ -101,6 +101,6 @@ def test_merge_refuses_a_leaf_that_is_in_two_trees():
 
 
 def test_the_nearest_name_is_hinted_at_only_if_it_is_near():
-    assert trees.nearest("resnet5O", ["vgg16", "resnet50"]) == "resnet50"
-    assert trees.hint("resnet5O", ["vgg16", "resnet50"]) == "; did you mean 'resnet50'?"
-    assert trees.hint("zzz", ["vgg16", "resnet50"]) == ""
+    assert messages.nearest("resnet5O", ["vgg16", "resnet50"]) == "resnet50"
+    assert messages.hint("resnet5O", ["vgg16", "resnet50"]) == "; did you mean 'resnet50'?"
+    assert messages.hint("zzz", ["vgg16", "resnet50"]) == ""

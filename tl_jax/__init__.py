@@ -15,7 +15,7 @@ A timm network as a pure Flax function with timm's numbers, and its fine-tuning 
 import importlib
 from typing import Any
 
-from tl_jax import trees
+from tl_jax import messages
 
 __version__ = "0.1.0"
 
@@ -40,15 +40,15 @@ _HOME = {
     "list_models": "tl_jax.models.registry",
     "catalogue": "tl_jax.models.catalogue",
     "features": "tl_jax.models.features",
-    "load_pretrained": "tl_jax.weights.pretrained",
+    "load_pretrained": "tl_jax.models.pretrained",
     "from_state_dict": "tl_jax.weights.state_dict",
     "to_state_dict": "tl_jax.weights.state_dict",
-    "describe_plan": "tl_jax.training.describe",
-    "gradual": "tl_jax.training.phases",
-    "lp_ft": "tl_jax.training.phases",
-    "lr_find": "tl_jax.training.find_rate",
-    "fit": "tl_jax.training.loop",
-    "load_run": "tl_jax.evaluation.run",
+    "describe_plan": "tl_jax.run.describe",
+    "gradual": "tl_jax.run.phases",
+    "lp_ft": "tl_jax.run.phases",
+    "lr_find": "tl_jax.run.lr_find",
+    "fit": "tl_jax.run.fit",
+    "load_run": "tl_jax.run.folder",
     "evaluate": "tl_jax.evaluation.evaluate",
     "predict": "tl_jax.evaluation.predict",
     "probe": "tl_jax.evaluation.probe",
@@ -60,7 +60,9 @@ __all__ = list(_HOME)
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'tl_jax' has no attribute {name!r}{trees.hint(name, _HOME)}")
+        raise AttributeError(
+            f"module 'tl_jax' has no attribute {name!r}{messages.hint(name, _HOME)}"
+        )
     return getattr(importlib.import_module(_HOME[name]), name)
 
 

@@ -9,18 +9,18 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from tl_jax import trees
+from tl_jax import messages
 from tl_jax.config import Config
-from tl_jax.data.folder import OnCorrupt
-from tl_jax.data.multi_crop import ONE_VIEW, Views
-from tl_jax.data.open import open_source
+from tl_jax.data.sources.folder import OnCorrupt
+from tl_jax.data.sources.open import open_source
+from tl_jax.data.views import ONE_VIEW, Views
 from tl_jax.evaluation import evaluate as evaluation
 from tl_jax.evaluation import export as exporting
 from tl_jax.evaluation import predict as prediction
 from tl_jax.evaluation import probe as probing
 from tl_jax.models import registry
 from tl_jax.models.catalogue import Entry, catalogue
-from tl_jax.training import find_rate, loop, show_augmented
+from tl_jax.run import augment_grid, fit, lr_find
 from tl_jax.training.checkpoint import CheckpointError
 
 _USAGE = """usage: python -m tl_jax COMMAND [ARGUMENTS]
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if arguments else 2
     command, *rest = arguments
     if command not in _COMMANDS:
-        hint = trees.hint(command, _COMMANDS)
+        hint = messages.hint(command, _COMMANDS)
         print(f"unknown command {command!r}{hint}\n\n{_USAGE}", file=sys.stderr)
         return 2
     try:
@@ -83,7 +83,7 @@ def _train(arguments: list[str]) -> int:
     if parsed is None:
         return 2
     workdir = parsed.workdir or Path("runs") / Path(arguments[0]).stem
-    report = loop.fit(parsed.config, workdir, stop_after_epoch=parsed.stop_after_epoch)
+    report = fit.fit(parsed.config, workdir, stop_after_epoch=parsed.stop_after_epoch)
     if report is not None:
         print(summary(report))
         print(f"curves.png, confusion.png, report.json and tensorboard/ are in {workdir}")
@@ -114,7 +114,7 @@ def _lr_find(arguments: list[str]) -> int:
     parsed = _configured("lr-find", arguments, _LrFind)
     if parsed is None:
         return 2
-    curve, group = find_rate.lr_find(
+    curve, group = lr_find.lr_find(
         parsed.config, parsed.png, phase=parsed.phase, low=parsed.low, high=parsed.high,
         steps=parsed.steps,
     )  # fmt: skip
@@ -145,7 +145,7 @@ def _augment_grid(arguments: list[str]) -> int:
     parsed = _configured("augment-grid", arguments, _AugmentGrid)
     if parsed is None:
         return 2
-    show_augmented.show_augmented(
+    augment_grid.show_augmented(
         parsed.config, parsed.png, images=parsed.images, versions=parsed.versions
     )
     print(f"{parsed.png} shows {parsed.images} images, each with {parsed.versions} draws")
@@ -154,8 +154,8 @@ def _augment_grid(arguments: list[str]) -> int:
 
 def _prepare(arguments: list[str]) -> int:
     # Imported here: these bring TFDS's writer and matplotlib, which no other command needs.
-    from tl_jax.data import prepare as preparing
-    from tl_jax.data import set_report
+    from tl_jax.data.prepare import report as set_report
+    from tl_jax.data.prepare.prepare import prepare as preparing
 
     def prepare(
         source: Positional[str],
@@ -208,7 +208,7 @@ def read_config(path: Path) -> Config:
     """
     if not path.is_file():
         beside = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise ValueError(f"there is no configuration {path}{trees.hint(str(path), beside)}")
+        raise ValueError(f"there is no configuration {path}{messages.hint(str(path), beside)}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is no Python file; expected one that defines get_config()")
@@ -382,7 +382,7 @@ def _models(arguments: list[str]) -> int:
             )
         if not found:
             known = registry.list_models(pretrained=pretrained)
-            raise ValueError(f"no network matches {pattern!r}{trees.hint(pattern, known)}")
+            raise ValueError(f"no network matches {pattern!r}{messages.hint(pattern, known)}")
         print(model_table(found))
 
     _parse(models, "models", arguments)
@@ -412,7 +412,7 @@ def _export(arguments: list[str]) -> int:
         """
         library, file = to
         if library != "timm":
-            raise ValueError(f"cannot export to {library!r}{trees.hint(library, ['timm'])}")
+            raise ValueError(f"cannot export to {library!r}{messages.hint(library, ['timm'])}")
         line = exporting.export_timm(run, file)
         print(f"wrote {file}; load it with\n  {line}")
 

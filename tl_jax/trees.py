@@ -1,11 +1,12 @@
 """Trees of variables by name: paths and dotted names, patterns, labels, split and merge."""
 
-import difflib
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from flax import traverse_util
+
+from tl_jax import messages
 
 Path = tuple[str, ...]
 Tree = Mapping[str, Any]
@@ -69,7 +70,7 @@ def label(tree: Tree, rules: Sequence[tuple[str, str]]) -> dict[str, Any]:
     for pattern, _ in specific:
         if not any(matches(dotted(path), pattern) for path in flat):
             raise ValueError(
-                f"pattern {pattern!r} matches no parameter{hint(pattern, names(tree))}"
+                f"pattern {pattern!r} matches no parameter{messages.hint(pattern, names(tree))}"
             )
     labels = {}
     for path in flat:
@@ -117,7 +118,7 @@ def layer_leaves(tree: Tree, layer: str) -> dict[str, Any]:
     found = {path[-1]: leaf for path, leaf in flat.items() if dotted(path[:-1]) == layer}
     if not found:
         known = {dotted(path[:-1]) for path in flat}
-        raise ValueError(f"the network has no layer {layer!r}{hint(layer, known)}")
+        raise ValueError(f"the network has no layer {layer!r}{messages.hint(layer, known)}")
     return found
 
 
@@ -127,15 +128,3 @@ def with_layer_leaves(tree: Tree, layer: str, leaves: Mapping[str, Any]) -> dict
         path: leaves[path[-1]] if dotted(path[:-1]) == layer and path[-1] in leaves else leaf
         for path, leaf in flatten(tree).items()
     })  # fmt: skip
-
-
-def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """Returns the choice that looks most like `name`, or None if none does."""
-    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
-    return close[0] if close else None
-
-
-def hint(name: str, choices: Iterable[str]) -> str:
-    """Returns `"; did you mean 'x'?"` for an error message, or nothing where nothing is close."""
-    close = nearest(name, choices)
-    return f"; did you mean {close!r}?" if close else ""

@@ -47,13 +47,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
 from experiments.benchmarks import report
-from tl_jax.data import feed, loader
-from tl_jax.data.arrays import from_arrays
-from tl_jax.data.open import open_source
-from tl_jax.data.prepare import prepare
-from tl_jax.data.sampling import Uniform
+from tl_jax.data.loading import device_batches, host_batches
+from tl_jax.data.loading.order import Uniform
+from tl_jax.data.loading.workers import WorkerType
+from tl_jax.data.prepare.prepare import prepare
 from tl_jax.data.source import Source
-from tl_jax.data.workers import WorkerType
+from tl_jax.data.sources.arrays import from_arrays
+from tl_jax.data.sources.open import open_source
 
 LIBRARIES = ("jax", "jaxlib", "grain", "numpy", "pillow", "simplejpeg", "torch", "timm")
 CLASSES = 4
@@ -144,8 +144,8 @@ def files_side(
 ) -> Side:
     """Returns the reading of files or records, every time anew."""
 
-    def begin() -> loader.TrainBatches:
-        return loader.train_batches(
+    def begin() -> host_batches.TrainBatches:
+        return host_batches.train_batches(
             source,
             batch_size=setting.batch_size,
             canvas=CANVAS,
@@ -160,7 +160,7 @@ def files_side(
 
 def memory_side(source: Source, setting: Setting, *, canvas: int, batch_size: int) -> Side:
     """Returns the batches of canvases that are in memory already."""
-    batches = loader.train_batches(
+    batches = host_batches.train_batches(
         source,
         batch_size=batch_size,
         canvas=canvas,
@@ -175,7 +175,7 @@ def memory_side(source: Source, setting: Setting, *, canvas: int, batch_size: in
 
 def device_side(source: Source, setting: Setting) -> Side:
     """Returns the batches of canvases that are on the device already."""
-    batches = feed.train_batches(
+    batches = device_batches.train_batches(
         source,
         batch_size=setting.batch_size,
         canvas=CANVAS,

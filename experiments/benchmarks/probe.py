@@ -31,9 +31,10 @@ from experiments.benchmarks import report
 from tl_jax import trees
 from tl_jax.models import layers
 from tl_jax.models.registry import create_model
+from tl_jax.probes import sweep
 from tl_jax.training import optim, state
 from tl_jax.training.step import make_train_step
-from tl_jax.transfer import freeze, sweep
+from tl_jax.transfer import freeze
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax")
 NUM_CLASSES = 10

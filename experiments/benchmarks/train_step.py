@@ -35,7 +35,7 @@ import torch
 from experiments.benchmarks import report
 from experiments.torch_peer import import_timm
 from tl_jax.models.registry import architecture, create_model
-from tl_jax.training import optim, parallel, state
+from tl_jax.training import optim, sharding, state
 from tl_jax.training.step import make_train_step
 from tl_jax.transfer import freeze
 from tl_jax.weights.state_dict import abstract_variables, from_state_dict
@@ -93,16 +93,16 @@ def make_jax_side(setting: Setting, variables: dict[str, Any] | None) -> Side:
     plan = freeze.plan(variables["params"], head, train_backbone=setting.mode == "full")
     rates = {freeze.HEAD: LEARNING_RATE, freeze.BACKBONE: LEARNING_RATE}
     tx = optim.optimizer("sgd", rates, plan, momentum=MOMENTUM)
-    mesh = parallel.data_mesh(jax.devices()[:1])
-    step = parallel.jit_train_step(
+    mesh = sharding.data_mesh(jax.devices()[:1])
+    step = sharding.jit_train_step(
         make_train_step(
             model, tx, plan, prepare=lambda key, batch: batch["image"], seed_key=jax.random.key(0)
         ),
         mesh,
     )
     images, labels = make_batch(setting)
-    batch = parallel.put_batch({"image": images, "label": labels}, mesh)
-    train_state = jax.device_put(state.create(variables, tx, plan), parallel.replicated(mesh))
+    batch = sharding.put_batch({"image": images, "label": labels}, mesh)
+    train_state = jax.device_put(state.create(variables, tx, plan), sharding.replicated(mesh))
 
     def run(steps: int) -> float:
         nonlocal train_state

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tl_jax.data import elpv
+from tl_jax.data.sources import elpv
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,9 @@ import pickle
 import numpy as np
 import pytest
 
-from tl_jax.data import decode
-from tl_jax.data.open import open_source
+from tl_jax.data.images import decode
 from tl_jax.data.source import EncodedSource, Source, Task, check_tasks, tasks_of
+from tl_jax.data.sources.open import open_source
 
 KINDS = ["digits", "elpv", "folder", "manifest", "npz", "prepared", "tfds"]
 ENCODED = {"elpv", "folder", "manifest", "prepared", "tfds"}

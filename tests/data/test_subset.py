@@ -8,9 +8,9 @@ import pickle
 import numpy as np
 import pytest
 
-from tl_jax.data.arrays import from_arrays
-from tl_jax.data.open import open_source
 from tl_jax.data.source import EncodedSource, Task
+from tl_jax.data.sources.arrays import from_arrays
+from tl_jax.data.sources.open import open_source
 from tl_jax.data.subset import Subset, carve, few_shot
 
 

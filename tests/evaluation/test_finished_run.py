@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 
 import tl_jax
 from experiments.torch_peer import import_timm
-from tl_jax.data.multi_crop import Views, views
+from tl_jax.data.views import Views, views
 from tl_jax.evaluation.evaluate import evaluate
 from tl_jax.evaluation.export import export_timm
 from tl_jax.evaluation.predict import predict
-from tl_jax.evaluation.run import load_run
-from tl_jax.training import experiment
-from tl_jax.training.loop import fit
+from tl_jax.run import data
+from tl_jax.run.fit import fit
+from tl_jax.run.folder import load_run
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_how_a_run_s_own_data_are_read_says_nothing_of_others(run, photos, tmp_p
         seen.append((config.data.data_dir, config.data.on_corrupt))
         raise ValueError("that is enough")
 
-    monkeypatch.setattr(experiment, "open_split", keep)
+    monkeypatch.setattr(data, "open_split", keep)
     for options in (
         {},
         {"source": f"folder:{photos}"},

@@ -13,17 +13,17 @@ from threadpoolctl import threadpool_limits
 
 from tests.training.tiny import randomised
 from tl_jax.config import ModelConfig, TransferConfig
-from tl_jax.data.open import open_source
 from tl_jax.data.preprocess import Preprocess
+from tl_jax.data.sources.open import open_source
 from tl_jax.evaluation import probe as probing
 from tl_jax.evaluation.probe import headless, probe
+from tl_jax.models import pretrained
 from tl_jax.models.registry import create_model
 from tl_jax.objectives import metrics
-from tl_jax.training import start
-from tl_jax.training.feature_cache import Features, extract
-from tl_jax.training.loop import fit
-from tl_jax.transfer.solvers import l2_of_sklearn
-from tl_jax.weights import pretrained
+from tl_jax.probes.extract import Features, extract
+from tl_jax.probes.solvers import l2_of_sklearn
+from tl_jax.run import model as start
+from tl_jax.run.fit import fit
 
 HOW = Preprocess(size=(32, 32))
 CLASSES, TRAIN, TEST = 4, 240, 200

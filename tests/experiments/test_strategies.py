@@ -15,7 +15,7 @@ from PIL import Image
 from experiments import strategies, strategies_report, strategies_run, strategies_stamps
 from tl_jax import config as configuration
 from tl_jax.config import AugmentConfig, Config, DataConfig
-from tl_jax.transfer.classes import match_classes
+from tl_jax.transfer.class_names import match_classes
 from tl_jax.weights.classes import class_names
 
 DATA = (DataConfig(), AugmentConfig())

@@ -7,7 +7,7 @@ import pytest
 
 from tl_jax import trees
 from tl_jax.heads.head import MLP, Cosine, Linear, unit
-from tl_jax.heads.start import initializer, start_small
+from tl_jax.heads.initial import initializer, start_small
 
 FEATURES = np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32)
 KEY = jax.random.key(0)

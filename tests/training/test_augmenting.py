@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tl_jax.config import AugmentConfig
-from tl_jax.data import augment
+from tl_jax.data.augment.augment import augment
 from tl_jax.data.preprocess import Preprocess
 from tl_jax.training.augmenting import mix_of, prepare_of
 

@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 
 from tests.training.tiny import TinyNet, as_they_are, assert_equal_trees, batch, randomised
-from tl_jax.training import optim, parallel, state, step
+from tl_jax.training import optim, sharding, state, step
 from tl_jax.training.checkpoint import CheckpointError, Checkpoints, abstract
 from tl_jax.training.state import TrainState
 from tl_jax.transfer import freeze
@@ -43,7 +43,7 @@ def small(step: int, value: float = 0.0) -> TrainState:
 
 
 def abstracted(tree):
-    return abstract(tree, parallel.replicated(parallel.data_mesh()))
+    return abstract(tree, sharding.replicated(sharding.data_mesh()))
 
 
 def opened(directory: Path, **options) -> Checkpoints:
@@ -94,15 +94,15 @@ def test_a_network_without_statistics_is_restored(tmp_path):
 
 
 def test_steps_that_use_the_state_up_do_not_reach_what_is_being_written(tmp_path):
-    mesh = parallel.data_mesh()
+    mesh = sharding.data_mesh()
 
     def add_one(state: TrainState, batch) -> tuple[TrainState, dict]:
         return state.replace(params=jax.tree.map(lambda x: x + 1, state.params)), {}
 
-    run = parallel.jit_train_step(add_one, mesh)
-    first = jax.device_put(large(1), parallel.replicated(mesh))
+    run = sharding.jit_train_step(add_one, mesh)
+    first = jax.device_put(large(1), sharding.replicated(mesh))
     expected = jax.tree.map(np.array, first)
-    inputs = parallel.put_batch(batch(), mesh)
+    inputs = sharding.put_batch(batch(), mesh)
     current, _ = run(jax.tree.map(jnp.copy, first), inputs)  # compiled beforehand
     with opened(tmp_path) as checkpoints:
         checkpoints.save(first, METRICS)

@@ -18,7 +18,7 @@ from tl_jax import trees
 from tl_jax.models import layers
 from tl_jax.models.features import features
 from tl_jax.models.registry import create_model
-from tl_jax.training import parallel, recalibrate
+from tl_jax.training import recalibrate, sharding
 from tl_jax.training.recalibrate import Moments
 from tl_jax.weights.state_dict import from_state_dict
 
@@ -205,10 +205,10 @@ def test_a_training_step_that_does_not_ask_for_moments_is_the_same_program(monke
 
 def main(folder: Path) -> None:
     """What runs in the process of several devices."""
-    mesh = parallel.data_mesh()
+    mesh = sharding.data_mesh()
     assert mesh.size == DEVICES, mesh
     model = TinyNet()
-    placed = [parallel.put_batch({"image": x}, mesh)["image"] for x in UNEQUAL[:2]]
+    placed = [sharding.put_batch({"image": x}, mesh)["image"] for x in UNEQUAL[:2]]
     found = recalibrate.recalibrate(model, randomised(model), placed, mesh=mesh)
     stats = found["batch_stats"]
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(stats))

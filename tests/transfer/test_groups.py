@@ -11,8 +11,8 @@ from tl_jax import trees
 from tl_jax.models import layers
 from tl_jax.models.registry import FAMILIES, architecture, create_model
 from tl_jax.transfer import groups
-from tl_jax.transfer.adapted import Adapted
-from tl_jax.transfer.lora import LoRA
+from tl_jax.transfer.peft.base import Adapted
+from tl_jax.transfer.peft.lora import LoRA
 from tl_jax.weights.state_dict import abstract_variables
 
 SMALLEST = {family: min(about.architectures, key=len) for family, about in FAMILIES.items()}

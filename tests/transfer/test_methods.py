@@ -17,9 +17,11 @@ from tl_jax.config import (
     TransferConfig,
 )
 from tl_jax.models.registry import architecture
-from tl_jax.training import augmenting, phases, start, state, step
+from tl_jax.run import model as start
+from tl_jax.run import phases
+from tl_jax.training import augmenting, state, step
 from tl_jax.transfer import averaging
-from tl_jax.transfer.adapted import added
+from tl_jax.transfer.peft.base import added
 
 BACKBONES = ["test_resnet", "test_efficientnet", "test_convnext2"]
 # What is compared on every backbone each time; the other pairs are in the full tests.

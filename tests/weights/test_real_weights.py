@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from experiments.torch_peer import import_timm
+from tl_jax.models.pretrained import load_pretrained
 from tl_jax.models.registry import architecture
 from tl_jax.weights.classes import class_names
-from tl_jax.weights.pretrained import load_pretrained
 from tl_jax.weights.sources import read_weights
 
 NAME = "tf_efficientnet_lite0"

@@ -7,8 +7,8 @@ import safetensors.numpy
 import torch
 
 from experiments.torch_peer import import_timm
+from tl_jax.models.pretrained import load_pretrained, load_weights
 from tl_jax.models.registry import create_model
-from tl_jax.weights.pretrained import load_pretrained, load_weights
 from tl_jax.weights.stem import adapt_stem
 
 timm = import_timm()

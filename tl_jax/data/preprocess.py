@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from PIL import Image
 
-from tl_jax.data import decode
-from tl_jax.data.augment import normalize
+from tl_jax.data.augment.augment import normalize
+from tl_jax.data.images import decode
 from tl_jax.weights.index import PretrainedConfig
 
 # What timm and Pillow know; the weights of the index use the first two.

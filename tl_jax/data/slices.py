@@ -8,7 +8,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from tl_jax import trees
+from tl_jax import messages
 
 _PART = re.compile(r"(?P<split>[^\[\]+]+)(\[(?P<start>[^:\[\]]*):(?P<stop>[^:\[\]]*)\])?")
 _BOUND = re.compile(r"(?P<value>-?[\d_]+(\.\d*)?)(?P<unit>%?)")
@@ -119,7 +119,7 @@ def select(spec: str, sizes: Mapping[str, int], *, name: str) -> list[tuple[str,
         if part.split not in sizes:
             raise ValueError(
                 f"no split {part.split!r} in {name}; it has {', '.join(sizes)}"
-                f"{trees.hint(part.split, sizes)} (slices are written `train[:90%]`)"
+                f"{messages.hint(part.split, sizes)} (slices are written `train[:90%]`)"
             )
     taken = [(part.split, part.positions(sizes[part.split])) for part in parts]
     check_not_empty(spec, [len(positions) for _, positions in taken], name=name)

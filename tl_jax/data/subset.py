@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tl_jax.data import listing
+from tl_jax import messages
 from tl_jax.data.partition import check_fraction, hold_out, shuffled
 from tl_jax.data.source import EncodedSource, Example, Source, Task, tasks_of
 
@@ -104,7 +104,7 @@ def few_shot(source: Source, shots: int, *, seed: int) -> Subset:
     if few:
         raise ValueError(
             f"classes of split {source.split!r} of {source.name} with fewer than {shots} examples: "
-            f"{listing.some(few)}; choose fewer shots"
+            f"{messages.some(few)}; choose fewer shots"
         )
     drawn = [shuffled(classes[(i,)], seed=seed)[:shots] for i in range(len(counts))]
     facts = {"kind": "few_shot", "seed": seed, "shots": shots}
@@ -140,7 +140,7 @@ def carve(
     if lonely:
         raise ValueError(
             f"classes of split {source.split!r} of {source.name} with a single example: "
-            f"{listing.some(lonely)}; a class needs two, one to train on and one to hold out"
+            f"{messages.some(lonely)}; a class needs two, one to train on and one to hold out"
         )
     dealt = [
         hold_out(places, fraction=fraction, seed=seed, both=key in known)

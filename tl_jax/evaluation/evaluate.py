@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from tl_jax.config import DataConfig
-from tl_jax.data.folder import OnCorrupt
-from tl_jax.data.multi_crop import ONE_VIEW, Views
-from tl_jax.evaluation.run import load_run
-from tl_jax.training import experiment, measure, parallel
+from tl_jax.data.sources.folder import OnCorrupt
+from tl_jax.data.views import ONE_VIEW, Views
+from tl_jax.run import data as experiment
+from tl_jax.run.folder import load_run
+from tl_jax.training import evaluator, sharding
 
 
 def evaluate(
@@ -53,10 +54,10 @@ def evaluate(
             f"{config.data.source} has the classes {list(opened.class_names)}, but the run was "
             f"trained on {list(run.info.class_names)}"
         )
-    measured = measure.Measure(
+    measured = evaluator.Measure(
         run.model,
         run.info.preprocess,
-        mesh=parallel.data_mesh(),
+        mesh=sharding.data_mesh(),
         batch_size=batch_size or data.batch_size,
         workers=data.workers,
         worker_type=data.worker_type,

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from safetensors.numpy import save_file
 
-from tl_jax.evaluation.run import load_run
 from tl_jax.heads.classifier import OnBackbone
-from tl_jax.transfer.adapted import Adapted
+from tl_jax.run.folder import load_run
+from tl_jax.transfer.peft.base import Adapted
 from tl_jax.weights.state_dict import to_state_dict
 
 

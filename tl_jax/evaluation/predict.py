@@ -9,13 +9,13 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from tl_jax.data.decode import ImageLike
-from tl_jax.data.multi_crop import ONE_VIEW, Views
+from tl_jax.data.images.decode import ImageLike
 from tl_jax.data.preprocess import Preprocess, preprocess
-from tl_jax.evaluation.run import is_run, load_run
+from tl_jax.data.views import ONE_VIEW, Views
+from tl_jax.models.pretrained import load_pretrained
+from tl_jax.run.folder import is_run, load_run
 from tl_jax.weights import classes
 from tl_jax.weights.index import pretrained_config
-from tl_jax.weights.pretrained import load_pretrained
 
 _BATCH = 32
 

@@ -14,18 +14,18 @@ from jax.sharding import Mesh
 
 from tl_jax import trees
 from tl_jax.config import AugmentConfig
-from tl_jax.data.open import open_source
 from tl_jax.data.preprocess import Preprocess
 from tl_jax.data.source import Source
-from tl_jax.evaluation.run import is_run, load_run
+from tl_jax.data.sources.open import open_source
 from tl_jax.heads.classifier import Classifier, OnBackbone
+from tl_jax.models import pretrained
 from tl_jax.models.registry import create_model
 from tl_jax.objectives import metrics
-from tl_jax.training import experiment, feature_cache
-from tl_jax.transfer import solvers
-from tl_jax.transfer.adapted import Adapted
-from tl_jax.transfer.solvers import Convergence, LinearHead
-from tl_jax.weights import pretrained
+from tl_jax.probes import extract, solvers
+from tl_jax.probes.solvers import Convergence, LinearHead
+from tl_jax.run import data
+from tl_jax.run.folder import is_run, load_run
+from tl_jax.transfer.peft.base import Adapted
 from tl_jax.weights.index import pretrained_config
 
 Method = Literal["logistic", "ridge", "knn", "class_means"]
@@ -127,7 +127,7 @@ def probe(
       train: split to fit on. A string is opened by `open_source`, as its split "train".
       test: split to test on. A string is opened as its split "test".
       method: "logistic" (`logistic_regression`), "ridge" (of one-hot classes), "knn" or
-        "class_means"; see `tl_jax.transfer.solvers`.
+        "class_means"; see `tl_jax.probes.solvers`.
       l2: penalty of "logistic" and "ridge", or several, of which the best on a part of `train` is
         chosen before the fit on all of it.
       held_out: this part, of each class.
@@ -164,10 +164,10 @@ def probe(
         "workers": workers,
     }
     start = time.perf_counter()
-    known = feature_cache.extract(
+    known = extract.extract(
         model, variables, fitted, views=views, augmentation=augmentation, seed=seed, **options
     )
-    asked = feature_cache.extract(model, variables, tested, **options)
+    asked = extract.extract(model, variables, tested, **options)
     seconds = time.perf_counter() - start
     names = tuple(fitted.class_names)
     solver = _Solver(method, len(names), standardize, k, temperature, metric)
@@ -217,8 +217,8 @@ class _Solver:
 
 def _solve(
     solver: _Solver,
-    known: feature_cache.Features,
-    asked: feature_cache.Features,
+    known: extract.Features,
+    asked: extract.Features,
     l2: float | Sequence[float],
     held_out: float,
     seed: int,
@@ -276,7 +276,7 @@ def _open_both(train: Source | str, test: Source | str) -> tuple[Source, Source]
     fitted = open_source(train, "train") if isinstance(train, str) else train
     tested = open_source(test, "test") if isinstance(test, str) else test
     for source in (fitted, tested):
-        experiment.check_labels(source)
+        data.check_labels(source)
     if tuple(fitted.class_names) != tuple(tested.class_names):
         raise ValueError(
             f"the training split has the classes {list(fitted.class_names)}, the test split "
@@ -287,7 +287,7 @@ def _open_both(train: Source | str, test: Source | str) -> tuple[Source, Source]
 
 def _choose_l2(
     solver: _Solver,
-    known: feature_cache.Features,
+    known: extract.Features,
     l2: float | Sequence[float],
     held_out: float,
     seed: int,

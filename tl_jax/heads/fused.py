@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from tl_jax import trees
+from tl_jax import messages, trees
 from tl_jax.heads.classifier import OnBackbone, pooled
 from tl_jax.models import layers
 
@@ -23,7 +23,7 @@ class Fusion(nn.Module):
 
     `logits = on_features(features) + scaled(source_logits) @ mix.kernel`. Without a bias in `mix`
     there is one bias alone, that of the head on the features. `mix` starts at zero; with
-    `tl_jax.transfer.classes.start_mix` it starts from a mapping of the classes.
+    `tl_jax.transfer.class_names.start_mix` it starts from a mapping of the classes.
 
     Attributes:
       on_features: head on the features, one of `tl_jax.heads.head`.
@@ -51,7 +51,7 @@ class Fusion(nn.Module):
         if self.scaling not in _SCALED:
             raise ValueError(
                 f"unknown scaling {self.scaling!r} of the source logits"
-                f"{trees.hint(self.scaling, _SCALED)}; expected one of {list(_SCALED)}"
+                f"{messages.hint(self.scaling, _SCALED)}; expected one of {list(_SCALED)}"
             )
         mix = nn.Dense(
             self.num_classes, use_bias=False, kernel_init=nn.initializers.zeros, name="mix"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from tl_jax.heads.start import Start, initializer
+from tl_jax.heads.initial import Start, initializer
 from tl_jax.models import layers
 
 # Features shorter than this, all zeros among them, count as of this length.
@@ -24,7 +24,7 @@ class Linear(nn.Module):
     Attributes:
       num_classes: number of logits.
       dropout: rate before the layer.
-      start: how the kernel starts, as in `tl_jax.heads.start.initializer`.
+      start: how the kernel starts, as in `tl_jax.heads.initial.initializer`.
     """
 
     num_classes: int
@@ -44,7 +44,7 @@ class MLP(nn.Module):
       num_classes: number of logits.
       hidden: widths of the dense layers before the last.
       dropout: rate before each layer.
-      start: how the last layer's kernel starts, as in `tl_jax.heads.start.initializer`.
+      start: how the last layer's kernel starts, as in `tl_jax.heads.initial.initializer`.
       dtype: type of the computation of all layers but the last.
     """
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Collection
 
-from tl_jax import trees
+from tl_jax import messages
 from tl_jax.models import registry
 from tl_jax.weights import index
 
@@ -90,4 +90,4 @@ def _entry(name: str) -> Entry:
 
 def _check(value: str | None, known: Collection[str], what: str) -> None:
     if value is not None and value not in known:
-        raise ValueError(f"no {what} {value!r}{trees.hint(value, sorted(known))}")
+        raise ValueError(f"no {what} {value!r}{messages.hint(value, sorted(known))}")

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from tl_jax import trees
+from tl_jax import messages, trees
 
 
 def features(
@@ -76,4 +76,4 @@ def _outputs(captured: Mapping[str, Any]) -> dict[str, Any]:
 def _check_names(wanted: Iterable[str], known: Sequence[str]) -> None:
     for name in sorted(wanted):
         if name not in known:
-            raise ValueError(f"the network has no module {name!r}{trees.hint(name, known)}")
+            raise ValueError(f"the network has no module {name!r}{messages.hint(name, known)}")

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
-from tl_jax import trees
-from tl_jax.models import (
+from tl_jax import messages
+from tl_jax.models.architecture import Architecture
+from tl_jax.models.families import (
     alexnet,
     convnext,
     densenet,
@@ -28,7 +29,6 @@ from tl_jax.models import (
     vgg,
     xception,
 )
-from tl_jax.models.architecture import Architecture
 from tl_jax.models.layers import Dtype
 from tl_jax.models.network import Network
 from tl_jax.weights import index
@@ -105,7 +105,7 @@ def architecture(name: str) -> Architecture:
     arch = architecture_name(name)
     if arch not in ARCHITECTURES:
         raise ValueError(
-            f"unknown architecture {arch!r}{trees.hint(arch, ARCHITECTURES)} "
+            f"unknown architecture {arch!r}{messages.hint(arch, ARCHITECTURES)} "
             f"(list_models() lists all {len(ARCHITECTURES)})"
         )
     return ARCHITECTURES[arch]

@@ -5,7 +5,7 @@ import functools
 import jax
 
 from tl_jax.config import AugmentConfig
-from tl_jax.data import augment, mixing
+from tl_jax.data.augment import augment, mixing
 from tl_jax.data.preprocess import Preprocess
 from tl_jax.training.step import Batch, Mix, Prepare
 

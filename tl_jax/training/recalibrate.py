@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from tl_jax import trees
+from tl_jax import messages, trees
 from tl_jax.models import layers
 from tl_jax.models.layers.norm import BATCH_MOMENTS
-from tl_jax.training import parallel
+from tl_jax.training import sharding
 
 
 class Moments(NamedTuple):
@@ -68,7 +68,7 @@ def recalibrate(
       >>> variables = recalibrate(model, variables, images)                  # doctest: +SKIP
     """
     made = make_moments_step(model, chosen_layers(variables.get("batch_stats", {}), names))
-    step = jax.jit(made) if mesh is None else parallel.jit_eval_step(made, mesh)
+    step = jax.jit(made) if mesh is None else sharding.jit_eval_step(made, mesh)
     pool_all = jax.jit(pool_layers)
     total: LayerMoments | None = None
     for images in batches:
@@ -96,7 +96,7 @@ def chosen_layers(batch_stats: trees.Tree, names: Sequence[str] | None) -> froze
         return frozenset(known)
     for pattern in names:
         if not any(trees.matches(name, pattern) for name in known.values()):
-            close = trees.hint(pattern, known.values())
+            close = messages.hint(pattern, known.values())
             raise ValueError(f"pattern {pattern!r} matches no layer with running statistics{close}")
     return frozenset(
         path for path, name in known.items() if any(trees.matches(name, p) for p in names)

@@ -44,7 +44,7 @@ def make_train_step(
       seed_key: the run's random key; a step uses `fold_in(seed_key, step)`.
       label_smoothing: see `tl_jax.objectives.losses.cross_entropy`.
       mix: `mix(key, images, targets) -> (images, targets)` of one-hot targets (mixup, CutMix;
-        `tl_jax.data.mixing.mix`); None mixes nothing.
+        `tl_jax.data.augment.mixing.mix`); None mixes nothing.
       still: labels whose BatchNorm keeps its running statistics (`freeze.batch_norm`).
 
     Returns:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tl_jax import trees
+from tl_jax import messages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Stopping:
         """Returns the metric's values on a split from a run's journal, in their order.
 
         Args:
-          records: of `tl_jax.training.journal.read`.
+          records: of `tl_jax.run.journal.read`.
           split: such as "validation".
 
         Raises:
@@ -85,7 +85,7 @@ class Stopping:
         found = [record for record in records if record["split"] == split]
         for record in found:
             if self.metric not in record:
-                close = trees.hint(self.metric, record)
+                close = messages.hint(self.metric, record)
                 raise ValueError(f"the journal has no {self.metric!r} of split {split!r}{close}")
         return [float(record[self.metric]) for record in found]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from tl_jax import trees
+from tl_jax import messages, trees
 from tl_jax.models import layers
 from tl_jax.transfer import groups as grouping
 
@@ -73,7 +73,7 @@ def batch_norm(
     """
     unknown = sorted(set(policies.values()) - _TRAINS_AFFINE.keys())
     if unknown:
-        hint = trees.hint(unknown[0], _TRAINS_AFFINE)
+        hint = messages.hint(unknown[0], _TRAINS_AFFINE)
         raise ValueError(f"unknown policy of BatchNorm {unknown[0]!r}{hint}")
     layers_with_statistics = {path[:-1] for path in trees.flatten(batch_stats)}
     labels = {}

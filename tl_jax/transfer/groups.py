@@ -5,9 +5,9 @@ from typing import Any
 
 from flax import linen as nn
 
-from tl_jax import trees
+from tl_jax import messages, trees
 from tl_jax.models import layers
-from tl_jax.transfer.adapted import added
+from tl_jax.transfer.peft.base import added
 from tl_jax.weights.state_dict import abstract_variables
 
 HEAD, BACKBONE = "head", "backbone"
@@ -84,7 +84,7 @@ def _call_order(
     for stage in stages:
         if stage not in ended:
             known = [trees.dotted(path) for path in reached if path]
-            raise ValueError(f"the network has no module {stage!r}{trees.hint(stage, known)}")
+            raise ValueError(f"the network has no module {stage!r}{messages.hint(stage, known)}")
     return params, reached
 
 
@@ -141,7 +141,7 @@ def select(
             known = list(dict.fromkeys([*WORDS, *names_of(groups)]))
             raise ValueError(
                 f"{part.strip()!r} of the selection {selection!r} matches no parameter"
-                f"{trees.hint(part.strip(), [*known, *labels])}; name some of {', '.join(known)}, "
+                f"{messages.hint(part.strip(), [*known, *labels])}; name some of {', '.join(known)}, "
                 "or patterns on dotted names, with '+' between them"
             )
         chosen |= found

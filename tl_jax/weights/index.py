@@ -7,7 +7,7 @@ import importlib.resources
 import json
 from typing import Any
 
-from tl_jax import trees
+from tl_jax import messages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ def pretrained_config(name: str) -> PretrainedConfig:
     if full not in configs:
         choices = [*about, *configs]
         raise ValueError(
-            f"no pretrained weights named {name!r}{trees.hint(name, choices)} "
+            f"no pretrained weights named {name!r}{messages.hint(name, choices)} "
             "(pretrained_names() lists all)"
         )
     return configs[full]

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from tl_jax import trees
+from tl_jax import messages
 from tl_jax.weights import download, index
 from tl_jax.weights.torch_file import TorchFileError, load_torch_file, state_dict_of
 
@@ -126,7 +126,7 @@ def map_weights(
     hub = _HUB.fullmatch(weights or "")
     if hub is None and weights not in (None, "auto", "package"):
         raise WeightsError(
-            f"unknown source of weights {weights!r}{trees.hint(str(weights), _KEYWORDS)}; "
+            f"unknown source of weights {weights!r}{messages.hint(str(weights), _KEYWORDS)}; "
             f"expected {_FORMS}"
         )
     config = index.pretrained_config(name)

@@ -1,0 +1,74 @@
+"""What tests with several processes run in them: a source that tells who reads, JAX's processes."""
+
+import itertools
+import multiprocessing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+BATCH, STEPS, START = 4, 5, 3
+COUNTS = (1, 3, 13)
+
+
+class ByProcess:
+    """Images and labels that are 0 where the main process reads them, 1 where a worker does."""
+
+    name, split, class_names, skipped = "by process", "train", ("main", "worker"), ()
+
+    def __init__(self, count: int) -> None:
+        """`count` is the number of images."""
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        worker = int(multiprocessing.parent_process() is not None)
+        return {"image": np.full((4, 4, 3), worker, np.uint8), "label": worker}
+
+
+def main(folder: Path, coordinator: str, index: int, count: int) -> None:
+    """Is one of `count` JAX processes; saves its part of every batch as FOLDER/INDEX.npz."""
+    import jax
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(coordinator, num_processes=count, process_id=index)
+    assert (jax.process_index(), jax.process_count()) == (index, count)
+    parts = {
+        f"{name} {step} {key}": np.concatenate([part.data for part in array.addressable_shards])
+        for name, batches in _all_batches()
+        for step, batch in enumerate(batches)
+        for key, array in batch.items()
+    }
+    np.savez(folder / f"{index}.npz", **parts)
+    jax.distributed.shutdown()
+
+
+def _all_batches() -> Iterator[tuple[str, Iterable[dict]]]:
+    from tests.data.loading.test_host_batches import PREPROCESS, Numbered
+    from tl_jax.data.loading import device_batches, device_cache
+    from tl_jax.data.loading.order import Uniform
+    from tl_jax.data.loading.readers import TrainReader
+    from tl_jax.data.loading.workers import Workers
+    from tl_jax.training import sharding as parallel
+
+    sharding = parallel.sharded(parallel.data_mesh())
+    for count in COUNTS:
+        source, order = Numbered(count), Uniform(count, 0)
+        for cache in ("none", "memory", "device"):
+            batches = device_batches.train_batches(
+                source, batch_size=BATCH, canvas=8, order=order, sharding=sharding,
+                start_step=START, cache=cache,
+            )  # fmt: skip
+            yield f"train {cache} {count}", itertools.islice(batches, STEPS)
+            yield (
+                f"eval {cache} {count}",
+                device_batches.eval_batches(
+                    source, batch_size=BATCH, preprocess=PREPROCESS, sharding=sharding, cache=cache
+                ),
+            )
+        reader = TrainReader(source, 8)
+        kept = device_cache.DeviceCache(reader, sharding, workers=Workers(0), split=True)
+        batches = kept.train_batches(order, batch_size=BATCH, start_step=START)
+        yield f"train split {count}", itertools.islice(batches, STEPS)

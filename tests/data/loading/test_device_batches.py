@@ -1,0 +1,155 @@
+"""Batches on devices: the loader's, whatever is kept where; nothing lost, nothing held back."""
+
+import itertools
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from PIL import Image
+
+from tests.data.images.test_fast_jpeg import Files, encoded
+from tests.data.loading.test_host_batches import (
+    PREPROCESS,
+    Failing,
+    Numbered,
+    OddError,
+    Tasked,
+    assert_same,
+)
+from tl_jax.data.loading import device_batches, device_cache, host_batches
+from tl_jax.data.loading.order import Balanced, Uniform
+
+
+def sharding(count=1):
+    return NamedSharding(Mesh(np.asarray(jax.devices()[:count]), ("data",)), PartitionSpec("data"))
+
+
+def placed(source, count, *, batch_size=4, order=None, **options):
+    order = order or Uniform(len(source), 0)
+    batches = device_batches.train_batches(
+        source, batch_size=batch_size, canvas=8, order=order, sharding=sharding(), **options
+    )
+    return list(itertools.islice(batches, count))
+
+
+def on_host(source, count, *, batch_size=4, **options):
+    options = {"seed": 0} | options
+    batches = host_batches.train_batches(
+        source, batch_size=batch_size, canvas=8, workers=0, **options
+    )
+    return list(itertools.islice(batches, count))
+
+
+@pytest.mark.parametrize("cache", ["none", "memory", "device"])
+@pytest.mark.parametrize(("count", "batch_size"), [(12, 4), (13, 4), (3, 8), (1, 2)])
+def test_every_cache_gives_the_loader_s_batches_from_any_step(cache, count, batch_size):
+    options = {"batch_size": batch_size, "start_step": 5}
+    found = placed(Numbered(count), 12, cache=cache, **options)
+    assert_same(found, on_host(Numbered(count), 12, **options))
+    assert all(array.sharding == sharding() for array in found[0].values())
+
+
+@pytest.mark.parametrize("cache", ["memory", "device"])
+def test_the_labels_of_all_tasks_and_other_orders(cache):
+    source = Tasked(6)
+    order = Balanced(np.array([0, 0, 0, 0, 1, 1]), 3)
+    found = placed(source, 7, cache=cache, order=order)
+    assert_same(found, on_host(source, 7, seed=None, order=order))
+    assert found[0]["label"].dtype == np.int8
+
+
+@pytest.mark.parametrize("cache", ["none", "memory", "device"])
+def test_files_are_decoded_in_full_where_asked(cache):
+    source = Files(encoded(Image.new("RGB", (40, 20))))
+    placed(source, 1, batch_size=1, cache=cache, fast_jpeg=False)
+    assert source.encoded_reads == 0
+    placed(source, 1, batch_size=1, cache=cache)
+    assert source.encoded_reads > 0
+
+
+def test_what_fits_nowhere_is_refused(monkeypatch):
+    monkeypatch.setattr(device_cache, "host_memory", lambda: 2**30)
+    message = (
+        r"cache='device' would keep 100000000 images, .* GiB, in devices of 1.0 GiB; "
+        "use cache='memory' or 'none'"
+    )
+    with pytest.raises(ValueError, match=message):
+        placed(Numbered(10**8), 1, cache="device")
+    with pytest.raises(ValueError, match=message):
+        device_batches.eval_batches(
+            Numbered(10**8),
+            batch_size=4,
+            preprocess=PREPROCESS,
+            sharding=sharding(),
+            cache="device",
+        )
+
+
+@pytest.mark.parametrize("cache", ["none", "memory", "device"])
+def test_errors_of_reading_arrive(cache):
+    with pytest.raises(OddError, match="on fire"):
+        placed(Failing(9), 9, cache=cache)
+
+
+class Counted:
+    """Batches that note how many were taken, and whether they were closed."""
+
+    def __init__(self, count):
+        self.left, self.taken, self.closed = count, 0, False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.taken == self.left:
+            raise StopIteration
+        self.taken += 1
+        return {"label": np.full(2, self.taken)}
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_batches_are_on_their_way_ahead_and_none_is_lost(depth):
+    batches = Counted(7)
+    ahead = device_batches.prefetch(batches, sharding(), depth=depth)
+    assert batches.taken == 0
+    for number in range(1, 8):
+        assert next(ahead)["label"].tolist() == [number, number]
+        assert batches.taken == min(number + depth, 7)
+    assert list(ahead) == []
+    assert batches.closed
+
+
+def test_who_stops_early_closes_the_batches():
+    batches = Counted(7)
+    for batch in device_batches.prefetch(batches, sharding()):
+        assert batch["label"].tolist() == [1, 1]
+        break
+    assert batches.closed
+    with pytest.raises(ValueError, match="got depth=-1"):
+        device_batches.prefetch(batches, sharding(), depth=-1)
+
+
+@pytest.mark.parametrize("cache", ["none", "memory", "device"])
+@pytest.mark.parametrize("count", [1, 3, 8, 13])
+def test_every_example_is_evaluated_once_in_every_pass(cache, count):
+    source = Numbered(count)
+    batches = device_batches.eval_batches(
+        source, batch_size=4, preprocess=PREPROCESS, sharding=sharding(), cache=cache
+    )
+    for _ in batches:
+        break  # A pass that ends early is none.
+    expected = list(host_batches.eval_batches(Numbered(count), batch_size=4, preprocess=PREPROCESS))
+    assert len(batches) == len(expected)
+    source.reads.clear()
+    for _ in range(3):
+        assert_same(list(batches), expected)
+    reads = Counter(source.reads)
+    if cache == "memory":  # What was read before the first pass ended is kept.
+        assert max(reads.values(), default=0) <= 1
+    else:
+        assert reads == dict.fromkeys(range(count), 3 if cache == "none" else 1)

@@ -1,0 +1,109 @@
+"""Images stretched on the device are Pillow's, whatever lies around them in the batch."""
+
+import functools
+import itertools
+import types
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+from tests.data.loading.test_device_batches import on_host, placed
+from tests.data.loading.test_host_batches import Numbered
+from tl_jax.data.loading import device_batches
+from tl_jax.data.loading.readers import PackedReader, TrainReader, read
+from tl_jax.data.loading.stretch import stretch
+from tl_jax.data.preprocess import canvas_image
+from tl_jax.data.sources.arrays import from_arrays
+
+CANVAS, SIDE = 32, 80
+stretched = jax.jit(functools.partial(stretch, side=SIDE, canvas=CANVAS))
+
+
+def pillow_s(image, extent):
+    box = (0, 0, extent[1], extent[0])
+    return image.resize((CANVAS, CANVAS), Image.Resampling.BICUBIC, box)
+
+
+def test_the_pixels_are_pillow_s():
+    photo = Image.fromarray(data.astronaut())
+    sizes = [(80, 80), (32, 32), (20, 11), (79, 33), (1, 64), (63, 2), (40, 77)]
+    room = 3 * SIDE * (SIDE + 1)
+    images = np.full((2 * len(sizes), room), 255, np.uint8)  # To be seen if it leaks in.
+    shapes, expected = np.zeros((len(images), 2), np.int32), []
+    extents = np.zeros((len(images), 2), np.float32)
+    for place, (size, less) in enumerate(itertools.product(sizes, (0, 0.5))):
+        image = photo.resize(size)
+        images[place, : 3 * size[0] * size[1]] = np.asarray(image).reshape(-1)
+        shapes[place] = size[1], size[0]
+        extents[place] = size[1] - less, size[0] - less
+        expected.append(np.asarray(pillow_s(image, extents[place])))
+    difference = np.abs(np.asarray(stretched(images, shapes, extents), int) - np.stack(expected))
+    assert difference[:-2].max() <= 1
+    assert difference[:-2].mean() < 0.01
+    assert difference[-2:].mean() < 0.5  # Pillow goes down first.
+
+
+class Wide(Numbered):
+    """A source whose example 2 fits into no larger square."""
+
+    def __getitem__(self, index):
+        example = super().__getitem__(index)
+        image = example["image"]
+        return {**example, "image": np.tile(image, (1, 9, 1))} if index == 2 else example
+
+
+def test_training_gets_what_the_host_would_have_stretched():
+    found = placed(Wide(5), 6, stretch_on="device")
+    for one, other in zip(found, on_host(Wide(5), 6), strict=True):
+        assert one.keys() == other.keys()
+        for key in other.keys() - {"image"}:
+            np.testing.assert_array_equal(one[key], other[key])
+        assert np.abs(np.asarray(one["image"], int) - other["image"]).max() <= 1
+
+
+def test_what_does_not_fit_is_stretched_at_once():
+    reader = PackedReader(Wide(5), 8)
+    assert (reader.side, reader.shape) == (20, (3 * 20 * 16,))
+    assert (reader[1]["image"] == Wide(5)[1]["image"].reshape(-1)).all()
+    assert reader[1]["extent"] == reader[1]["size"] == reader[1]["packed"] == (7, 6)
+    wide = reader[2]
+    assert (wide["extent"], wide["packed"], wide["size"]) == ((8, 8), (8, 8), (8, 63))
+    square = canvas_image(Wide(5)[2]["image"], 8)
+    np.testing.assert_array_equal(wide["image"].reshape(8, 8, 3), square)
+    np.testing.assert_array_equal(TrainReader(Wide(5), 8)[2]["image"], square)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"), [(20, 15), (15, 20), (20, 16), (17, 18), (1, 21), (21, 1)]
+)
+def test_all_that_is_packed_has_room(rows, columns):
+    pixels = np.random.default_rng(0).integers(0, 256, (1, rows, columns, 3), np.uint8)
+    source = from_arrays(pixels, [0])
+    batch = read(PackedReader(source, 8), np.array([0]))
+    fits = rows * columns <= 20 * 15 and max(rows, columns) <= 20
+    np.testing.assert_array_equal(batch["packed"][0], (rows, columns) if fits else (8, 8))
+    found = stretch(batch["image"], batch["packed"], batch["extent"], side=20, canvas=8)
+    assert np.abs(np.asarray(found[0], int) - canvas_image(pixels[0], 8)).max() <= 1
+
+
+def test_a_cache_stretches_on_the_host():
+    for options in ({"stretch_on": "device", "cache": "memory"}, {"stretch_on": "moon"}):
+        with pytest.raises(ValueError, match=r"got stretch_on='(device|moon)' with cache="):
+            placed(Numbered(5), 1, **options)
+
+
+@pytest.mark.parametrize(
+    ("platform", "cache", "later"),
+    [
+        ("cpu", "none", False),
+        ("gpu", "none", True),
+        ("tpu", "none", True),
+        ("gpu", "memory", False),
+    ],
+)
+def test_an_accelerator_stretches_by_itself_what_is_not_kept(platform, cache, later):
+    devices = types.SimpleNamespace(device_set=[types.SimpleNamespace(platform=platform)])
+    assert device_batches._stretches_later("auto", cache, devices) == later

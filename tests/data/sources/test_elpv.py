@@ -1,0 +1,195 @@
+"""ELPV: the package's facts, fixed splits, and a preparation that needs no TensorFlow."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tl_jax.data.images import decode
+from tl_jax.data.sources import elpv
+from tl_jax.data.sources.open import open_source
+
+ROOT = Path(__file__).parents[2]
+SPLITS = {"train": 1575, "validation": 395, "test": 654}
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return elpv.read_cells(elpv.package_data())
+
+
+@pytest.fixture(scope="module")
+def records(elpv_dir):
+    """Every record of each split, its image decoded no further than needed."""
+    sources = {split: open_source("elpv", split, data_dir=elpv_dir) for split in SPLITS}
+    return {split: list(source.records) for split, source in sources.items()}
+
+
+def test_the_package_holds_what_is_published(cells):
+    assert len(cells) == 2624
+    assert Counter(round(3 * c.probability) for c in cells) == {0: 1508, 1: 295, 2: 106, 3: 715}
+    assert Counter(c.cell_type for c in cells) == {"mono": 1074, "poly": 1550}
+
+
+def test_splits_are_disjoint_complete_and_stratified(cells):
+    splits = elpv.split_cells(cells)
+    assert {name: len(part) for name, part in splits.items()} == SPLITS
+    assert Counter(c for part in splits.values() for c in part) == Counter(cells)
+    whole = Counter((c.probability, c.cell_type) for c in cells)
+    for name, part in splits.items():
+        for stratum, count in Counter((c.probability, c.cell_type) for c in part).items():
+            assert abs(count - elpv.SHARES[name] * whole[stratum]) <= 1
+
+
+def test_splits_are_what_they_always_were(cells):
+    # Recorded results compare only as long as the splits stay: this pins them.
+    first = {name: min(c.path for c in part) for name, part in elpv.split_cells(cells).items()}
+    assert first == FIRST
+
+
+def test_every_cell_is_prepared_with_its_label_and_type(cells, records):
+    expected = {
+        c.path: (int(c.probability >= 0.5), np.float32(c.probability), c.cell_type == "poly")
+        for c in cells
+    }
+    seen = {
+        r["path"].decode(): (r["label"], r["probability"], r["cell_type"])
+        for part in records.values()
+        for r in part
+    }
+    assert seen == expected
+    assert {split: len(part) for split, part in records.items()} == SPLITS
+
+
+def test_images_are_the_packages_own_in_three_channels(elpv_dir):
+    source = open_source("elpv", "test", data_dir=elpv_dir)
+    assert source.class_names == ("functional", "defective")
+    example = source[17]
+    original = decode.decode(elpv.package_data() / example["path"])
+    assert example["image"].shape == (300, 300, 3)
+    np.testing.assert_array_equal(example["image"], original)
+    assert example["label"] in (0, 1)
+
+
+def test_labels_of_a_whole_split_come_in_its_order(elpv_dir, records):
+    labels = open_source("elpv", "train", data_dir=elpv_dir).labels()
+    assert labels.tolist() == [record["label"] for record in records["train"]]
+
+
+def test_slices_of_a_split_can_be_opened(elpv_dir):
+    assert len(open_source("elpv", "train[:10%]", data_dir=elpv_dir)) == 158
+
+
+def test_the_licence_is_recorded(elpv_dir):
+    info = json.loads((elpv_dir / "elpv/defect/1.0.0/dataset_info.json").read_text())
+    assert info["redistributionInfo"]["license"] == "CC-BY-NC-SA-4.0"
+    assert "Deitsch" in info["citation"]
+    assert info["fileFormat"] == "array_record"
+
+
+def test_a_misspelt_split_names_the_nearest(elpv_dir):
+    with pytest.raises(ValueError, match=r"no split 'tain'.*did you mean 'train'"):
+        open_source("elpv", "tain", data_dir=elpv_dir)
+
+
+def test_an_empty_slice_is_refused(elpv_dir):
+    with pytest.raises(ValueError, match="holds no example"):
+        open_source("elpv", "train[:0]", data_dir=elpv_dir)
+
+
+def test_without_the_package_the_error_says_what_to_install(tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "elpv_dataset" else find(name)
+    )
+    with pytest.raises(ModuleNotFoundError, match="pip install elpv-dataset"):
+        open_source("elpv", "train", data_dir=tmp_path)
+
+
+def test_a_prepared_set_needs_no_package(elpv_dir, monkeypatch):
+    monkeypatch.setattr(elpv, "package_data", lambda: pytest.fail("the package was looked for"))
+    assert len(open_source("elpv", "test", data_dir=elpv_dir)) == SPLITS["test"]
+
+
+def test_the_default_folder_is_the_environments(elpv_dir, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(elpv_dir))
+    monkeypatch.setattr(elpv, "package_data", lambda: pytest.fail("it was prepared again"))
+    assert len(open_source("elpv", "test")) == SPLITS["test"]
+
+
+# Fails every import of TensorFlow, and lets those pass that only ask whether it is there.
+NO_TENSORFLOW = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        frame = sys._getframe(1)
+        while frame and frame.f_code.co_name != "_find_and_load":
+            if frame.f_globals["__name__"] == "importlib.util":
+                return None
+            frame = frame.f_back
+        if name.partition(".")[0] == "tensorflow":
+            print("imported", name, flush=True)
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+"""
+
+PREPARE = """
+from tl_jax.data.sources.open import open_source
+source = open_source("elpv", "test", data_dir=sys.argv[1])
+print("examples", len(source), source[0]["image"].shape)
+"""
+
+
+def test_preparing_and_reading_imports_no_tensorflow(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", NO_TENSORFLOW + PREPARE, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "imported" not in result.stdout
+    assert "examples 654 (300, 300, 3)" in result.stdout
+
+
+def test_the_refusal_of_tensorflow_works():
+    result = subprocess.run(
+        [sys.executable, "-c", NO_TENSORFLOW + "import tensorflow.io"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert "imported tensorflow" in result.stdout
+
+
+def test_a_killed_preparation_is_started_again(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import sys" + PREPARE, str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+    parent = tmp_path / "elpv/defect"
+    while process.poll() is None and not list(parent.glob("incomplete.*/*")):
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (parent / "1.0.0").exists()
+    assert len(open_source("elpv", "test", data_dir=tmp_path)) == SPLITS["test"]
+
+
+FIRST = {
+    "train": "images/cell0004.png",
+    "validation": "images/cell0001.png",
+    "test": "images/cell0008.png",
+}

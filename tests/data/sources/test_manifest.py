@@ -1,0 +1,367 @@
+"""Manifests: labels of every form, splits, missing labels and files, bytes, and named rows."""
+
+import io
+import json
+import pickle
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from tl_jax.data.images import decode
+from tl_jax.data.source import EncodedSource, Task
+from tl_jax.data.sources import manifest
+from tl_jax.data.sources.manifest import open_manifest
+from tl_jax.data.sources.open import open_source
+
+
+@pytest.fixture
+def open_in(tmp_path):
+    """Opens a split of a table in `tmp_path`, its record of good files beside it."""
+
+    def open_split(path, split="train", *, labels=("label",), fraction=0.25, seed=0, **others):
+        return open_manifest(
+            path,
+            split,
+            seed=seed,
+            validation_fraction=fraction,
+            labels=labels,
+            image_column=others.get("image_column"),
+            on_corrupt=others.get("on_corrupt", "raise"),
+            data_dir=tmp_path / "data",
+        )
+
+    return open_split
+
+
+@pytest.fixture
+def write(tmp_path, save_image):
+    """Writes a table of rows (dicts), and an image for each name that ends in .png."""
+
+    def write_table(name, rows):
+        path = tmp_path / "in" / name
+        for i, row in enumerate(rows):
+            for cell in row.values():
+                if isinstance(cell, str) and cell.endswith(".png"):
+                    save_image(tmp_path / "in" / cell, seed=i)
+        if path.suffix == ".parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        elif path.suffix == ".jsonl":
+            path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+        else:
+            lines = [",".join(rows[0])]
+            lines += [",".join("" if c is None else str(c) for c in r.values()) for r in rows]
+            path.write_text("\n".join(lines))
+        return path
+
+    return write_table
+
+
+def png(seed):
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def rows_of(labels, splits=None, column="image"):
+    rows = [{column: f"{i}.png", "label": label} for i, label in enumerate(labels)]
+    for row, split in zip(rows, splits or [], strict=bool(splits)):
+        row["split"] = split
+    return rows
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_every_format_gives_the_same_source(write, open_in, suffix, tmp_path):
+    rows = [
+        {"image": "a b.png", "label": "кот", "split": "train"},
+        {"image": "sub/写真.png", "label": "dog", "split": "train"},
+        {"image": str(tmp_path / "elsewhere" / "c.png"), "label": "dog", "split": "val"},
+    ]
+    path = write(f"t.{suffix}", rows)
+    if suffix == "tsv":
+        path.write_text(path.read_text().replace(",", "\t"))
+    train, held = open_in(path), open_in(path, "validation")
+    assert train.name == f"manifest:{path}"
+    assert train.tasks == (Task("label", ("dog", "кот")),)
+    assert train.labels().tolist() == [1, 0]
+    assert [train[i]["path"] for i in (0, 1)] == [str(path.parent / r["image"]) for r in rows[:2]]
+    assert (len(held), held.split, held.labels().tolist()) == (1, "validation", [0])
+    assert held[0]["path"] == rows[2]["image"]
+    np.testing.assert_array_equal(train[1]["image"], decode.decode(path.parent / "sub/写真.png"))
+
+
+@pytest.mark.parametrize("column", ["image", "path", "file", "file_name", "photo"])
+def test_the_column_of_images_has_several_names(write, open_in, column):
+    path = write("t.csv", rows_of("abab", ["train"] * 4, column))
+    named = column if column == "photo" else None
+    assert len(open_in(path, image_column=named)) == 4
+
+
+def test_whole_numbers_are_sorted_as_numbers(write, open_in):
+    for suffix, labels in (("csv", ["10", "9", "-1"]), ("jsonl", [10, 9, -1])):
+        path = write(f"t.{suffix}", rows_of(labels, ["train"] * 3))
+        source = open_in(path)
+        assert source.class_names == ("-1", "9", "10")
+        assert source.labels().tolist() == [2, 1, 0]
+
+
+def test_floats_of_pandas_are_whole_numbers(write, open_in):
+    path = write("t.parquet", rows_of([2.0, float("nan"), 1.0], ["train"] * 3))
+    source = open_in(path)
+    assert (source.class_names, source.labels().tolist()) == (("1", "2"), [1, -1, 0])
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_missing_labels_are_minus_one(write, open_in, suffix):
+    path = write(f"t.{suffix}", rows_of(["a", None, "b"], ["train"] * 3))
+    source = open_in(path)
+    assert source.labels().tolist() == [0, -1, 1]
+    assert [source[i]["label"] for i in range(3)] == [0, -1, 1]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_lists_make_a_multi_label_task(write, open_in, suffix):
+    cells = {"csv": ["a| b b", "|", None, "c"]}
+    labels = cells.get(suffix, [["a", "b b"], [], None, ["c"]])
+    path = write(f"t.{suffix}", rows_of(labels, ["train"] * 4))
+    source = open_in(path)
+    assert source.tasks == (Task("label", ("a", "b b", "c"), multi_label=True),)
+    expected = [[1, 1, 0], [0, 0, 0], [-1, -1, -1], [0, 0, 1]]
+    assert source.labels().tolist() == expected
+    assert source.labels().dtype == source[0]["label"].dtype == np.int8
+    assert [source[i]["label"].tolist() for i in range(4)] == expected
+
+
+def test_several_columns_are_several_tasks(write, open_in):
+    rows = [
+        {"image": f"{i}.png", "kind": "ab"[i % 2], "tags": ["x"] * (i % 2), "split": "train"}
+        for i in range(4)
+    ]
+    source = open_in(write("t.jsonl", rows), labels=("kind", "tags"))
+    assert source.tasks == (Task("kind", ("a", "b")), Task("tags", ("x",), multi_label=True))
+    assert source.class_names == ("a", "b")
+    example = source[3]
+    assert (example["label"], example["tags"].tolist()) == (1, [1])
+    assert "kind" not in example
+    assert source.encoded(3)[1].keys() == {"label", "tags", "path"}
+
+
+def test_classes_are_those_of_all_splits(write, open_in):
+    path = write("t.csv", rows_of("abcabb", ["train"] * 3 + ["test"] * 3))
+    assert open_in(path, "test").class_names == ("a", "b", "c")
+    assert open_in(path, "test").labels().tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_bytes_in_parquet_are_images(open_in, packed, tmp_path):
+    cells = [png(i) for i in range(3)]
+    images = [{"bytes": c, "path": None} for c in cells] if packed else cells
+    path = tmp_path / "t.parquet"
+    table = {"image": images, "label": ["a", "b", "a"], "split": ["train"] * 3}
+    pyarrow.parquet.write_table(pyarrow.table(table), path, row_group_size=2)
+    source = open_in(path)
+    assert isinstance(source, EncodedSource)
+    assert source.encoded(1) == (cells[1], {"label": 1, "path": "row 2 of t.parquet"})
+    for copy in (source, pickle.loads(pickle.dumps(source))):
+        np.testing.assert_array_equal(copy[2]["image"], decode.decode(cells[2]))
+
+
+def test_a_struct_without_bytes_names_a_file(open_in, tmp_path, save_image):
+    save_image(tmp_path / "a.png")
+    images = [{"bytes": None, "path": "a.png"}, {"bytes": png(1), "path": "b.png"}]
+    table = pyarrow.table({"image": images, "label": [0, 1], "split": ["train"] * 2})
+    facts = {"info": {"features": {"label": {"names": ["zebra", "ant"]}}}}
+    table = table.replace_schema_metadata({"huggingface": json.dumps(facts)})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    source = open_in(tmp_path / "t.parquet")
+    assert source.class_names == ("zebra", "ant")
+    assert [source[i]["path"] for i in (0, 1)] == [
+        str(tmp_path / "a.png"),
+        "row 2 of t.parquet",
+    ]
+
+
+def test_without_splits_rows_are_held_out_class_by_class(write, open_in):
+    path = write("t.csv", rows_of(["a"] * 8 + ["b"] * 16 + [None] * 4))
+    train, held = open_in(path), open_in(path, "validation")
+    assert sorted([*train.rows, *held.rows]) == list(range(28))
+    assert Counter(held.labels().tolist()) == {0: 2, 1: 4, -1: 1}
+    assert open_in(path, "val", seed=1).rows.tolist() != held.rows.tolist()
+    assert open_in(path, "val").rows.tolist() == held.rows.tolist()
+
+
+def test_rows_of_one_file_are_held_out_together(write, open_in):
+    rows = [{"image": f"{i // 3}.png", "label": "ab"[i % 2]} for i in range(60)]
+    path = write("t.csv", rows)
+    names = [{source[i]["path"] for i in range(len(source))} for source in
+             (open_in(path), open_in(path, "validation"))]  # fmt: skip
+    assert len(names[0]) + len(names[1]) == 20
+    assert not names[0] & names[1]
+
+
+def test_what_is_held_out_does_not_depend_on_the_place_of_the_table(write, open_in, tmp_path):
+    path = write("t.csv", rows_of("ab" * 10))
+    before = [Path(open_in(path, "validation")[i]["path"]).name for i in range(4)]
+    moved = path.parent.rename(tmp_path / "moved") / path.name
+    assert [Path(open_in(moved, "validation")[i]["path"]).name for i in range(4)] == before
+
+
+def test_sets_of_labels_are_held_out_set_by_set(write, open_in):
+    path = write("t.jsonl", rows_of([["a"]] * 8 + [["a", "b"]] * 4 + [["b"]]))
+    held = open_in(path, "validation")
+    assert Counter(map(tuple, held.labels().tolist())) == {(1, 0): 2, (1, 1): 1}
+
+
+def test_slices_are_random_parts_and_complete(write, open_in):
+    path = write("t.csv", rows_of("a" * 10 + "b" * 10, ["train"] * 20))
+    parts = [open_in(path, f"train[{s}]").rows.tolist() for s in (":30%", "30%:")]
+    assert sorted(parts[0] + parts[1]) == list(range(20))
+    assert (len(parts[0]), parts[0]) == (6, sorted(parts[0]))
+    assert parts[0] != list(range(6))
+    both = open_in(path, "train[:30%]+train[30%:]")
+    assert both.rows.tolist() == parts[0] + parts[1]
+
+
+def test_an_unknown_split_names_the_nearest(write, open_in):
+    path = write("t.csv", rows_of("ab", ["train"] * 2))
+    with pytest.raises(ValueError, match=r"no split 'trian' in manifest:.*did you mean 'train'"):
+        open_in(path, "trian")
+
+
+def test_unknown_columns_name_the_nearest(write, open_in):
+    path = write("t.csv", rows_of("ab", ["train"] * 2, "photo"))
+    with pytest.raises(ValueError, match=r"columns 'photo', 'label', 'split'; expected the images"):
+        open_in(path)
+    with pytest.raises(ValueError, match=r"no column 'fotos'.*did you mean 'photo'"):
+        open_in(path, image_column="fotos")
+    with pytest.raises(ValueError, match=r"no column 'labels'.*did you mean 'label'"):
+        open_in(path, image_column="photo", labels=("labels",))
+
+
+def test_missing_files_are_listed_together(write, open_in):
+    path = write("t.csv", rows_of("ab" * 10, ["train"] * 16 + ["test"] * 4))
+    for i in range(3, 20):
+        (path.parent / f"{i}.png").unlink()
+    with pytest.raises(ValueError, match=r"^13 images in split 'train' of .* missing:") as caught:
+        open_in(path)
+    message = str(caught.value)
+    assert f"  line 5: no file {path.parent / '3.png'}\n" in message
+    assert message.count("no file") == 10
+    assert f"and 3 more\npaths count from {path.parent}" in message
+
+
+def test_cells_that_hold_no_image_are_named(write, open_in):
+    rows = rows_of("abab", ["train"] * 4)
+    rows[1]["image"], rows[3]["image"] = None, 7
+    with pytest.raises(ValueError, match=r"(?s)line 2: no image, but None.*line 4: .* but 7"):
+        open_in(write("t.jsonl", rows))
+
+
+def test_labels_that_are_none_are_listed(write, open_in):
+    rows = rows_of(["a", 1.5, {"x": 1}, ["a", None]], ["train"] * 4)
+    with pytest.raises(ValueError, match=r"^3 labels in column 'label'") as caught:
+        open_in(write("t.jsonl", rows))
+    for part in ("line 2: got 1.5", "line 3: got {'x': 1}", "line 4: ['a', None] has an empty"):
+        assert part in str(caught.value)
+
+
+def test_numbers_beyond_the_files_own_classes_are_named(open_in, tmp_path):
+    table = pyarrow.table({"image": ["a.png"] * 2, "label": [0, 2], "split": ["train"] * 2})
+    facts = {"info": {"features": {"label": {"names": ["zebra", "ant"]}}}}
+    table = table.replace_schema_metadata({"huggingface": json.dumps(facts)})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"row 2: got 2, and the file names 2 classes"):
+        open_in(tmp_path / "t.parquet")
+
+
+def test_a_class_that_training_lacks_is_named(write, open_in):
+    rows = rows_of("ababcd", ["train"] * 4 + ["test"] * 2)
+    with pytest.raises(ValueError, match=r"^2 classes have no row in the training split") as caught:
+        open_in(write("t.csv", rows), "test")
+    assert "class 'c' of 'label'; line 6 has it" in str(caught.value)
+    only = write("u.csv", [row for row in rows if row["split"] == "test"])
+    assert open_in(only, "test").class_names == ("c", "d")
+
+
+def test_a_class_of_one_image_cannot_be_held_out(write, open_in):
+    with pytest.raises(ValueError, match=r"(?s)1 classes of .*line 4: the only image of class 'b'"):
+        open_in(write("t.csv", rows_of("aab")))
+
+
+def test_rows_of_no_split_are_named(write, open_in):
+    with pytest.raises(ValueError, match=r"(?s)1 rows of .* of no split:.*line 3"):
+        open_in(write("t.csv", rows_of("aba", ["train", None, "train"])))
+
+
+def test_an_empty_column_of_labels_is_refused(write, open_in):
+    with pytest.raises(ValueError, match="column 'label' of .* holds no label"):
+        open_in(write("t.csv", rows_of([None, None], ["train"] * 2)))
+
+
+def test_a_further_task_may_not_hide_the_image(write, open_in):
+    rows = [{"file": "a.png", "label": "a", "size": "big", "split": "train"}]
+    with pytest.raises(ValueError, match=r"got the labels 'label', 'size'.*rename"):
+        open_in(write("t.csv", rows), labels=("label", "size"))
+
+
+def test_corrupt_files_raise_or_are_skipped_and_listed(write, open_in):
+    path = write("t.csv", rows_of("ababab", ["train"] * 6))
+    (path.parent / "3.png").write_bytes(b"no image")
+    with pytest.raises(decode.CorruptImageError, match=r"(?s)^1 images .*line 5 \(.*3\.png\): "):
+        open_in(path)
+    source = open_in(path, on_corrupt="skip")
+    assert source.labels().tolist() == [0, 1, 0, 0, 1]
+    assert len(source.skipped) == 1
+    assert source.skipped[0].startswith(f"line 5 ({path.parent / '3.png'}): ")
+    for i in (1, 5):
+        (path.parent / f"{i}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"can be decoded in the classes 'b' of 'label'"):
+        open_in(path, on_corrupt="skip")
+
+
+def test_bytes_are_decoded_once_for_as_long_as_the_table_stays(open_in, tmp_path, monkeypatch):
+    def write_table(cells):
+        table = {"image": cells, "label": [0, 0, 0], "split": ["train"] * 3}
+        pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "t.parquet")
+
+    decoded = []
+    real = decode.decode
+    monkeypatch.setattr(manifest.decode, "decode", lambda data: decoded.append(1) or real(data))
+    write_table([png(0), b"no image", png(2)])
+    for _ in range(2):
+        with pytest.raises(decode.CorruptImageError, match="row 2: "):
+            open_in(tmp_path / "t.parquet")
+        assert len(decoded) == 3
+    assert len(open_in(tmp_path / "t.parquet", on_corrupt="skip")) == 2
+    write_table([png(0), png(1), png(3)])
+    assert len(open_in(tmp_path / "t.parquet")) == 3
+    assert len(decoded) == 6
+    (record,) = (tmp_path / "data").rglob("*-bytes.json")
+    record.write_text("{")  # As a full disk might leave it.
+    assert len(open_in(tmp_path / "t.parquet")) == 3
+    assert len(decoded) == 9
+
+
+def test_a_misspelt_on_corrupt_is_refused(write, open_in):
+    with pytest.raises(ValueError, match="got on_corrupt='ignore'"):
+        open_in(write("t.csv", rows_of("ab", ["train"] * 2)), on_corrupt="ignore")
+
+
+def test_a_manifest_is_opened_by_its_specification(write, tmp_path):
+    rows = [{"shot": f"{i}.png", "kind": "ab"[i % 2]} for i in range(10)]
+    path = write("моя таблица.csv", rows)
+    source = open_source(
+        f"manifest:{path}",
+        "validation",
+        data_dir=tmp_path / "d",
+        validation_fraction=0.4,
+        labels=["kind"],
+        image_column="shot",
+        on_corrupt="skip",
+    )
+    assert (source.name, len(source), source.tasks[0].name) == (f"manifest:{path}", 4, "kind")

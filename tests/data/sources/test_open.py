@@ -1,0 +1,67 @@
+"""Specifications of sources: each opens its kind, and a misspelt one names the nearest."""
+
+import pytest
+
+from tl_jax.data.sources import open as open_module
+from tl_jax.data.sources.open import open_source
+
+
+def test_a_folder_is_opened(tmp_path, save_image):
+    for name in ("a", "b"):
+        for i in range(4):
+            save_image(tmp_path / "in" / name / f"{i}.png", seed=i)
+    spec = f"folder:{tmp_path / 'in'}"
+    held = open_source(
+        spec, "validation", data_dir=str(tmp_path / "d"), seed=3, validation_fraction=0.5
+    )
+    assert (held.name, len(held), held.class_names) == (spec, 4, ("a", "b"))
+    assert list((tmp_path / "d").rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "nearest"),
+    [
+        ("elpvv", "elpv"),
+        ("folders:/x", "folder:"),
+        ("tdfs:mnist", "tfds:"),
+        ("folder:", "folder:"),
+        ("folder", "folder:"),
+        ("manifests:/x.csv", "manifest:"),
+        ("elpv:defect", "elpv"),
+        ("fashion-mnist", "fashion_mnist"),
+    ],
+)
+def test_a_misspelt_source_names_the_nearest(spec, nearest):
+    with pytest.raises(ValueError, match=f"unknown source '{spec}'.*did you mean '{nearest}'"):
+        open_source(spec, "train")
+
+
+@pytest.mark.parametrize("spec", ["elpv", "tfds:mnist", "digits", "npz:x.npz", "prepared:x"])
+def test_prepared_sets_take_no_skipping(spec, tmp_path):
+    with pytest.raises(ValueError, match="only 'folder' and 'manifest' take it"):
+        open_source(spec, "train", data_dir=tmp_path, on_corrupt="skip")
+
+
+@pytest.mark.parametrize(
+    ("options", "takers"),
+    [
+        ({"labels": ("a",)}, "'elpv' and 'manifest' and 'prepared' and 'tfds'"),
+        ({"image_column": "a"}, "'manifest'"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(options, takers):
+    with pytest.raises(ValueError, match=f"with 'digits'; only {takers} take it"):
+        open_source("digits", "train", **options)
+
+
+@pytest.mark.parametrize("spec", ["folder:x", "manifest:x.csv"])
+def test_results_of_checks_are_kept_on_this_machine(spec):
+    with pytest.raises(ValueError, match="expected a folder of this machine"):
+        open_source(spec, "train", data_dir="gs://bucket/sets")
+
+
+def test_every_kind_is_listed():
+    with pytest.raises(ValueError, match="unknown source") as caught:
+        open_source("x", "train")
+    for kind in open_module._KINDS:
+        assert f"'{kind}" in str(caught.value)

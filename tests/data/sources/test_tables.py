@@ -1,0 +1,142 @@
+"""Tables: the same rows from CSV, JSONL and Parquet, and every bad line named."""
+
+import json
+import pickle
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from tl_jax.data.sources import tables
+
+ROWS = {"image": ["a b.png", "мост.png", "c.png"], "label": ["cat", None, "dog, big"]}
+
+
+def write(path, rows=ROWS):
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.table(rows), path)
+    elif path.suffix == ".jsonl":
+        lines = [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
+        path.write_text("\n\n".join(json.dumps(line, ensure_ascii=False) for line in lines))
+    else:
+        sep = "\t" if path.suffix == ".tsv" else ","
+        lines = [rows, *zip(*rows.values(), strict=True)]
+        cells = [[f'"{cell}"' if cell else "" for cell in line] for line in lines]
+        path.write_text("\n".join(sep.join(line) for line in cells) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", ".CSV"])
+def test_every_format_gives_the_same_rows(tmp_path, suffix):
+    table = tables.read(write(tmp_path / f"my table{suffix}"))
+    assert {name: list(table.columns[name]) for name in table.columns} == ROWS
+    assert len(table) == 3
+
+
+def test_rows_are_counted_as_an_editor_does(tmp_path):
+    assert tables.read(write(tmp_path / "t.csv")).place(0) == "line 2"
+    assert tables.read(write(tmp_path / "t.jsonl")).place(1) == "line 3"
+    assert tables.read(write(tmp_path / "t.parquet")).place(2) == "row 3"
+
+
+def test_csv_from_spreadsheets_is_read(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes('\ufeffimage , label\r\n"a, ""b"".png",x\r\n\r\nc.png,\r\n'.encode())
+    table = tables.read(path)
+    assert dict(table.columns) == {"image": ['a, "b".png', "c.png"], "label": ["x", None]}
+    assert table.place(1) == "line 4"
+
+
+def test_keys_that_a_line_lacks_are_empty(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"image": "a"}\n{"label": ["x", "y"], "image": "b"}\n')
+    assert dict(tables.read(path).columns) == {"image": ["a", "b"], "label": [None, ["x", "y"]]}
+
+
+def test_bad_lines_are_listed_together(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("image,label\n" + "a,b\n" + "a,b,c\n" * 12 + "a\n")
+    with pytest.raises(ValueError, match=r"^13 lines of .*t\.csv cannot be read:") as caught:
+        tables.read(path)
+    message = str(caught.value)
+    assert "  line 3: 3 cells under 2 column names\n" in message
+    assert "line 12:" in message
+    assert "line 13:" not in message
+    assert "and 3 more" in message
+
+
+def test_bad_json_is_listed_together(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"image": "a"}\n{"image": \n[1, 2]\n')
+    with pytest.raises(ValueError, match=r"(?s)^2 lines .*line 2: Expect.*line 3: a list, not an"):
+        tables.read(path)
+
+
+@pytest.mark.parametrize("header", ["image,image", ",", ""])
+def test_a_first_line_without_names_is_refused(tmp_path, header):
+    (tmp_path / "t.csv").write_text(f"{header}\na,b\n")
+    with pytest.raises(ValueError, match="expected the names of the columns, each once"):
+        tables.read(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("content", [b"image\n\xff\xfe\n", b'image\n"a\n'])
+def test_text_that_cannot_be_read_is_named(tmp_path, content):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot read .*t\.csv.*save it as UTF-8"):
+        tables.read(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.parquet"])
+def test_a_table_without_rows_is_refused(tmp_path, name):
+    rows = {"image": pyarrow.array([], "string")}
+    path = write(tmp_path / name, rows)
+    with pytest.raises(ValueError, match="holds no row"):
+        tables.read(path)
+
+
+def test_what_is_no_table_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"expected a table, \.csv"):
+        tables.read(tmp_path / "t.csv")
+    (tmp_path / "t.xlsx").write_text("x")
+    with pytest.raises(ValueError, match=r"cannot tell what 't\.xlsx' is"):
+        tables.read(tmp_path / "t.xlsx")
+    (tmp_path / "t.parquet").write_text("x" * 100)
+    with pytest.raises(ValueError, match=r"cannot read .*t\.parquet"):
+        tables.read(tmp_path / "t.parquet")
+
+
+def test_bytes_stay_packed_until_asked_for_and_travel(tmp_path):
+    path = write(tmp_path / "t.parquet", {"image": [b"one", None, b"three"], "n": [1, 2, 3]})
+    column = tables.read(path).columns["image"]
+    copy = pickle.loads(pickle.dumps(column))
+    assert [column[0], column[1], copy[2], len(copy)] == [b"one", None, b"three", 3]
+
+
+def test_bytes_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch):
+    path = write(tmp_path / "t.parquet", {"image": [bytes(10_000)], "n": [1]})
+    monkeypatch.setattr(tables.os, "sysconf", lambda name: 2)
+    with pytest.raises(ValueError, match=r"column 'image' .* kept in memory, and this machine"):
+        tables.read(path).columns["image"]
+
+
+def test_hugging_faces_names_of_classes_are_read(tmp_path):
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"names": ["dog", "cat"], "_type": "ClassLabel"},
+        "tags": {"feature": {"names": ["a", "b"], "_type": "ClassLabel"}, "_type": "Sequence"},
+    }
+    facts = json.dumps({"info": {"features": features}})
+    table = pyarrow.table({"image": [b"x"], "label": [1], "tags": [[0]]})
+    table = table.replace_schema_metadata({"huggingface": facts})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    assert tables.read(tmp_path / "t.parquet").class_names == {
+        "label": ("dog", "cat"),
+        "tags": ("a", "b"),
+    }
+
+
+@pytest.mark.parametrize("facts", ["{", "[]", '{"info": 3}', '{"info": {"features": {"a": 1}}}'])
+def test_other_metadata_is_passed_over(tmp_path, facts):
+    table = pyarrow.table({"image": ["x"]}).replace_schema_metadata({"huggingface": facts})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    assert tables.read(tmp_path / "t.parquet").class_names == {}

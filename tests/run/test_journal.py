@@ -1,0 +1,107 @@
+"""Tests of a run's record: what is kept on resuming, and what TensorBoard can read."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from tl_jax.run import journal
+from tl_jax.run.journal import Journal
+
+
+def write(workdir: Path, steps, *, after_step: int = 0, **options) -> None:
+    with Journal(workdir, after_step=after_step, **options) as record:
+        for step in steps:
+            record.write("train", step, step / 10, {"loss": 1 / step, "recall": [0.5, 1.0]})
+
+
+def steps_of(workdir: Path) -> list[int]:
+    return [record["step"] for record in journal.read(workdir)]
+
+
+def events(workdir: Path) -> list[Event]:
+    """Reads TensorBoard's event files: records of length, checksum, data and checksum."""
+    found = []
+    for path in sorted((workdir / "tensorboard").iterdir()):
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            found.append(Event.FromString(data[at + 12 : at + 12 + length]))
+            at += 12 + length + 4
+    return found
+
+
+def scalars(workdir: Path) -> list[tuple[str, int, float]]:
+    return [
+        (value.tag, event.step, value.simple_value)
+        for event in events(workdir)
+        for value in event.summary.value
+    ]
+
+
+def test_records_are_read_as_they_were_written(tmp_path):
+    with Journal(tmp_path, after_step=0) as record:
+        record.write("train", 3, 0.5, {"loss": 0.1, "accuracy": 1.0})
+        record.write("validation", 6, 1, {"count": 7, "recall": [0.5, 1.0]})
+    assert journal.read(tmp_path) == [
+        {"split": "train", "step": 3, "epoch": 0.5, "loss": 0.1, "accuracy": 1.0},
+        {"split": "validation", "step": 6, "epoch": 1, "count": 7, "recall": [0.5, 1.0]},
+    ]
+
+
+def test_a_run_without_records_has_none(tmp_path):
+    assert journal.read(tmp_path) == []
+
+
+def test_each_record_is_on_the_disk_at_once(tmp_path):
+    with Journal(tmp_path, after_step=0) as record:
+        record.write("train", 1, 0.1, {"loss": 1.0})
+        assert steps_of(tmp_path) == [1]
+
+
+@pytest.mark.parametrize(("after_step", "kept"), [(0, []), (2, [1, 2]), (9, [1, 2, 3, 4])])
+def test_resuming_drops_what_came_after_the_checkpoint(tmp_path, after_step, kept):
+    write(tmp_path, [1, 2, 3, 4])
+    write(tmp_path, [20], after_step=after_step)
+    assert steps_of(tmp_path) == [*kept, 20]
+
+
+def test_a_line_cut_off_by_a_stop_is_left_out(tmp_path):
+    write(tmp_path, [1, 2])
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"split": "train", "ste')
+    assert steps_of(tmp_path) == [1, 2]
+    write(tmp_path, [3], after_step=2)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_a_stop_while_the_record_is_reopened_loses_nothing(tmp_path, monkeypatch):
+    write(tmp_path, [1, 2])
+
+    def stopped(path: Path, text: str) -> None:
+        path.open("w").write(text[:10])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        Journal(tmp_path, after_step=2)
+    assert steps_of(tmp_path) == [1, 2]
+
+
+def test_tensorboard_gets_the_numbers(tmp_path):
+    write(tmp_path, [1, 2])
+    assert scalars(tmp_path) == [("train/loss", 1, 1.0), ("train/loss", 2, 0.5)]
+
+
+def test_tensorboard_is_told_what_a_resumed_run_replaces(tmp_path):
+    write(tmp_path, [1, 2, 3])
+    write(tmp_path, [3], after_step=2)
+    starts = [event.step for event in events(tmp_path) if event.HasField("session_log")]
+    assert starts[-1] == 3
+
+
+def test_a_record_that_is_not_enabled_writes_nothing(tmp_path):
+    write(tmp_path, [1], enabled=False)
+    assert list(tmp_path.iterdir()) == []

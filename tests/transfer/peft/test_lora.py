@@ -1,0 +1,187 @@
+"""LoRA: an exact start, merged weights, factors of every kind of kernel, errors."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.training.tiny import TinyNet, assert_equal_trees, randomised
+from tests.transfer.peft.adaptations import (
+    KEY,
+    adapted_names,
+    case,
+    changed,
+    check_abstract_init,
+    check_gradients,
+    check_merged,
+    check_start,
+    check_training,
+)
+from tl_jax import trees
+from tl_jax.models import features, layers
+from tl_jax.transfer.peft.base import Adapted, added, uniform
+from tl_jax.transfer.peft.lora import LoRA
+
+NETWORKS = ("test_resnet", "test_efficientnet", "test_convnext")
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, pytest.param("test_nfnet", marks=pytest.mark.full)])
+def test_it_starts_as_the_network_and_merges_into_it(name):
+    # The kernels of an NFNet are standardised: XLA sums over what LoRA makes.
+    rounding = 1e-6 if name == "test_nfnet" else 0.0
+    adapted, variables = check_start(name, LoRA(rank=4, alpha=8.0), rounding=rounding)
+    check_merged(name, adapted, variables)
+
+
+def test_gradients_reach_the_factors():
+    known = case("test_resnet")
+    adapted = Adapted(known.model, LoRA(rank=2))
+    # lora_a has none as long as lora_b is zero.
+    check_gradients(adapted, adapted.add_to(KEY, known.variables), zero=("lora_a",))
+    moved = changed(adapted.add_to(KEY, known.variables))
+    check_gradients(adapted, moved, zero=())
+
+
+def test_a_step_changes_the_factors_alone():
+    check_training(LoRA(rank=2))
+
+
+def test_init_is_abstract_too():
+    known = case("test_efficientnet")
+    adapted = Adapted(known.model, LoRA(rank=4))
+    check_abstract_init(adapted, adapted.add_to(KEY, known.variables))
+
+
+def test_init_draws_what_add_to_does():
+    adapted = Adapted(TinyNet(), LoRA(rank=2))
+    drawn = adapted.init({"params": KEY, "dropout": KEY}, jnp.zeros((1, 8, 8, 3)))["params"]
+    assert adapted_names(drawn) == {
+        f"{module}.{leaf}" for module in ("conv1", "block.conv") for leaf in ("lora_a", "lora_b")
+    }
+    assert drawn["conv1"]["lora_a"].shape == (3, 3, 3, 2)
+    assert not drawn["conv1"]["lora_b"].any()
+    # Uniform in +-1 / sqrt(27), and another draw for every kernel.
+    assert 0.5 < np.abs(drawn["conv1"]["lora_a"]).max() * np.sqrt(27) <= 1
+    assert drawn["conv1"]["lora_a"].ravel()[0] != drawn["block"]["conv"]["lora_a"].ravel()[0]
+
+
+class OneConv(layers.Conv):
+    """A convolution as a network of its own."""
+
+    classifier = "none"
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6], ids=["plain", "grouped", "depthwise"])
+def test_the_change_is_a_convolution_to_few_channels_and_a_1x1_one_after_it(groups):
+    """The factors of a grouped kernel: the filters are applied to each group of the inputs."""
+    rank, rng = 3, np.random.default_rng(0)
+    a = rng.normal(size=(3, 3, 6 // groups, rank)).astype("f4")
+    b = rng.normal(size=(rank, 12)).astype("f4")
+    x = rng.normal(size=(2, 7, 5, 6)).astype("f4")
+    adapted = Adapted(OneConv(12, 3, groups=groups), LoRA(rank=rank, alpha=6.0))
+    params = {"kernel": jnp.zeros((3, 3, 6 // groups, 12)), "lora_a": a, "lora_b": b}
+    found = adapted.apply({"params": params}, x)
+
+    def branch(x: np.ndarray, b: np.ndarray) -> jax.Array:
+        narrow = layers.convolve(x, a, stride=1, padding="symmetric")
+        return 6.0 / rank * narrow @ b
+
+    inputs, outputs = np.split(x, groups, -1), np.split(b, groups, -1)
+    expected = np.concatenate(list(map(branch, inputs, outputs)), -1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_rank_is_at_most_the_kernels_own():
+    adapted = Adapted(OneConv(12, 3, groups=6), LoRA(rank=100))
+    variables = adapted.add_to(KEY, {"params": {"kernel": jnp.zeros((3, 3, 1, 12))}}, (1, 5, 5, 6))
+    assert variables["params"]["lora_a"].shape == (3, 3, 1, 9)
+    assert variables["params"]["lora_b"].shape == (9, 12)
+
+
+def test_the_change_is_scaled_by_alpha_over_rank():
+    variables = changed(Adapted(TinyNet(), LoRA(rank=2)).add_to(KEY, randomised(TinyNet())))
+    kernel, a, b = (variables["params"]["conv1"][leaf] for leaf in ("kernel", "lora_a", "lora_b"))
+    merged = Adapted(TinyNet(), LoRA(rank=2, alpha=5.0)).merged(variables)["params"]
+    expected = kernel + 2.5 * np.einsum("hwir,ro->hwio", a, b)
+    np.testing.assert_allclose(merged["conv1"]["kernel"], expected, rtol=1e-5, atol=1e-6)
+    assert adapted_names(merged) == set()
+    np.testing.assert_array_equal(merged["fc"]["kernel"], variables["params"]["fc"]["kernel"])
+
+
+def test_only_the_targets_get_factors():
+    variables = randomised(TinyNet())
+
+    def names(**options) -> set[str]:
+        adapted = Adapted(TinyNet(), LoRA(rank=1, **options))
+        params = adapted.add_to(KEY, variables)["params"]
+        return {name.rpartition(".")[0] for name in adapted_names(params)}
+
+    assert names(targets=("block",)) == {"block.conv"}
+    assert names(targets=("*conv1", "block.*")) == {"conv1", "block.conv"}
+    assert names(classifier=True) == {"conv1", "block.conv", "fc"}
+    assert names(targets=("fc",), classifier=True) == {"fc"}
+
+
+def test_what_is_drawn_does_not_depend_on_the_order_of_the_variables():
+    adapted, variables = Adapted(TinyNet(), LoRA(rank=1)), randomised(TinyNet())
+    turned = {**variables, "params": dict(reversed(variables["params"].items()))}
+    assert list(turned["params"]) != list(variables["params"])
+    assert_equal_trees(adapted.add_to(KEY, turned), adapted.add_to(KEY, variables))
+    shapes = {("a",): (2, 3), ("b",): (4, 5)}
+    turned = dict(reversed(shapes.items()))
+    assert_equal_trees(uniform(KEY, turned, 1.0), uniform(KEY, shapes, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"targets": ("conv2",)}, "'conv2' matches none of the kernels; did you mean 'conv1'?"),
+        ({"targets": ("block", "bn1")}, "'bn1' matches none of the kernels"),
+        ({"targets": ("fc",)}, "matches the classifier 'fc' alone, which classifier=True adapts"),
+    ],
+)
+def test_a_target_that_matches_nothing_is_an_error(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Adapted(TinyNet(), LoRA(**options)).add_to(KEY, randomised(TinyNet()))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"rank": 0}, "rank is 0; it must be at least 1"), ({"alpha": 0.0}, "must be positive")],
+)
+def test_options_without_sense_are_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        LoRA(**options)
+
+
+def test_leaves_are_not_added_twice():
+    adapted = Adapted(TinyNet(), LoRA())
+    variables = adapted.add_to(KEY, randomised(TinyNet()))
+    with pytest.raises(
+        ValueError, match=r"hold 4 added leaves already, first 'block\.conv\.lora_a'"
+    ):
+        adapted.add_to(KEY, variables)
+
+
+def test_an_adapted_network_is_used_as_a_network_is():
+    adapted = Adapted(TinyNet(), LoRA(rank=2))
+    variables = changed(adapted.add_to(KEY, randomised(TinyNet())))
+    x = jnp.ones((2, 8, 8, 3))
+    assert (adapted.classifier, adapted.in_channels) == ("fc", 3)
+    assert Adapted(case("test_resnet").model, LoRA()).num_classes == 11
+    assert hash(adapted) == hash(Adapted(TinyNet(), LoRA(rank=2)))
+    maps = features.features(adapted, variables, x, at=["block"])
+    expected = features.features(TinyNet(), adapted.merged(variables), x, at=["block"])
+    np.testing.assert_allclose(maps["block"], expected["block"], rtol=1e-6)
+    _, updates = adapted.apply(variables, x, train=True, mutable=["batch_stats"])
+    assert trees.names(updates) == trees.names({"batch_stats": variables["batch_stats"]})
+
+
+def test_names_tell_what_was_added():
+    assert added("layer1.0.conv1.lora_a")
+    assert added("ssf_shift")
+    assert added("layer1.adapter.adapter_up")
+    assert not added("layer1.0.conv1.kernel")
+    assert not added("lora_net.adapter_conv.kernel")

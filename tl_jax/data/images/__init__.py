@@ -1,0 +1,1 @@
+"""Image files and bytes, decoded into 8-bit RGB arrays."""

@@ -1,0 +1,1 @@
+"""From the order of examples to batches on the devices."""

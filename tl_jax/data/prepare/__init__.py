@@ -1,0 +1,1 @@
+"""Checks a set of images once, reports on it and packs it."""

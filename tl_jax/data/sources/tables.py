@@ -1,0 +1,212 @@
+"""Reads a table of images and labels from a CSV, JSONL or Parquet file, column by column."""
+
+import csv
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tl_jax import messages
+
+if TYPE_CHECKING:
+    import pyarrow
+    import pyarrow.parquet
+
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+_LONGEST_CELL = 2**27
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The rows of a file.
+
+    Attributes:
+      path: the file.
+      columns: the cells of each column, None where one is empty.
+      unit: what messages count: "line" of a text, "row" of Parquet.
+      numbers: number of each row within the file, from 1.
+      class_names: names of the integers in a column, where the file itself gives them.
+    """
+
+    path: Path
+    columns: Mapping[str, Sequence[Any]]
+    unit: str
+    numbers: Sequence[int]
+    class_names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def place(self, row: int) -> str:
+        """Returns what messages call a row, counted from 0."""
+        return f"{self.unit} {self.numbers[row]}"
+
+
+def read(path: Path) -> Table:
+    """Reads a table.
+
+    CSV (or TSV) and JSONL are UTF-8 text. CSV begins with a line of column names; its cells are
+    strings, and empty ones are None. JSONL holds an object a line; keys that a line lacks are None.
+    A column of Parquet is read when it is asked for.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if its name has another ending, or it cannot be read; all bad lines are listed.
+      ModuleNotFoundError: if it is Parquet and pyarrow is not installed.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; expected a table, {' '.join(SUFFIXES)}")
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return _read_parquet(path)
+    if suffix not in SUFFIXES:
+        raise ValueError(
+            f"cannot tell what {path.name!r} is; expected a name in {', '.join(SUFFIXES)}"
+        )
+    try:
+        table, problems = _read_jsonl(path) if suffix == ".jsonl" else _read_csv(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"cannot read {path}: {error}; save it as UTF-8 text") from error
+    if problems:
+        raise ValueError(
+            messages.report(
+                f"{len(problems)} lines of {path} cannot be read:", problems, "mend or remove them"
+            )
+        )
+    if not len(table):
+        raise ValueError(f"{path} holds no row; expected one an image")
+    return table
+
+
+def _read_csv(path: Path) -> tuple[Table, list[str]]:
+    csv.field_size_limit(_LONGEST_CELL)
+    rows, numbers, problems = [], [], []
+    # The signature that spreadsheets write before UTF-8 is no part of the first name.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=_SEPARATORS[path.suffix.lower()], strict=True)
+        names = _header(path, next(reader, []))
+        for row in reader:
+            if len(row) == len(names):
+                rows.append([cell or None for cell in row])
+                numbers.append(reader.line_num)
+            elif row:
+                problems.append(
+                    f"line {reader.line_num}: {len(row)} cells under {len(names)} column names"
+                )
+    columns = [list(cells) for cells in zip(*rows, strict=True)] or [[] for _ in names]
+    return Table(path, dict(zip(names, columns, strict=True)), "line", numbers), problems
+
+
+def _header(path: Path, cells: Sequence[str]) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    if not any(names) or len(set(names)) < len(names):
+        raise ValueError(
+            f"the first line of {path} is {names}; expected the names of the columns, each once"
+        )
+    return names
+
+
+def _read_jsonl(path: Path) -> tuple[Table, list[str]]:
+    rows, numbers, problems = [], [], []
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                problems.append(f"line {number}: {error}")
+                continue
+            if isinstance(row, dict):
+                rows.append(row)
+                numbers.append(number)
+            else:
+                problems.append(f"line {number}: a {type(row).__name__}, not an object in braces")
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return Table(path, columns, "line", numbers), problems
+
+
+def _read_parquet(path: Path) -> Table:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{path} is read by pyarrow, which is not installed: `pip install pyarrow`"
+        ) from error
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"cannot read {path}: {error}; write the file anew") from error
+    count = file.metadata.num_rows
+    if not count:
+        raise ValueError(f"{path} holds no row; expected one an image")
+    columns = _ParquetColumns(path, file)
+    return Table(path, columns, "row", range(1, count + 1), _named_classes(file))
+
+
+class _ParquetColumns(Mapping[str, Sequence[Any]]):
+    """The columns of a Parquet file, each read when it is asked for."""
+
+    def __init__(self, path: Path, file: "pyarrow.parquet.ParquetFile") -> None:
+        self._path, self._file = path, file
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file.schema_arrow.names)
+
+    def __len__(self) -> int:
+        return len(self._file.schema_arrow.names)
+
+    def __getitem__(self, name: str) -> Sequence[Any]:
+        if name not in self._file.schema_arrow.names:
+            raise KeyError(name)
+        kind = str(self._file.schema_arrow.field(name).type)
+        if "binary" not in kind:
+            return self._file.read(columns=[name]).column(name).to_pylist()
+        self._check_memory(name)
+        return _Binary(self._file.read(columns=[name]).column(name))
+
+    def _check_memory(self, name: str) -> None:
+        metadata = self._file.metadata
+        need = sum(
+            column.total_uncompressed_size
+            for group in range(metadata.num_row_groups)
+            for index in range(metadata.num_columns)
+            if (column := metadata.row_group(group).column(index)).path_in_schema.split(".")[0]
+            == name
+        )
+        have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if need > have:
+            raise ValueError(
+                f"column {name!r} of {self._path} holds {need / 2**30:.1f} GiB, kept in memory, "
+                f"and this machine has {have / 2**30:.1f} GiB; write the images to files and their "
+                "names to the table, or split it"
+            )
+
+
+class _Binary(Sequence[Any]):
+    """A column of bytes, or of structs with bytes: made Python's own cell by cell."""
+
+    def __init__(self, column: "pyarrow.ChunkedArray") -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, row: int) -> Any:
+        return self._column[int(row)].as_py()
+
+
+def _named_classes(file: "pyarrow.parquet.ParquetFile") -> dict[str, tuple[str, ...]]:
+    """Returns the names of classes that Hugging Face's library writes beside the schema."""
+    try:
+        facts = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+        features = facts["info"]["features"]
+        plain = {key: each.get("feature", each) for key, each in features.items()}
+        return {key: tuple(each["names"]) for key, each in plain.items() if "names" in each}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}  # Another's metadata: the labels are then what the cells say.

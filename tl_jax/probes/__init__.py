@@ -1,0 +1,1 @@
+"""Features of a frozen network, and simple classifiers on them."""

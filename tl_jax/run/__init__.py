@@ -1,0 +1,1 @@
+"""Reads a configuration: from it to a trained, reported run."""

@@ -1,0 +1,72 @@
+"""Devices: the mesh, where batches and states lie on it, and steps compiled over it."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from tl_jax.data.loading import place
+
+_DATA = "data"
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns a one-dimensional mesh over all devices of all processes, or over those given."""
+    return Mesh(np.asarray(devices or jax.devices()), (_DATA,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of what every device holds whole: the state."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def sharded(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of what is split over the devices by its first axis: a batch."""
+    return NamedSharding(mesh, PartitionSpec(_DATA))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raises a ValueError unless every device gets the same number of examples of a batch."""
+    if batch_size % mesh.size:
+        raise ValueError(
+            f"a global batch of {batch_size} does not divide over {mesh.size} devices; "
+            f"take a multiple, such as {-(-batch_size // mesh.size) * mesh.size}"
+        )
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Places this process's part of a global batch on its devices."""
+    return place.put(batch, sharded(mesh))
+
+
+def jit_train_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Compiles a training step over a mesh; the state that is passed in is used up.
+
+    The batch is split over the devices, so BatchNorm sees the statistics of the global batch.
+    """
+    whole, parts = replicated(mesh), sharded(mesh)
+    return jax.jit(step, in_shardings=(whole, parts), out_shardings=whole, donate_argnums=0)
+
+
+def jit_keyed_train_step(
+    step: Callable[..., Any], mesh: Mesh, seed_key: jax.Array
+) -> Callable[..., Any]:
+    """Compiles a training step `step(seed_key, state, batch)` over a mesh, for one key.
+
+    The key is an argument of the program and no constant in it, so runs that differ in their seed
+    alone share what is compiled. As `jit_train_step` otherwise.
+    """
+    whole, parts = replicated(mesh), sharded(mesh)
+    compiled = jax.jit(
+        step, in_shardings=(whole, whole, parts), out_shardings=whole, donate_argnums=1
+    )
+    return functools.partial(compiled, jax.device_put(seed_key, whole))
+
+
+def jit_eval_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Compiles an evaluation step over a mesh."""
+    whole, parts = replicated(mesh), sharded(mesh)
+    return jax.jit(step, in_shardings=(whole, parts), out_shardings=whole)

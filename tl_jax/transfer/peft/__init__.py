@@ -1,0 +1,1 @@
+"""Parameter-efficient methods: LoRA, scale and shift, adapters."""

@@ -1,0 +1,93 @@
+"""LoRA: kernels plus products of two thin factors, which alone are trained (arXiv:2106.09685)."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from tl_jax import trees
+from tl_jax.transfer.peft.base import (
+    Adaptation,
+    Variables,
+    leaves_by_module,
+    targeted,
+    uniform,
+    without_added,
+)
+
+_A, _B = "lora_a", "lora_b"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoRA(Adaptation):
+    """Low-rank changes of the kernels of convolutions and dense layers.
+
+    A kernel [..., I, O] becomes `kernel + alpha / rank * lora_a @ lora_b` with `lora_a` [..., I, r]
+    and `lora_b` [r, O], which lie beside it. For a convolution that is the change that a
+    convolution of the same size to r channels and a 1x1 convolution after it would add. `lora_a`
+    is drawn from U(-1, 1) / sqrt(fan_in), `lora_b` is zero.
+
+    Of a grouped convolution, whose kernel has I = inputs / groups, the factors are those of the
+    kernel too: all groups share the r filters of `lora_a`, and each output has its own mixture of
+    them. A depthwise 3x3 kernel is thus a 9 x C matrix. Kernels that the layer standardises
+    (`StdConv`, `ScaledStdConv`) are changed before they are standardised.
+
+    r is `rank`, or the full rank of a kernel that has less; more could not change anything.
+
+    The factors are multiplied in every step, which costs little, and the gradient of a kernel is
+    formed on the way to theirs. What is saved is the optimizer's state and the checkpoint's size.
+
+    Attributes:
+      rank: inner width r.
+      alpha: the change is scaled by `alpha / rank`.
+      targets: patterns on dotted names of modules, as in `trees.matches`.
+      classifier: adapt the classifier too; it is new as a rule, and trained as a whole.
+
+    Raises:
+      ValueError: on construction if the rank is below 1 or `alpha` is not positive.
+    """
+
+    rank: int = 8
+    alpha: float = 8.0
+    targets: tuple[str, ...] = ("*",)
+    classifier: bool = False
+
+    def __post_init__(self):
+        if self.rank < 1:
+            raise ValueError(f"rank is {self.rank}; it must be at least 1")
+        if not self.alpha > 0:
+            raise ValueError(f"alpha is {self.alpha}; it must be positive")
+
+    def init(
+        self, key: jax.Array, model: nn.Module, variables: Variables, image_shape: Sequence[int]
+    ) -> dict[str, Any]:
+        """Returns `lora_a` and `lora_b` for each of the targets' kernels."""
+        del image_shape
+        modules = leaves_by_module(variables["params"])
+        left_out = None if self.classifier else model.classifier
+        kernels = [path for path, leaves in modules.items() if "kernel" in leaves]
+        shapes, zeros = {}, {}
+        for path in targeted(kernels, self.targets, left_out=left_out, kind="kernels"):
+            shape = modules[path]["kernel"].shape
+            rank = min(self.rank, math.prod(shape[:-1]), shape[-1])
+            shapes[*path, _A] = (*shape[:-1], rank)
+            zeros[*path, _B] = jnp.zeros((rank, shape[-1]), jnp.float32)
+        return trees.unflatten(uniform(key, shapes, 1.0) | zeros)
+
+    def effective(self, params: trees.Tree) -> dict[str, Any]:
+        """Returns the network's parameters with the products added to the kernels."""
+        plain = trees.flatten(without_added(params))
+        for path, leaves in leaves_by_module(params).items():
+            if _A in leaves:
+                plain[*path, "kernel"] = leaves["kernel"] + self._change(leaves[_A], leaves[_B])
+        return trees.unflatten(plain)
+
+    def _change(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        # Weights are made here, not activations: a GPU's TF32 would cut their digits.
+        product = jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+        return (self.alpha / self.rank) * product
