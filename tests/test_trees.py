@@ -2,7 +2,7 @@
 
 import pytest
 
-from tl_jax import messages, trees
+from tl_jax import trees
 
 TREE = {
     "conv1": {"kernel": 1},
@@ -89,10 +89,10 @@ def test_label_refuses_a_leaf_with_two_labels():
 
 
 def test_split_is_undone_by_merge():
-    taken, left = trees.split(TREE, lambda name: trees.is_under(name, "fc"))
-    assert taken == {"fc": {"kernel": 7, "bias": 8}}
-    assert trees.flatten(left).keys() | trees.flatten(taken).keys() == trees.flatten(TREE).keys()
-    assert trees.merge(taken, left) == TREE
+    head, others = trees.split(TREE, lambda name: trees.is_under(name, "fc"))
+    assert head == {"fc": {"kernel": 7, "bias": 8}}
+    assert trees.flatten(others).keys() | trees.flatten(head).keys() == trees.flatten(TREE).keys()
+    assert trees.merge(head, others) == TREE
 
 
 def test_merge_refuses_a_leaf_that_is_in_two_trees():
@@ -100,7 +100,11 @@ def test_merge_refuses_a_leaf_that_is_in_two_trees():
         trees.merge(TREE, {"fc": {"bias": 0}})
 
 
-def test_the_nearest_name_is_hinted_at_only_if_it_is_near():
-    assert messages.nearest("resnet5O", ["vgg16", "resnet50"]) == "resnet50"
-    assert messages.hint("resnet5O", ["vgg16", "resnet50"]) == "; did you mean 'resnet50'?"
-    assert messages.hint("zzz", ["vgg16", "resnet50"]) == ""
+def test_leaves_of_a_layer_are_read_and_replaced():
+    assert trees.layer_leaves(TREE, "layer4.0.bn1") == {"scale": 3, "bias": 4}
+    assert trees.layer_leaves(TREE, "features.0") == {"kernel": 5, "bias": 6}
+    changed = trees.with_layer_leaves(TREE, "fc", {"bias": 0})
+    assert changed["fc"] == {"kernel": 7, "bias": 0}
+    assert {**changed, "fc": TREE["fc"]} == TREE
+    with pytest.raises(ValueError, match=r"no layer 'layer4.0.bn2'; did you mean 'layer4.0.bn1'"):
+        trees.layer_leaves(TREE, "layer4.0.bn2")

@@ -1,27 +1,36 @@
-"""Files that are there whole or not at all, their hashes, and where caches are kept."""
+"""Atomic writes, hashes of files, and the folder of caches."""
 
 import contextlib
 import hashlib
+import mmap
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: a stop in the middle leaves the one that was there."""
+    """Writes a text file atomically: it holds the old text or the new one, never a part of it."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a path to write to; at the end of the block it takes the place of `path`.
+    """Yields a temporary path to write to, which replaces `path` at the end of the block.
 
-    If the block raises, what it wrote is removed and `path` stays as it was. Processes may do the
-    same at the same time: each has a path of its own, and the last one to end wins.
+    If the block raises, the temporary file is removed and `path` stays as it was. Several processes
+    or threads may write the same `path`: each gets a temporary path of its own, and the last one to
+    end wins.
+
+    Examples:
+      >>> with replacing(Path("new_folder/notes.txt")) as part:
+      ...     _ = part.write_text("done")
+      >>> Path("new_folder/notes.txt").read_text()
+      'done'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         yield part
         part.replace(path)
@@ -32,9 +41,13 @@ def replacing(path: Path) -> Iterator[Path]:
 def sha256(path: Path) -> str:
     """Returns the SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if not os.fstat(file.fileno()).st_size:  # Empty files cannot be mapped.
+            return hashlib.sha256().hexdigest()
+        # In one call, which leaves the interpreter to other threads until it ends.
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return hashlib.sha256(content).hexdigest()
 
 
 def cache_dir() -> Path:
-    """Returns the folder where results that can be made again are kept between runs."""
+    """Returns the folder of files that can be made again, `~/.cache/tl_jax`."""
     return Path.home() / ".cache" / "tl_jax"

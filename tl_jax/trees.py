@@ -13,19 +13,19 @@ Tree = Mapping[str, Any]
 
 
 def flatten(tree: Tree) -> dict[Path, Any]:
-    """Returns the leaves of a nested dict by path. Empty sub-dicts vanish."""
+    """Returns the leaves of a nested dict by path. Empty sub-dicts are left out."""
     return traverse_util.flatten_dict(dict(tree))
 
 
 def unflatten(flat: Mapping[Path, Any]) -> dict[str, Any]:
-    """Returns the nested dict of which `flat` holds the leaves: the inverse of `flatten`."""
+    """Returns the nested dict of leaves by path: the inverse of `flatten`."""
     return traverse_util.unflatten_dict(dict(flat))
 
 
 def dotted(path: Iterable[str]) -> str:
     """Returns the dotted name of a path: `("layer4", "0", "conv1")` is `"layer4.0.conv1"`.
 
-    A module's own name may hold dots (`"features.0"`), so paths cannot be had back from names.
+    A module's own name may hold dots (`"features.0"`), so a name does not determine its path.
     """
     return ".".join(path)
 
@@ -36,12 +36,17 @@ def names(tree: Tree) -> list[str]:
 
 
 def is_under(name: str, prefix: str) -> bool:
-    """Says whether the dotted `name` is `prefix` or lies below it. Everything is under `""`."""
+    """Returns whether a dotted name is `prefix` or lies below it; every name is under `""`.
+
+    Examples:
+      >>> is_under("fc.kernel", "fc"), is_under("fc_norm.scale", "fc")
+      (True, False)
+    """
     return prefix == "" or name == prefix or name.startswith(prefix + ".")
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Says whether a dotted name is matched by a pattern.
+    """Returns whether a pattern matches a dotted name.
 
     A pattern names a leaf or a subtree, with shell wildcards: `"fc"`, `"layer4.*.conv1"`,
     `"*.bias"`.
@@ -54,19 +59,23 @@ def label(tree: Tree, rules: Sequence[tuple[str, str]]) -> dict[str, Any]:
 
     Args:
       tree: nested dict.
-      rules: pairs (pattern, label). Patterns as in `matches`; the pattern `"*"` takes what no
-        other rule takes.
+      rules: pairs (pattern, label). Patterns as in `matches`; the pattern `"*"` takes the leaves
+        that no other rule matches.
 
     Returns:
-      A nested dict of the same form with a label for each leaf.
+      A nested dict of the same structure with a label for each leaf.
 
     Raises:
       ValueError: if a pattern matches nothing, or a leaf is matched by no rule or by two rules
         with different labels.
+
+    Examples:
+      >>> label({"conv": {"kernel": 0}, "fc": {"bias": 0}}, [("fc", "head"), ("*", "backbone")])
+      {'conv': {'kernel': 'backbone'}, 'fc': {'bias': 'head'}}
     """
     flat = flatten(tree)
     specific = [rule for rule in rules if rule[0] != "*"]
-    rest = {text for pattern, text in rules if pattern == "*"}
+    others = {text for pattern, text in rules if pattern == "*"}
     for pattern, _ in specific:
         if not any(matches(dotted(path), pattern) for path in flat):
             raise ValueError(
@@ -74,22 +83,28 @@ def label(tree: Tree, rules: Sequence[tuple[str, str]]) -> dict[str, Any]:
             )
     labels = {}
     for path in flat:
-        found = {text for pattern, text in specific if matches(dotted(path), pattern)} or rest
-        if len(found) != 1:
+        matched = {text for pattern, text in specific if matches(dotted(path), pattern)} or others
+        if len(matched) != 1:
             raise ValueError(
-                f"parameter {dotted(path)!r} needs exactly one label, got {sorted(found)}; "
+                f"parameter {dotted(path)!r} needs exactly one label, got {sorted(matched)}; "
                 "make the patterns disjoint and let '*' take the rest"
             )
-        (labels[path],) = found
+        (labels[path],) = matched
     return unflatten(labels)
 
 
 def split(tree: Tree, select: Callable[[str], bool]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Splits a tree in two by dotted name: the leaves that `select` takes, and the others."""
-    flat = flatten(tree)
-    taken = {path: leaf for path, leaf in flat.items() if select(dotted(path))}
-    left = {path: leaf for path, leaf in flat.items() if path not in taken}
-    return unflatten(taken), unflatten(left)
+    """Splits a tree in two: the leaves whose dotted names are selected, and the others.
+
+    Examples:
+      >>> split({"conv": {"kernel": 1}, "fc": {"bias": 2}}, lambda name: is_under(name, "fc"))
+      ({'fc': {'bias': 2}}, {'conv': {'kernel': 1}})
+    """
+    selected: dict[Path, Any] = {}
+    others: dict[Path, Any] = {}
+    for path, leaf in flatten(tree).items():
+        (selected if select(dotted(path)) else others)[path] = leaf
+    return unflatten(selected), unflatten(others)
 
 
 def merge(*trees: Tree) -> dict[str, Any]:
@@ -101,29 +116,33 @@ def merge(*trees: Tree) -> dict[str, Any]:
     merged: dict[Path, Any] = {}
     for tree in trees:
         flat = flatten(tree)
-        twice = sorted(dotted(path) for path in merged.keys() & flat.keys())
-        if twice:
-            raise ValueError(f"{len(twice)} leaves are in two trees, first {twice[0]!r}")
+        duplicates = sorted(dotted(path) for path in merged.keys() & flat.keys())
+        if duplicates:
+            raise ValueError(f"{len(duplicates)} leaves are in two trees, first {duplicates[0]!r}")
         merged |= flat
     return unflatten(merged)
 
 
 def layer_leaves(tree: Tree, layer: str) -> dict[str, Any]:
-    """Returns the leaves right under a layer, such as `{"kernel": ..., "bias": ...}`.
+    """Returns the leaves directly under a layer, such as `{"kernel": ..., "bias": ...}`.
+
+    Args:
+      tree: nested dict.
+      layer: dotted name of the layer.
 
     Raises:
-      ValueError: if there is no layer of that dotted name; it names the nearest.
+      ValueError: if there is no such layer; the message names the nearest.
     """
     flat = flatten(tree)
-    found = {path[-1]: leaf for path, leaf in flat.items() if dotted(path[:-1]) == layer}
-    if not found:
-        known = {dotted(path[:-1]) for path in flat}
-        raise ValueError(f"the network has no layer {layer!r}{messages.hint(layer, known)}")
-    return found
+    leaves = {path[-1]: leaf for path, leaf in flat.items() if dotted(path[:-1]) == layer}
+    if not leaves:
+        layers = {dotted(path[:-1]) for path in flat}
+        raise ValueError(f"the network has no layer {layer!r}{messages.hint(layer, layers)}")
+    return leaves
 
 
 def with_layer_leaves(tree: Tree, layer: str, leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a tree in which some leaves of a layer are replaced; the others are as before."""
+    """Returns the tree with some leaves of a layer replaced."""
     return unflatten({
         path: leaves[path[-1]] if dotted(path[:-1]) == layer and path[-1] in leaves else leaf
         for path, leaf in flatten(tree).items()

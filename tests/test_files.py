@@ -1,0 +1,92 @@
+"""Tests of atomic writes, by one writer, by several, and by one that fails; and of hashes."""
+
+import hashlib
+import multiprocessing
+import threading
+from pathlib import Path
+
+import pytest
+
+from tl_jax import files
+
+
+def test_text_is_written_with_its_folders(tmp_path):
+    path = tmp_path / "a" / "b.json"
+    files.write_text(path, "grüne\n")
+    assert path.read_bytes() == "grüne\n".encode()
+    files.write_text(path, "")
+    assert path.read_text() == ""
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="in the middle"), files.replacing(path) as part:
+        part.write_text("half of the new")
+        raise RuntimeError("in the middle")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_old_file_is_there_until_the_new_one_is_complete(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with files.replacing(path) as part:
+        part.write_text("new")
+        assert path.read_text() == "old"
+        assert part.parent == path.parent  # On the same file system, or it could not be renamed.
+    assert path.read_text() == "new"
+
+
+def test_the_last_of_several_threads_wins(tmp_path):
+    path = tmp_path / "file"
+    first_has_written, second_is_done = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with files.replacing(path) as part:
+            part.write_text("first")
+            first_has_written.set()
+            assert second_is_done.wait(10)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert first_has_written.wait(10)
+    files.write_text(path, "second")
+    assert path.read_text() == "second"
+    second_is_done.set()
+    thread.join()
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def write_many(path: Path, letter: str) -> None:
+    for _ in range(50):
+        files.write_text(path, letter * 10_000)
+
+
+def test_concurrent_processes_never_mix_their_texts(tmp_path):
+    path = tmp_path / "file"
+    files.write_text(path, "a" * 10_000)
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=write_many, args=(path, letter)) for letter in "bc"]
+    for writer in writers:
+        writer.start()
+    texts = {path.read_text() for _ in range(200)}
+    for writer in writers:
+        writer.join(30)
+        assert writer.exitcode == 0
+    assert {(text[0] * 10_000) for text in texts} == texts
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", bytes(range(256)) * 10_000])
+def test_hashes_are_those_of_the_content(content, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    assert files.sha256(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_caches_are_under_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.cache_dir() == tmp_path / ".cache" / "tl_jax"
