@@ -1,21 +1,13 @@
 """The configuration of a run: frozen dataclasses, their checks, reading and writing."""
 
-from tl_jax.config.schema import (
-    RANDOM_WEIGHTS,
-    AugmentConfig,
-    BatchNormMode,
-    Config,
-    DataConfig,
-    GroupConfig,
-    ModelConfig,
-    OptimConfig,
-    PhaseConfig,
-    TrainConfig,
-    TransferConfig,
-    differences,
-    from_json,
-    to_json,
-)
+from tl_jax.config.augment import AugmentConfig
+from tl_jax.config.data import DataConfig
+from tl_jax.config.experiment import Config
+from tl_jax.config.json_format import differences, from_json, to_json
+from tl_jax.config.model import RANDOM_WEIGHTS, ModelConfig
+from tl_jax.config.optim import OptimConfig
+from tl_jax.config.train import TrainConfig
+from tl_jax.config.transfer import BatchNormMode, GroupConfig, PhaseConfig, TransferConfig
 
 __all__ = [
     "RANDOM_WEIGHTS",

@@ -1,0 +1,49 @@
+"""The whole configuration of one experiment, and the rules between its sections."""
+
+import dataclasses
+
+from tl_jax.config.augment import AugmentConfig
+from tl_jax.config.data import DataConfig
+from tl_jax.config.model import RANDOM_WEIGHTS, ModelConfig
+from tl_jax.config.optim import OptimConfig
+from tl_jax.config.train import TrainConfig
+from tl_jax.config.transfer import TransferConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment: everything that decides its result.
+
+    Examples:
+      >>> config = Config(data=DataConfig(source="folder:photos"), train=TrainConfig(epochs=10))
+      >>> dataclasses.replace(config, optim=OptimConfig(learning_rate=3e-4)).train.epochs
+      10
+    """
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    transfer: TransferConfig = dataclasses.field(default_factory=TransferConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        head, transfer = self.model.head, self.transfer
+        pretrained = self.model.weights != RANDOM_WEIGHTS
+        got = (
+            f"; got model.head {head!r}, model.weights {self.model.weights!r}, "
+            f"transfer.classifier {transfer.classifier!r}"
+        )
+        if transfer.classifier != "replace" and not (head == "linear" and pretrained):
+            raise ValueError(
+                "transfer.classifier 'load' and 'fuse' need model.head 'linear' and pretrained "
+                f"weights{got}"
+            )
+        heads = {"class_means": ("linear", "cosine"), "small": ("linear", "mlp")}.get(
+            transfer.head_init
+        )
+        if heads is not None and not (head in heads and transfer.classifier == "replace"):
+            raise ValueError(
+                f"transfer.head_init {transfer.head_init!r} needs model.head {heads[0]!r} or "
+                f"{heads[1]!r} and transfer.classifier 'replace'{got}"
+            )

@@ -1,0 +1,35 @@
+"""The section `model`: the network, the weights it starts from, and its head."""
+
+import dataclasses
+from typing import Literal
+
+from tl_jax.config import checks
+
+RANDOM_WEIGHTS = "random"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network, the weights it starts from, and its new head."""
+
+    name: str = "tf_efficientnet_lite0"
+    """timm's name, `arch` or `arch.tag`; `python -m tl_jax models` lists them."""
+    weights: str = "auto"
+    """Where the pretrained weights come from: "auto" (an installed package, then the hub's
+    cache, then the hub), "package", "hub", "hub@REVISION", "hub:OWNER/REPO@REVISION", a
+    .safetensors or .pth file, or "random" to train from scratch."""
+    head: Literal["linear", "mlp", "cosine"] = "linear"
+    """"linear": the network's own classifier, resized to the new classes. "mlp": global average
+    pooling, dense layers and a classifier in place of the network's top. "cosine": the angle
+    between the features and a vector for each class, times a learned scale."""
+    hidden: tuple[int, ...] = (1024,)
+    """Widths of the dense layers (each followed by a ReLU) of the "mlp" head."""
+    head_dropout: float = 0.0
+    """Dropout rate before the classifier."""
+    drop_path: float = 0.0
+    """Stochastic depth rate of the backbone, in families that have it."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation; parameters, statistics, logits and losses stay float32."""
+
+    def __post_init__(self) -> None:
+        checks.check("model", self, {"head_dropout": checks.RATE, "drop_path": checks.RATE})

@@ -1,0 +1,50 @@
+"""The section `train`: how long training lasts, and what is kept of it."""
+
+import dataclasses
+from typing import Literal
+
+from tl_jax.config import checks
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long training lasts, and what is kept of it."""
+
+    head_epochs: int = 0
+    """Epochs in which only the head is trained, before `epochs`."""
+    epochs: int = 5
+    """Epochs in which `transfer.trained` is trained."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread evenly over all classes."""
+    seed: int = 0
+    """Seed of initialisation, order of the data, augmentation and dropout."""
+    keep: int = 1
+    """Number of newest checkpoints that are kept, beside the best one."""
+    best_metric: Literal["accuracy", "balanced_accuracy", "macro_f1", "loss"] = "accuracy"
+    """Metric of `data.eval_split` that chooses the best checkpoint and decides when to stop."""
+    patience: int | None = None
+    """Stop after this many epochs of the last phase without a better `best_metric`; None: never."""
+    target: float | None = None
+    """Stop when `best_metric` is as good as this; None: never."""
+    ema: float = 0.0
+    """Decay of the moving average of the trained parameters; the average is what is evaluated and
+    used. 0: no average."""
+    log_every: int = 10
+    """Steps between two records of the training loss."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "head_epochs": checks.at_least(0),
+            "epochs": checks.at_least(0),
+            "label_smoothing": checks.RATE,
+            "keep": checks.at_least(1),
+            "patience": checks.at_least(1),
+            "target": checks.NUMBER,
+            "ema": checks.RATE,
+            "log_every": checks.at_least(1),
+        }
+        checks.check("train", self, rules)
+        if self.head_epochs + self.epochs == 0:
+            raise ValueError(
+                "train.head_epochs and train.epochs are both 0; one of them must be above 0"
+            )
