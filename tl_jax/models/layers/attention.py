@@ -1,4 +1,4 @@
-"""Channel attention: layers that weight the channels of a map by what the whole map holds."""
+"""Channel attention: layers that weight the channels of a map by statistics of the map."""
 
 import math
 from collections.abc import Callable
@@ -28,7 +28,7 @@ class SqueezeExcite(nn.Module):
       reduced: channels of the squeezed layer.
       act: activation of the squeezed layer.
       conv: makes the two convolutions.
-      gate: what maps the result to the weights.
+      gate: maps the result to the weights.
     """
 
     reduced: int
@@ -52,8 +52,8 @@ class SEModule(nn.Module):
       ratio: share of the input's channels, rounded to a multiple of `divisor`.
       divisor: see `ratio`.
       act: activation of the squeezed layer.
-      gate: what maps the result to the weights.
-      kernel_init: initialiser of both kernels.
+      gate: maps the result to the weights.
+      kernel_init: initializer of both kernels.
       dtype: type of the computation.
     """
 
@@ -100,8 +100,9 @@ class EfficientChannelAttention(nn.Module):
     """A short convolution along the channels (ECA, arXiv:1910.03151; timm's `EcaModule`).
 
     Attributes:
-      kernel_size: of the convolution; None lets it grow with the logarithm of the channels.
-      gate: what maps the result to the weights.
+      kernel_size: length of the convolution's kernel; None for one that grows with the logarithm of
+        the number of channels.
+      gate: maps the result to the weights.
       dtype: type of the computation.
     """
 
@@ -133,7 +134,7 @@ class GlobalContext(nn.Module):
       ratio: share of the channels in the hidden layer.
       divisor: the hidden layer has a multiple of it.
       act: activation of the hidden layer.
-      gate: what maps the result to the weights.
+      gate: maps the result to the weights.
       conv: makes the convolutions.
     """
 

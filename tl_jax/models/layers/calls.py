@@ -1,4 +1,4 @@
-"""Linen interceptors: what is done around the calls of a network's modules, from outside."""
+"""Linen interceptors, which change the calls of a network's modules from outside."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,23 +11,28 @@ from tl_jax.models.layers.norm import BatchNorm, EvoNormB0
 Interceptor = Callable[..., Any]
 Handle = Callable[[nn.Module, tuple[Any, ...], Callable[..., Any]], Any]
 
-# The layers that keep running statistics, and all that do something else in training than outside.
+# The layers with running statistics, and all layers that behave differently in training.
 WITH_STATISTICS = (BatchNorm, EvoNormB0)
 WITH_TRAINING_MODE = (*WITH_STATISTICS, Dropout, DropPath, DropBlock)
 
 
 def around_calls(handle: Handle) -> Interceptor:
-    """Returns an interceptor that answers every `__call__` of a module.
+    """Returns an interceptor that handles every `__call__` of a module.
 
     Args:
-      handle: `handle(module, args, proceed) -> output`, with the positional arguments of the call;
-        `proceed(**changes)` makes it, with some of its keyword arguments changed.
+      handle: `handle(module, args, proceed) -> output`. `args` are the positional arguments of the
+        call, and `proceed(**changes)` makes the call, with some keyword arguments changed.
 
-    Example:
+    Examples:
+      >>> import jax, jax.numpy as jnp
       >>> def double(module, args, proceed):
       ...     return 2 * proceed()
-      >>> with nn.intercept_methods(around_calls(double)):                   # doctest: +SKIP
-      ...     model.apply(variables, images)
+      >>> model, x = nn.Dense(3), jnp.ones((1, 2))
+      >>> variables = model.init(jax.random.key(0), x)
+      >>> with nn.intercept_methods(around_calls(double)):
+      ...     doubled = model.apply(variables, x)
+      >>> bool((doubled == 2 * model.apply(variables, x)).all())
+      True
     """
 
     def intercept(
@@ -47,16 +52,16 @@ def around_calls(handle: Handle) -> Interceptor:
     return intercept
 
 
-def evaluating(stands_still: Callable[[nn.Module], bool]) -> Interceptor:
+def evaluating(is_frozen: Callable[[nn.Module], bool]) -> Interceptor:
     """Returns an interceptor that puts some layers in evaluation mode.
 
     Args:
-      stands_still: says so of a layer that has a training mode.
+      is_frozen: called with each layer of `WITH_TRAINING_MODE`; True calls it with `train=False`.
     """
 
     def handle(module: nn.Module, args: tuple[Any, ...], proceed: Callable[..., Any]) -> Any:
         del args
-        still = isinstance(module, WITH_TRAINING_MODE) and stands_still(module)
-        return proceed(train=False) if still else proceed()
+        frozen = isinstance(module, WITH_TRAINING_MODE) and is_frozen(module)
+        return proceed(train=False) if frozen else proceed()
 
     return around_calls(handle)

@@ -10,30 +10,28 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from tl_jax.models.layers import tracing
 from tl_jax.models.layers.initializers import kaiming_fan_out
+from tl_jax.models.layers.padding import Pads, Size, same_pads
 from tl_jax.models.layers.types import Dtype, Initializer, at_least_float32
 
-Size = tuple[int, int]
 Padding = int | Size | Literal["symmetric", "same"]
-Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
 class Conv(nn.Module):
-    """2-D convolution.
+    """2-D convolution with torch's padding and initial values (torch's Conv2d).
 
     Attributes:
       features: output channels.
       kernel_size: height and width of the kernel in pixels; one number for a square.
       stride: step in both directions, in pixels.
-      padding: `"symmetric"` is torch's habit, half the kernel on each side whatever the stride
-        (Flax's default, `SAME`, shifts the grid by a pixel where the stride is 2); `"same"` is
-        TensorFlow's, as the `tf_*` networks of timm want it; an integer pads that much on each
+      padding: `"symmetric"` is what torch's networks use: half the kernel on each side, whatever
+        the stride (Flax's default, `SAME`, shifts the grid by a pixel where the stride is 2);
+        `"same"` is TensorFlow's, for timm's `tf_*` networks; an integer pads that much on each
         side, a pair that many rows and columns.
       groups: number of channel groups; as many as input channels makes it depthwise.
       use_bias: add a bias.
-      kernel_init: initialiser of the kernel [height, width, inputs / groups, features].
-      bias_init: initialiser of the bias [features].
+      kernel_init: initializer of the kernel [height, width, inputs / groups, features].
+      bias_init: initializer of the bias [features].
       dtype: type of the computation and of the result.
     """
 
@@ -54,20 +52,28 @@ class Conv(nn.Module):
                 f"{self.name}: {x.shape[-1]} input and {self.features} output channels do not "
                 f"divide into {self.groups} groups"
             )
-        size = _pair(self.kernel_size)
-        shape = (*size, x.shape[-1] // self.groups, self.features)
-        init = self.kernel_init if tracing.has_values() else nn.initializers.zeros
-        kernel = self.standardise(self.param("kernel", init, shape, jnp.float32))
-        pads = _explicit_pads(self.padding, size, self.stride, x.shape[1:3])
-        y = _convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, pads)
+        shape = (*_pair(self.kernel_size), x.shape[-1] // self.groups, self.features)
+        kernel = self.standardise(self.raw_kernel(shape))
+        y = self.convolve(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype)
         return y
 
+    # Methods, so that the interceptors of `layers.tracing` reach them.
+
+    def raw_kernel(self, shape: tuple[int, ...]) -> jax.Array:
+        """Returns the parameter, [height, width, inputs / groups, features]."""
+        return self.param("kernel", self.kernel_init, shape, jnp.float32)
+
+    @nn.nowrap
     def standardise(self, kernel: jax.Array) -> jax.Array:
         """Returns the kernel that is convolved with."""
         return kernel
+
+    def convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Convolves [B, H, W, I] with a kernel of the same type."""
+        return convolve(x, kernel, stride=self.stride, padding=self.padding)
 
 
 class StdConv(Conv):
@@ -79,6 +85,7 @@ class StdConv(Conv):
 
     epsilon: float = 1e-6
 
+    @nn.nowrap
     def standardise(self, kernel: jax.Array) -> jax.Array:
         """Returns the standardised kernel."""
         return _standardised(kernel, self.epsilon)
@@ -91,7 +98,7 @@ class ScaledStdConv(Conv):
 
     Attributes:
       gamma: constant factor, which makes up for what the activation takes from the variance.
-      gain_init: initialiser of the gain [features, 1, 1, 1].
+      gain_init: initializer of the gain [features, 1, 1, 1].
       epsilon: added to the variance.
     """
 
@@ -99,6 +106,7 @@ class ScaledStdConv(Conv):
     gain_init: Initializer = nn.initializers.ones
     epsilon: float = 1e-6
 
+    @nn.nowrap
     def standardise(self, kernel: jax.Array) -> jax.Array:
         """Returns the standardised and scaled kernel."""
         gain = self.param("gain", self.gain_init, (self.features, 1, 1, 1), jnp.float32)
@@ -116,29 +124,33 @@ def _pair(size: int | Size) -> Size:
 
 
 def _explicit_pads(padding: Padding, kernel: Size, stride: int, image: Sequence[int]) -> Pads:
-    """Returns how many rows and columns of zeros go before and after the image."""
     if padding == "same":
-        return tuple(lax.padtype_to_pads(tuple(image), kernel, (stride, stride), "SAME"))
+        return same_pads(image, kernel, stride)
     if padding == "symmetric":
         padding = (kernel[0] // 2, kernel[1] // 2)
-    return tuple((each, each) for each in _pair(padding))
+    rows, columns = _pair(padding)
+    return (rows, rows), (columns, columns)
 
 
-def convolve(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
-    """Convolves [B, H, W, I] with a kernel [h, w, I / groups, O] of the same type, as `Conv`."""
-    return _convolve(
-        x, kernel, stride, _explicit_pads(padding, kernel.shape[:2], stride, x.shape[1:3])
-    )
-
-
-def _convolve(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+def convolve(
+    x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding, cpu_forms: bool = True
+) -> jax.Array:
     """Convolves [B, H, W, I] with [h, w, I / groups, O]; how depends on the platform.
 
     XLA's own convolutions are slow on a CPU where the kernel is 1x1, depthwise or grouped (one to
     two orders of magnitude in the gradients of the last two), so these are matrix products and sums
     of shifted products on that platform. Only the order of the additions differs.
+
+    Args:
+      x: images or feature maps.
+      kernel: of the same type.
+      stride: step in both directions, in pixels.
+      padding: as that of `Conv`.
+      cpu_forms: False takes XLA's convolution on every platform.
     """
-    groups = x.shape[-1] // kernel.shape[2]
+    height, width, group_inputs, _ = kernel.shape
+    groups = x.shape[-1] // group_inputs
+    pads = _explicit_pads(padding, (height, width), stride, x.shape[1:3])
 
     def general(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(
@@ -150,12 +162,12 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.A
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
 
-    if not tracing.has_cpu_forms():
+    if not cpu_forms:
         return general(x, kernel)
     if groups > 1:
         product = _depthwise if kernel.shape[2:] == (1, groups) else _grouped
         on_cpu = functools.partial(_shifted, product, stride=stride, pads=pads)
-    elif kernel.shape[:2] == (1, 1) and pads == ((0, 0), (0, 0)):
+    elif (height, width) == (1, 1) and pads == ((0, 0), (0, 0)):
         on_cpu = functools.partial(_pointwise, stride=stride)
     else:
         return general(x, kernel)
@@ -181,12 +193,12 @@ def _shifted(
         (n - side) // stride * stride + 1
         for n, side in zip(padded.shape[1:3], (height, width), strict=True)
     )
-    y = sum(
+    total = sum(
         product(padded[:, i : i + rows : stride, j : j + columns : stride], kernel[i, j])
         for i in range(height)
         for j in range(width)
     )
-    return y.astype(x.dtype)
+    return jnp.asarray(total, x.dtype)
 
 
 def _depthwise(x: jax.Array, weights: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ class Dense(nn.Module):
     """Fully connected layer over the last axis; at least float32, and zero where it starts fresh.
 
     It is the classifier of every network. A head that starts at zero does not depend on the scale
-    of some initialiser, and its first gradient is that of the features alone. Hidden dense layers
+    of some initializer, and its first gradient is that of the features alone. Hidden dense layers
     are Flax's `nn.Dense`.
     """
 

@@ -23,7 +23,7 @@ class Dropout(nn.Module):
 class DropPath(nn.Module):
     """Zeroes whole examples of a residual branch at random (stochastic depth, arXiv:1603.09382).
 
-    The examples that stay are scaled by 1 / (1 - rate).
+    The other examples are scaled by 1 / (1 - rate).
     """
 
     rate: float
@@ -39,11 +39,11 @@ class DropPath(nn.Module):
 class DropBlock(nn.Module):
     """Zeroes squares of a feature map at random, in all channels alike (arXiv:1810.12890).
 
-    What stays is scaled so that the mean of the mask is 1 (`drop_block_2d` of timm's `drop.py`).
+    The rest is scaled so that the mean of the mask is 1 (`drop_block_2d` of timm's `drop.py`).
 
     Attributes:
       rate: expected share of the map that is dropped.
-      block_size: side of the squares, in cells; at most the map's own.
+      block_size: side of the squares, in cells; a smaller map limits it.
       gamma_scale: factor on the number of squares.
     """
 
@@ -64,10 +64,10 @@ class DropBlock(nn.Module):
         pads = [(0, 0), *(((side - 1) // 2, side // 2) for side in (rows, columns)), (0, 0)]
         window = (1, rows, columns, 1)
         dropped = lax.reduce_window(seeds, 0.0, lax.max, window, (1, 1, 1, 1), pads)
-        kept = 1.0 - dropped
-        return x * (kept * (kept.size / (jnp.sum(kept) + 1e-7))).astype(x.dtype)
+        mask = 1.0 - dropped
+        return x * (mask * (mask.size / (jnp.sum(mask) + 1e-7))).astype(x.dtype)
 
 
 def _keep_mask(key: jax.Array, rate: float, shape: tuple[int, ...], dtype: Dtype) -> jax.Array:
-    """Returns 1 / (1 - rate) where a value is kept, and 0 elsewhere."""
+    """Returns a mask of 1 / (1 - rate) with probability 1 - rate, else 0."""
     return jax.random.bernoulli(key, 1.0 - rate, shape).astype(dtype) / (1.0 - rate)

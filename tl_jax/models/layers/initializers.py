@@ -1,4 +1,4 @@
-"""Initialisers of kernels under torch's names, for kernels with the outputs on the last axis."""
+"""Initializers of kernels under torch's names, for kernels with the outputs on the last axis."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -16,7 +16,7 @@ torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def goog_fan_out(groups: int = 1) -> Initializer:
-    """Returns the TPU EfficientNets' initialiser for the kernel of a convolution.
+    """Returns the TPU EfficientNets' initializer for the kernel of a convolution.
 
     A normal distribution of variance 2 / fan_out, where fan_out counts one group's outputs
     (`_init_weight_goog` of timm's `_efficientnet_builder.py`).
@@ -25,7 +25,7 @@ def goog_fan_out(groups: int = 1) -> Initializer:
 
 
 def trunc_normal(std: float) -> Initializer:
-    """Returns a normal initialiser that is cut at +-2, as torch's `trunc_normal_(std=std)`.
+    """Returns a normal initializer that is cut at +-2, as torch's `trunc_normal_(std=std)`.
 
     torch cuts at absolute values; at the small `std` in use that cuts nothing.
     """

@@ -1,6 +1,6 @@
 """Normalisation layers, computed in float32.
 
-Each takes the keyword `train`, so that any of them can stand in the place of BatchNorm; it makes
+Each takes the keyword `train`, so that any of them can replace BatchNorm; it makes
 a difference to those with running statistics only.
 """
 
@@ -11,11 +11,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from tl_jax.models.layers import tracing
 from tl_jax.models.layers.types import Act, Dtype, Initializer, at_least_float32
 
-# The collection in which a layer with running statistics leaves each batch's mean, biased variance
-# and count, where it is mutable: `tl_jax.training.recalibrate` reads it. Else nothing is kept.
+# Layers with running statistics sow each batch's mean, biased variance and count into this
+# collection where it is mutable, which `tl_jax.training.recalibrate` makes it.
 BATCH_MOMENTS = "batch_moments"
 _SPACE = (1, 2)
 
@@ -23,9 +22,9 @@ _SPACE = (1, 2)
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last (torch's BatchNorm2d).
 
-    It differs from Flax's in three ways, all torch's: `momentum` is the weight of the new batch
-    (0.1, where Flax says 0.9), the running variance is the unbiased one, n / (n - 1), while the
-    batch is normalised by the biased one, and the default epsilon is timm's.
+    It differs from Flax's as torch's does: `momentum` is the weight of the new batch (0.1, where
+    Flax says 0.9), and the running variance is the unbiased one, n / (n - 1), while the batch is
+    normalised by the biased one.
 
     Under `jit` on a batch sharded over devices the statistics are those of the whole batch.
 
@@ -33,7 +32,7 @@ class BatchNorm(nn.Module):
       momentum: weight of the batch's statistics in the running ones.
       epsilon: added to the variance; 1e-3 in timm's `tf_*` networks.
       axis_name: mapped axis to average over, for `pmap` or `shard_map`.
-      scale_init: initialiser of the scale [channels].
+      scale_init: initializer of the scale [channels].
       dtype: type of the result.
       act: activation of the result, where timm's module of that name has it in (BatchNormAct2d).
     """
@@ -57,8 +56,6 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        if not tracing.has_values():
-            return x.astype(self.dtype)
         mean, var = running_mean.value, running_var.value
         x = at_least_float32(x)
         if train and not self.is_initializing():
@@ -67,6 +64,13 @@ class BatchNorm(nn.Module):
             unbiased = var * (count / (count - 1))
             running_mean.value += self.momentum * (mean - running_mean.value)
             running_var.value += self.momentum * (unbiased - running_var.value)
+        return self.normalize(x, mean, var, scale, bias)
+
+    # A method, so that the interceptors of `layers.tracing` reach it.
+    def normalize(
+        self, x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array
+    ) -> jax.Array:
+        """Returns `act((x - mean) / sqrt(var + epsilon) * scale + bias)` in `dtype`."""
         y = (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
         y = y.astype(self.dtype)
         return y if self.act is None else self.act(y)
@@ -114,8 +118,8 @@ class GroupNorm(_Affine):
     """Normalisation of each image's groups of channels over space (arXiv:1803.08494).
 
     Attributes:
-      groups: number of groups; None if `group_size` says it.
-      group_size: channels of a group; None if `groups` says it.
+      groups: number of groups, unless `group_size` is given.
+      group_size: channels of a group.
       epsilon: added to the variance.
       act: activation of the result, as that of `BatchNorm`.
     """
@@ -183,7 +187,7 @@ class EvoNormB0(_Affine):
     """Normalisation and activation in one, with a running variance (B0 of arXiv:2004.02967).
 
     Attributes:
-      activate: False leaves the scale and shift only, as timm does where no activation follows.
+      activate: False leaves only the scale and shift, as in timm where no activation follows.
       momentum, epsilon, axis_name: as those of `BatchNorm`.
     """
 
@@ -207,9 +211,9 @@ class EvoNormB0(_Affine):
             self.sow(BATCH_MOMENTS, "moments", (mean, var, count))
             unbiased = lax.stop_gradient(var) * (count / (count - 1))
             running_var.value += self.momentum * (unbiased - running_var.value)
-        left = jnp.sqrt(var + self.epsilon)
-        right = x * v + jnp.sqrt(jnp.var(x, _SPACE, keepdims=True) + self.epsilon)
-        return self.affine(x / jnp.maximum(left, right))
+        batch_std = jnp.sqrt(var + self.epsilon)
+        instance_std = jnp.sqrt(jnp.var(x, _SPACE, keepdims=True) + self.epsilon)
+        return self.affine(x / jnp.maximum(batch_std, x * v + instance_std))
 
 
 class EvoNormS0(_Affine):

@@ -1,4 +1,4 @@
-"""Pooling and blurring layers with torch's borders."""
+"""Pooling and blurring with torch's borders."""
 
 import math
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
+from tl_jax.models.layers.padding import Pads, same_pads
 from tl_jax.models.layers.types import at_least_float32
 
 _SPACE = (1, 2)
-Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
 class MaxPool(nn.Module):
@@ -53,25 +53,29 @@ class AvgPool(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        pads = _pads(x.shape[1:3], self.window, self.stride, self.padding, ceil=self.ceil_mode)
-        window, strides = (1, self.window, self.window, 1), (1, self.stride, self.stride, 1)
-        pads = ((0, 0), *pads, (0, 0))
-        y = at_least_float32(x)
-        total = lax.reduce_window(y, np.zeros((), y.dtype), lax.add, window, strides, pads)
-        return (total / self._counts(x.shape[1:3])[..., None]).astype(x.dtype)
-
-    def _counts(self, size: Sequence[int]) -> np.ndarray:
-        """Returns how many cells each window has, [rows, columns]."""
+        size = x.shape[1:3]
         pads = _pads(size, self.window, self.stride, self.padding, ceil=self.ceil_mode)
-        if self.padding == "same":
-            own = pads if self.count_include_pad else ((0, 0), (0, 0))
-        else:
-            own = ((self.padding if self.count_include_pad else 0,) * 2,) * 2
-        rows, columns = (
-            _window_cells(cells, self.window, self.stride, pad, counted)
-            for cells, pad, counted in zip(size, pads, own, strict=True)
+        y = at_least_float32(x)
+        total = lax.reduce_window(
+            y,
+            np.zeros((), y.dtype),
+            lax.add,
+            (1, self.window, self.window, 1),
+            (1, self.stride, self.stride, 1),
+            ((0, 0), *pads, (0, 0)),
         )
-        return np.outer(rows, columns).astype(np.float32)
+        if not self.count_include_pad:
+            counted: Pads = ((0, 0), (0, 0))
+        elif self.padding == "same":
+            counted = pads
+        else:  # Not what `ceil_mode` adds.
+            counted = ((self.padding, self.padding), (self.padding, self.padding))
+        rows, columns = (
+            _window_cells(cells, self.window, self.stride, pad, counted_pad)
+            for cells, pad, counted_pad in zip(size, pads, counted, strict=True)
+        )
+        counts = np.outer(rows, columns).astype(np.float32)
+        return (total / counts[..., None]).astype(x.dtype)
 
 
 def _window_cells(
@@ -93,18 +97,20 @@ def _window_cells(
 def _pads(
     size: Sequence[int], window: int, stride: int, padding: int | Literal["same"], *, ceil: bool
 ) -> Pads:
-    """Returns the rows and columns before and after the map."""
     if padding == "same":
-        return tuple(lax.padtype_to_pads(tuple(size), (window,) * 2, (stride,) * 2, "SAME"))
-    return tuple(_pad(cells, window, stride, padding, ceil=ceil) for cells in size)
+        return same_pads(size, (window, window), stride)
+    rows, columns = (_torch_pad(cells, window, stride, padding, ceil=ceil) for cells in size)
+    return rows, columns
 
 
-def _pad(cells: int, window: int, stride: int, padding: int, *, ceil: bool) -> tuple[int, int]:
-    room = cells + 2 * padding - window
+def _torch_pad(
+    cells: int, window: int, stride: int, padding: int, *, ceil: bool
+) -> tuple[int, int]:
     if not ceil:
         return padding, padding
+    room = cells + 2 * padding - window
     windows = -(room // -stride) + 1
-    # torch drops a last window that would begin behind the map and its padding on the left.
+    # torch drops a last window that would start in the padding on the right.
     if (windows - 1) * stride >= cells + padding:
         windows -= 1
     return padding, max((windows - 1) * stride - room, 0) + padding
@@ -138,10 +144,11 @@ def _weighted(x: jax.Array, row: np.ndarray, stride: int, axis: int) -> jax.Arra
     """Returns the weighted sum of the neighbours along an axis, at every `stride`-th place."""
     count = (x.shape[axis] - len(row)) // stride + 1
     last = (count - 1) * stride + 1
-    return sum(
+    total = sum(
         float(weight) * lax.slice_in_dim(x, i, i + last, stride, axis)
         for i, weight in enumerate(row)
     )
+    return jnp.asarray(total)
 
 
 def global_average(x: jax.Array) -> jax.Array:
