@@ -1,10 +1,10 @@
-"""Architectures beside their peers in torch: one small one of each family, and training steps.
+"""Architectures beside their peers in torch, and training steps.
 
 `experiments.parity` makes the comparisons; here they are asserted.
 """
 
-import contextlib
 import copy
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,24 +14,25 @@ import pytest
 import torch
 
 from experiments import parity
-from experiments.torch_peer import random_images
+from tests.support.families import PAIRS
+from tests.support.peers import settled_peer
 from tl_jax.models import layers
+from tl_jax.models.network import Network
 from tl_jax.models.registry import ARCHITECTURES, FAMILIES
-from tl_jax.weights.state_dict import from_state_dict, to_state_dict
+from tl_jax.models.variables import from_state_dict
+from tl_jax.weights.state_dict import to_state_dict
 
-# Small, and quick to compile; together they hold every kind of block of their families.
-QUICK = (
-    "resnet18",
+# One of each family. Their numbers are compared in `make test-full`; those of a tiny network of
+# each family, block by block, in tests/models/families.
+QUICK_NAMES = (
     "test_resnet",
     "resnetv2_18d",
-    "resnetv2_50x1_bit",
     "regnetx_002",
     "test_efficientnet",
     "tf_efficientnet_lite0",
     "lcnet_035",
     "hardcorenas_a",
     "test_convnext",
-    "test_convnext2",
     "vgg11",
     "densenet121",
     "inception_v3",
@@ -44,67 +45,67 @@ QUICK = (
     "torchvision/squeezenet1_1",
     "torchvision/shufflenet_v2_x0_5",
 )
-# 1x1, grouped and depthwise convolutions in the form for CPUs, which takes longer to compile.
-ON_CPU = ("test_resnet", "regnetx_002", "lcnet_035")
+QUICK_NUMBERS = ("test_resnet",)
 TOLERANCE_FLOAT64 = 1e-10
+FLOAT64 = ("test_resnet", "test_convnext2", "test_efficientnet")
 COMPARED = [name for name in ARCHITECTURES if name not in parity.NO_PEER]
 
 
-def names(quick: tuple[str, ...]) -> list:
-    """Returns all architectures; those outside of `quick` run with `make test-full` only."""
-    return [
-        name if name in quick else pytest.param(name, marks=pytest.mark.full) for name in COMPARED
-    ]
+def names(quick: tuple[str, ...], *, of: Sequence[str] = COMPARED) -> list:
+    """Returns architectures; those outside of `quick` run with `make test-full` only."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.full) for name in of]
 
 
 def test_every_family_is_compared():
     compared = {
-        family for family, about in FAMILIES.items() if set(QUICK) & set(about.architectures)
+        family for family, about in FAMILIES.items() if set(QUICK_NAMES) & set(about.architectures)
     }
     assert compared == {*FAMILIES} - {*parity.NO_PEER}
 
 
-@pytest.mark.parametrize("name", names(QUICK))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", names(QUICK_NAMES))
+def test_names_and_shapes_are_the_peers(name):
+    assert parity.key_differences(name) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", names(QUICK_NUMBERS))
 def test_numbers_equal_the_peers(name):
     """Logits, stages, gradient, statistics and export, to what `experiments.parity` allows."""
-    with contextlib.nullcontext() if name in ON_CPU else layers.as_on_accelerators():
-        row = parity.compare(name)
+    row = parity.compare(name)
     assert row["export_is_bit_equal"]
     assert row["passed"], row
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_convnext2", "test_efficientnet"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", names(("test_resnet",), of=FLOAT64))
 def test_gradients_equal_the_peers_in_float64(name):
     with layers.as_on_accelerators():
         assert parity.float64_gradient_error(name) <= TOLERANCE_FLOAT64
 
 
-@pytest.mark.parametrize("name", names(QUICK))
-def test_names_and_shapes_are_the_peers(name):
-    assert parity.key_differences(name) == []
-
-
-def test_a_wrong_network_fails(monkeypatch):
+def test_a_wrong_network_fails():
     """Other padding than the peer's: every shape is right, and no number."""
-    lite = ARCHITECTURES["tf_efficientnet_lite0"]
-    monkeypatch.setitem(ARCHITECTURES, "efficientnet_lite0", lite)
-    assert parity.key_differences("efficientnet_lite0") == []
+    pair = PAIRS["efficientnet"]
+    network, x = settled_peer(pair)
+    wrong = pair.network.clone(padding="same")
     with layers.as_on_accelerators():
-        row = parity.compare("efficientnet_lite0")
-    assert not row["passed"]
-    assert row["logits"] > 0.01
-    assert min(row["stages"].values()) > 0.05
+        errors, exported = parity.compare_networks(pair.architecture, wrong, network, x)
+    assert exported
+    assert errors["classifier"] > 0.01
+    assert min(errors[stage] for stage in pair.architecture.stages) > 0.05
 
 
-def test_three_training_steps_of_resnet18_equal_timms():
-    """SGD with momentum in training mode; parameters and statistics to 1e-4."""
-    name, rate, momentum = "resnet18", 0.1, 0.9
-    labels = [[1, 2], [4, 5], [7, 8]]
-    network = parity.make_peer(name, parity.SIZE)
+@pytest.mark.slow
+def test_three_training_steps_equal_timms():
+    """SGD with momentum in training mode; all parameters and statistics to 1e-4."""
+    pair, rate, momentum = PAIRS["resnet"], 0.1, 0.9
+    labels = [[1, 2], [4, 0], [3, 1]]
+    network, images = settled_peer(pair)
     start = copy.deepcopy(network.state_dict())
-    images = random_images(parity.SIZE, parity.BATCH)
-    variables = from_state_dict(parity.build(name), network.state_dict())
-    ours = train_ours(name, variables, images, labels, optax.sgd(rate, momentum))
+    variables = from_state_dict(pair.network, network.state_dict())
+    ours = train_ours(pair.network, variables, images, labels, optax.sgd(rate, momentum))
 
     optimizer = torch.optim.SGD(network.train().parameters(), lr=rate, momentum=momentum)
     for y in labels:
@@ -121,14 +122,14 @@ def test_three_training_steps_of_resnet18_equal_timms():
 
 
 def train_ours(
-    name: str,
+    model: Network,
     variables: dict,
     images: torch.Tensor,
     labels: list[list[int]],
     tx: optax.GradientTransformation,
 ) -> dict[str, np.ndarray]:
-    """Trains our network, one step for each list of labels, and returns the state dict."""
-    model, x = parity.build(name), jnp.asarray(parity.channels_last(images))
+    """Trains a network, one step for each list of labels, and returns the state dict."""
+    x = jnp.asarray(parity.channels_last(images))
     params, batch_stats = variables["params"], variables["batch_stats"]
     opt_state = tx.init(params)
 

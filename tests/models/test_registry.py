@@ -17,7 +17,8 @@ from tl_jax.models.registry import (
     family_of,
     list_models,
 )
-from tl_jax.weights.state_dict import abstract_variables, torch_key
+from tl_jax.models.variables import abstract_variables
+from tl_jax.weights.state_dict import torch_key
 
 timm = import_timm()
 

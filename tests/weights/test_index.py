@@ -35,7 +35,7 @@ def test_the_committed_class_names_are_what_timm_gives():
 
 def test_weights_that_the_index_cannot_state_are_an_error():
     with pytest.raises(ValueError, match=r"x\.y: timm sets \['custom_load'\]"):
-        make_index._timm_entry("x.y", {"custom_load": "hf", "num_classes": 1000})
+        make_index.timm_entry("x.y", {"custom_load": "hf", "num_classes": 1000})
 
 
 def test_every_name_of_timm_is_listed():

@@ -13,6 +13,7 @@ from tl_jax.models.registry import architecture
 from tl_jax.weights.classes import class_names
 from tl_jax.weights.sources import read_weights
 
+pytestmark = pytest.mark.slow
 NAME = "tf_efficientnet_lite0"
 
 

@@ -1,343 +1,75 @@
-"""Tests of the conversion of state dicts: both ways, strict, whatever the arrays are."""
+"""Tests of the names and layouts that state dicts have in torch."""
 
-from typing import ClassVar
-
-import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
-import torch
-from flax import linen as nn
 
-from tests.training.tiny import CLASSES, TinyNet, batch, randomised
-from tl_jax import trees
-from tl_jax.models import layers
-from tl_jax.models.layers import tracing
-from tl_jax.models.registry import architecture, create_model
-from tl_jax.weights import state_dict
 from tl_jax.weights.state_dict import (
     StateDictError,
-    abstract_variables,
-    from_state_dict,
-    head_keys,
+    slots_of_variables,
+    to_flax,
     to_state_dict,
     torch_key,
 )
 
-FAMILIES = ["resnet18", "resnet50", "vgg11", "vgg11_bn", "tf_efficientnet_lite0", "efficientnet_b0"]
 
-
-class Block(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = torch.nn.Conv2d(4, 4, 3, padding=1, bias=False)
-        self.bn = torch.nn.BatchNorm2d(4)
-
-    def forward(self, x):
-        return x + self.bn(self.conv(x))
-
-
-class Twin(torch.nn.Module):
-    """`TinyNet` in torch."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = torch.nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False)
-        self.bn1 = torch.nn.BatchNorm2d(4)
-        self.block = Block()
-        self.fc = torch.nn.Linear(4, CLASSES)
-
-    def forward(self, x):
-        x = self.block(torch.relu(self.bn1(self.conv1(x))))
-        return self.fc(x.mean((2, 3)))
-
-
-@pytest.fixture
-def twin() -> Twin:
-    torch.manual_seed(0)
-    twin = Twin()
-    twin.train()
-    with torch.no_grad():  # moves the running statistics and the counters
-        twin(torch.randn(8, 3, 8, 8))
-    return twin.eval()
-
-
-# ---- both ways
-
-
-def test_a_network_of_torch_has_the_same_logits_here(twin):
-    images = batch()["image"]
-    variables = from_state_dict(TinyNet(), twin.state_dict())
-    with torch.no_grad():
-        expected = twin(torch.tensor(images).permute(0, 3, 1, 2))
-    np.testing.assert_allclose(TinyNet().apply(variables, images), expected, atol=1e-6)
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-
-
-def test_there_and_back_gives_the_same_bits(twin):
-    given = twin.state_dict()
-    found = to_state_dict(from_state_dict(TinyNet(), given))
-    counters = {key for key in given if key.endswith("num_batches_tracked")}
-    assert len(counters) == 2
-    assert found.keys() == given.keys() - counters
-    for key, array in found.items():
-        np.testing.assert_array_equal(array, given[key].numpy(), err_msg=key)
-        assert array.dtype == np.float32 and array.flags.c_contiguous
-
-
-def test_back_and_there_gives_the_same_bits():
-    variables = randomised(TinyNet())
-    found = from_state_dict(TinyNet(), to_state_dict(variables))
-    jax.tree.map(np.testing.assert_array_equal, found, variables)
-
-
-def test_torch_loads_the_export_strictly(twin):
-    exported = to_state_dict(randomised(TinyNet()))
-    keys = twin.load_state_dict(
-        {key: torch.from_numpy(array) for key, array in exported.items()}, strict=True
-    )
-    assert not keys.missing_keys and not keys.unexpected_keys
-    np.testing.assert_array_equal(twin.conv1.weight.detach(), exported["conv1.weight"])
-
-
-def test_torch_keys():
-    assert torch_key(("params", "layer4", "0", "conv1", "kernel")) == "layer4.0.conv1.weight"
-    assert torch_key(("params", "features.0", "bias")) == "features.0.bias"
-    assert torch_key(("params", "bn1", "scale")) == "bn1.weight"
-    assert torch_key(("batch_stats", "bn1", "mean")) == "bn1.running_mean"
-    assert torch_key(("batch_stats", "bn1", "var")) == "bn1.running_var"
-    assert torch_key(("params", "block", "gamma")) == "block.gamma"
-
-
-# ---- strict
-
-
-def test_all_that_is_wrong_is_named_at_once(twin):
-    given = twin.state_dict()
-    del given["conv1.weight"], given["bn1.running_var"]
-    given["neck.weight"] = torch.zeros(2)
-    given["fc.weight"] = torch.zeros(9, 4)
-    given["fc.bias"] = torch.zeros(9)
-    with pytest.raises(StateDictError) as caught:
-        from_state_dict(TinyNet(), given)
-    lines = str(caught.value).splitlines()
-    assert [line.strip() for line in lines[1:4]] == [
-        "2 missing: bn1.running_var, conv1.weight",
-        "1 unused: neck.weight",
-        "2 mis-shaped: fc.bias: got (9,), expected (3,), fc.weight: got (9, 4), expected (3, 4)",
-    ]
-    assert "except_head=True" in lines[4]
-
-
-def test_a_kernel_in_the_layout_of_flax_is_mis_shaped(twin):
-    given = dict(twin.state_dict())
-    given["fc.weight"] = given["fc.weight"].T
-    with pytest.raises(StateDictError, match=r"fc.weight: got \(4, 3\), expected \(3, 4\)"):
-        from_state_dict(TinyNet(), given)
-
-
-def test_long_lists_are_cut():
-    with pytest.raises(StateDictError, match=r"  102 missing: .* and 90 more\n") as caught:
-        from_state_dict(create_model("resnet18"), {})
-    assert len(str(caught.value)) < 1000
-
-
-def test_only_the_counters_of_batches_are_ignored(twin):
-    given = {**twin.state_dict(), "bn1.num_batches": torch.tensor(1)}
-    with pytest.raises(StateDictError, match="1 unused: bn1.num_batches"):
-        from_state_dict(TinyNet(), given)
-
-
-# ---- arrays
-
-
-def variants(value: torch.Tensor) -> dict:
+def variables() -> dict:
+    """A convolution, a norm with statistics, a dense layer and a bare parameter."""
     return {
-        "numpy": value.numpy(),
-        "jax": jnp.asarray(value.numpy()),
-        "gradient": value.clone().requires_grad_(),
-        "parameter": torch.nn.Parameter(value),
-        "strided": value.repeat_interleave(2, 0)[::2],
-        "float64": value.double(),
-        "list": value.tolist(),
+        "params": {
+            "layer1": {"0": {"conv1": {"kernel": jnp.arange(24.0).reshape(3, 2, 2, 2)}}},
+            "bn1": {"scale": jnp.ones(2), "bias": jnp.zeros(2)},
+            "fc": {"kernel": jnp.arange(10.0).reshape(2, 5), "bias": jnp.arange(5.0)},
+            "block": {"gamma": jnp.full(2, 1e-6)},
+        },
+        "batch_stats": {"bn1": {"mean": jnp.arange(2.0), "var": jnp.ones(2)}},
     }
 
 
-@pytest.mark.parametrize("kind", variants(torch.zeros(1)))
-def test_any_array_is_taken(twin, kind):
-    given = {
-        key: variants(value)[kind]
-        for key, value in twin.state_dict().items()
-        if not key.endswith("num_batches_tracked")
-    }
-    found = from_state_dict(TinyNet(), given)
-    expected = from_state_dict(TinyNet(), twin.state_dict())
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        (("params", "layer4", "0", "conv1", "kernel"), "layer4.0.conv1.weight"),
+        (("params", "features.0", "bias"), "features.0.bias"),
+        (("params", "bn1", "scale"), "bn1.weight"),
+        (("batch_stats", "bn1", "mean"), "bn1.running_mean"),
+        (("batch_stats", "bn1", "var"), "bn1.running_var"),
+        (("params", "block", "gamma"), "block.gamma"),
+    ],
+)
+def test_torch_keys(path, key):
+    assert torch_key(path) == key
 
 
-@pytest.mark.parametrize("kind", ["torch", "numpy"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_becomes_float32_without_loss(twin, kind, dtype):
-    half = {key: value.to(dtype) for key, value in twin.state_dict().items()}
-    exact = {key: value.float() for key, value in half.items()}
-    if kind == "numpy":
-        type_ = ml_dtypes.bfloat16 if dtype == torch.bfloat16 else np.float16
-        half = {key: value.numpy().astype(type_) for key, value in exact.items()}
-    found = from_state_dict(TinyNet(), half)
-    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
-    jax.tree.map(np.testing.assert_array_equal, found, from_state_dict(TinyNet(), exact))
-
-
-def test_the_variables_are_copies(twin):
-    variables = from_state_dict(TinyNet(), twin.state_dict())
-    before = jax.tree.map(np.array, variables)
-    with torch.no_grad():
-        for tensor in twin.state_dict().values():
-            tensor.fill_(7)
-    jax.tree.map(np.testing.assert_array_equal, variables, before)
-
-
-# ---- the head
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_head_keys_are_those_under_the_classifier(name):
-    model = create_model(name, num_classes=7)
-    every = {torch_key(path) for path in trees.flatten(abstract_variables(model))}
-    under = {key for key in every if trees.is_under(key, architecture(name).classifier)}
-    assert len(under) == 2
-    for classes in (7, 0):
-        assert head_keys(model.clone(num_classes=classes)) == under
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_head_keys_without_a_top_are_all_of_the_top(name):
-    backbone = create_model(name, num_classes=0, global_pool="")
-    kept = {torch_key(path) for path in trees.flatten(abstract_variables(backbone))}
-    whole = abstract_variables(create_model(name, num_classes=7))
-    every = {torch_key(path) for path in trees.flatten(whole)}
-    assert head_keys(backbone) == every - kept
-    if name.startswith("vgg"):
-        assert {"pre_logits.fc1.weight", "head.fc.bias"} <= head_keys(backbone)
-
-
-@pytest.fixture(scope="module")
-def resnet18() -> dict[str, np.ndarray]:
-    return to_state_dict(randomised(create_model("resnet18", num_classes=7), side=32))
-
-
-@pytest.mark.parametrize("classes", [7, 3, 0])
-def test_except_head_starts_the_classifier_at_zero_and_keeps_the_rest(resnet18, classes):
-    model = create_model("resnet18", num_classes=classes)
-    found = from_state_dict(model, resnet18, except_head=True)
-    head, rest = trees.split(found["params"], lambda name: trees.is_under(name, "fc"))
-    assert {key: leaf.shape for key, leaf in head.get("fc", {}).items()} == (
-        {"kernel": (512, classes), "bias": (classes,)} if classes else {}
+def test_kernels_have_torchs_layout_and_all_else_its_own():
+    state_dict, given = to_state_dict(variables()), variables()["params"]
+    kernel = given["layer1"]["0"]["conv1"]["kernel"]
+    np.testing.assert_array_equal(
+        state_dict["layer1.0.conv1.weight"], np.transpose(kernel, (3, 2, 0, 1))
     )
-    assert not any(leaf.any() for leaf in jax.tree.leaves(head))
-    exported = to_state_dict({"params": rest, "batch_stats": found["batch_stats"]})
-    assert exported.keys() == resnet18.keys() - {"fc.weight", "fc.bias"}
-    for key, array in exported.items():
-        np.testing.assert_array_equal(array, resnet18[key])
+    np.testing.assert_array_equal(state_dict["fc.weight"], given["fc"]["kernel"].T)
+    np.testing.assert_array_equal(state_dict["block.gamma"], given["block"]["gamma"])
+    assert {slot.key: slot.torch_shape for slot in slots_of_variables(variables())} == {
+        key: array.shape for key, array in state_dict.items()
+    }
 
 
-def test_except_head_takes_a_state_dict_without_head(resnet18):
-    headless = {key: value for key, value in resnet18.items() if not key.startswith("fc.")}
-    found = from_state_dict(create_model("resnet18", num_classes=3), headless, except_head=True)
-    assert found["params"]["fc"]["kernel"].shape == (512, 3)
+def test_what_comes_back_is_what_was_converted():
+    state_dict = to_state_dict(variables())
+    flat = to_flax(slots_of_variables(variables()), state_dict)
+    again = {torch_key(path): array for path, array in flat.items()}
+    assert again.keys() == state_dict.keys()
+    np.testing.assert_array_equal(
+        flat["params", "layer1", "0", "conv1", "kernel"],
+        variables()["params"]["layer1"]["0"]["conv1"]["kernel"],
+    )
 
 
-def test_except_head_excepts_nothing_else(resnet18):
-    wrong = {key: value for key, value in resnet18.items() if key != "layer4.1.bn2.bias"}
-    with pytest.raises(StateDictError, match=r"1 missing: layer4\.1\.bn2\.bias\n") as caught:
-        from_state_dict(
-            create_model("resnet18", num_classes=3), {**wrong, "fc2.bias": 0}, except_head=True
-        )
-    assert "1 unused: fc2.bias" in str(caught.value)
-
-
-def test_without_the_exception_another_head_is_an_error(resnet18):
-    with pytest.raises(
-        StateDictError, match=r"2 mis-shaped: fc\.bias: got \(7,\), expected \(3,\)"
-    ):
-        from_state_dict(create_model("resnet18", num_classes=3), resnet18)
-
-
-def test_a_network_without_statistics_has_no_such_collection():
-    model = create_model("vgg11", num_classes=0, global_pool="")
-    found = from_state_dict(model, to_state_dict(randomised(model, side=32)))
-    assert found.keys() == {"params"}
-
-
-def test_the_abstract_variables_cost_no_memory():
-    leaves = jax.tree.leaves(state_dict.abstract_variables(create_model("vgg11")))
-    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
-
-
-def test_the_abstract_trace_leaves_the_network_as_it_is():
-    """It draws no kernels and normalises nothing, and jax remembers traces."""
-    model = create_model("resnet18", num_classes=0)
-    abstract = state_dict.abstract_variables(model)
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, abstract)
-    assert np.std(variables["params"]["conv1"]["kernel"]) > 0.01
-    shifted = jax.tree.map(lambda leaf: leaf + 1, variables["batch_stats"])
-    images = jnp.ones((1, 32, 32, 3))
-    features = model.apply(variables, images)
-    assert jnp.any(features != model.apply(variables | {"batch_stats": shifted}, images))
-
-
-def forms() -> tuple[bool, bool]:
-    return tracing.has_cpu_forms(), tracing.has_values()
-
-
-def test_a_form_of_tracing_holds_within_its_block_alone():
-    assert forms() == (True, True)
-    with layers.as_on_accelerators():
-        assert forms() == (False, True)
-        with layers.as_shapes():
-            assert forms() == (False, False)
-        assert forms() == (False, True)
-    with pytest.raises(RuntimeError), layers.as_shapes():
-        raise RuntimeError
-    assert forms() == (True, True)
-
-
-def test_the_abstract_trace_is_of_shapes_alone():
-    class Asks(nn.Module):
-        in_channels: ClassVar[int] = 3
-
-        @nn.compact
-        def __call__(self, images: jax.Array) -> jax.Array:
-            seen.append(forms())
-            return layers.Dense(2, name="fc")(images)
-
-    seen = []
-    abstract_variables(Asks())
-    assert seen == [(False, False)]
-
-
-def test_networks_with_the_same_fields_are_traced_once(monkeypatch):
-    given = to_state_dict(randomised(create_model("vgg11", num_classes=2), side=32))
-    found = from_state_dict(create_model("vgg11", num_classes=2), given)
-
-    def trace(model):
-        raise AssertionError(f"{model} is traced again")
-
-    monkeypatch.setattr(state_dict, "abstract_variables", trace)
-    again = from_state_dict(create_model("vgg11", num_classes=2), given)
-    jax.tree.map(np.testing.assert_array_equal, again, found)
-    with pytest.raises(AssertionError, match="traced again"):
-        from_state_dict(create_model("vgg11", num_classes=5), given)
-
-
-def test_a_fresh_head_is_drawn_as_the_network_draws_it():
-    """SqueezeNet's classifier comes before a ReLU: at zero it would never get a gradient."""
-    model = create_model("torchvision/squeezenet1_1", num_classes=3)
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, "f4"), abstract_variables(model))
-    state_dict = to_state_dict(zeros)
-    del state_dict["classifier.1.weight"], state_dict["classifier.1.bias"]
-    head = from_state_dict(model, state_dict, except_head=True)["params"]["classifier.1"]
-    assert 0.005 < np.std(head["kernel"]) < 0.02
-    np.testing.assert_array_equal(head["bias"], 0)
+def test_a_state_dict_must_hold_what_the_slots_take_and_no_more():
+    slots = slots_of_variables(variables())
+    state_dict = to_state_dict(variables())
+    with pytest.raises(StateDictError, match="1 unused: bn1.running_mean"):
+        to_flax([slot for slot in slots if slot.key != "bn1.running_mean"], state_dict)
+    del state_dict["fc.bias"]
+    with pytest.raises(StateDictError, match="1 missing: fc.bias"):
+        to_flax(slots, state_dict)

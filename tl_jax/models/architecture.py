@@ -1,9 +1,33 @@
-"""What the registry knows of one architecture."""
+"""What the registry knows of one architecture, and how the family files are written.
+
+A family file reads like its papers: docstring (papers, timm's file), blocks, network, table of
+variants, registration. In every family the table is `NETWORKS` and maps timm's names to networks.
+A Linen module is a frozen dataclass, so an entry is the network's class with the fields in which
+the variant differs from the defaults, and a new variant is a new line:
+
+    NETWORKS = {
+        "vgg11": VGG(depths=(1, 1, 2, 2, 2)),
+        "vgg11_bn": VGG(depths=(1, 1, 2, 2, 2), batch_norm=True),
+    }
+
+Fields that many entries share have a name (`EfficientNet(width=1.4, depth=1.8, **_TF)`); where a
+paper derives the fields from parameters of its own, a function does (`_bit(50, 3)`). The
+registration adds the names that weights, features and parity go by:
+
+    ARCHITECTURES = {
+        name: Architecture(network, stem="conv1", stages=("act1", "layer1"), rename=rename)
+        for name, network in NETWORKS.items()
+    }
+"""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from flax import linen as nn
+from tl_jax.models.network import Network
+
+# Fields of a network by name: what several entries of a table share.
+Fields = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,17 +35,19 @@ class Architecture:
     """One architecture under timm's name (torchvision's, for those that timm has not).
 
     Attributes:
-      build: makes the network; called with the keywords `num_classes`, `in_channels`,
-        `global_pool`, `drop_rate`, `drop_path_rate` and `dtype`.
-      classifier: dotted name of the last dense layer, such as `"fc"`.
+      network: the network; `network.clone(num_classes=10)` is the same with another classifier.
       stem: dotted name of the first convolution, such as `"conv1"`.
       stages: dotted names of the modules whose outputs are the stage features, shallow to deep.
       rename: maps a key of a checkpoint published under other names to timm's key, and leaves
         every other key as it is.
     """
 
-    build: Callable[..., nn.Module]
-    classifier: str
+    network: Network
     stem: str
     stages: tuple[str, ...]
     rename: Callable[[str], str] | None = None
+
+    @property
+    def classifier(self) -> str:
+        """Dotted name of the last layer, such as `"fc"`."""
+        return self.network.classifier

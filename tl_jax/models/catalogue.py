@@ -1,7 +1,6 @@
-"""The catalogue: what is known of each network and each set of weights, to choose by."""
+"""The catalogue: facts about each network and each set of weights, to choose by."""
 
 import dataclasses
-from collections.abc import Collection
 
 from tl_jax import messages
 from tl_jax.models import registry
@@ -14,11 +13,11 @@ class Entry:
 
     Attributes:
       name: `arch`, or `arch.tag` for weights.
-      family: the file it is in, such as `"resnet"`.
-      parameters: with the classifier of the architecture's default weights.
-      input_size: side of the images in pixels; the longer one.
-      classes: of the weights' classifier; 0 if they have none.
-      license: of the weights; None where none is stated.
+      family: name of the family's file, such as `"resnet"`.
+      parameters: their number, with the classifier of the architecture's default weights.
+      input_size: longer side of the images in pixels.
+      classes: number of classes of the weights' classifier; 0 if they have none.
+      license: SPDX identifier of the weights in lower case; None where none is stated.
     """
 
     name: str
@@ -39,32 +38,34 @@ def catalogue(
     classes: int | None = None,
     license: str | None = None,
 ) -> list[Entry]:
-    """Lists networks by what is known of them.
+    """Lists networks by their size, input, classes and licence.
 
     Args:
       pattern: shell wildcards on the name.
-      pretrained: list the published weights in place of the architectures. An architecture's entry
-        tells of its default weights.
-      family: only this family's.
-      max_parameters: at most so many.
-      max_input_size: images of at most this side, in pixels.
+      pretrained: list the published weights in place of the architectures. The entry of an
+        architecture describes its default weights.
+      family: only architectures of this family.
+      max_parameters: only networks with at most this many parameters.
+      max_input_size: only networks for images of at most this side, in pixels.
       classes: only weights with a classifier of this many classes.
       license: only weights under this licence (SPDX, in lower case), or `"none"` for those that
         state none.
 
     Raises:
-      ValueError: if there is no such family or licence; it names the nearest.
+      ValueError: if there is no such family or licence, naming the nearest.
 
-    Example:
+    Examples:
       >>> [entry.name for entry in catalogue("resnet*", max_parameters=6e6)]
       ['resnet10t']
     """
+    licenses = {index.pretrained_config(n).license or "none" for n in index.pretrained_names()}
+    for what, value, known in (
+        ("family", family, registry.FAMILIES),
+        ("licence", license, licenses),
+    ):
+        if value is not None and value not in known:
+            raise ValueError(f"no {what} {value!r}{messages.hint(value, sorted(known))}")
     entries = [_entry(name) for name in registry.list_models(pattern, pretrained=pretrained)]
-    _check(family, registry.FAMILIES, "family")
-    licenses = {
-        index.pretrained_config(name).license or "none" for name in index.pretrained_names()
-    }
-    _check(license, licenses, "licence")
     return [
         entry
         for entry in entries
@@ -86,8 +87,3 @@ def _entry(name: str) -> Entry:
         classes=config.num_classes,
         license=config.license,
     )
-
-
-def _check(value: str | None, known: Collection[str], what: str) -> None:
-    if value is not None and value not in known:
-        raise ValueError(f"no {what} {value!r}{messages.hint(value, sorted(known))}")

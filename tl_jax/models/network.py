@@ -1,4 +1,4 @@
-"""What all networks share: their fields, and the top of pooling, dropout and classifier."""
+"""The base of all networks: their fields, and the top of pooling, dropout and classifier."""
 
 from typing import ClassVar
 
@@ -22,6 +22,8 @@ class Network(nn.Module):
       classifier: dotted name of the last layer (of the class).
       auxiliary: dotted names of modules that published weights may hold and the network may lack:
         heads that only training uses (of the class).
+      stochastic_depth: False if there is no residual branch that may be dropped; `drop_path_rate`
+        must then be 0 (of the class).
       num_classes: size of the classifier; 0 leaves it out, its parameters too.
       in_channels: channels of the images.
       global_pool: `"avg"`, or `""` for the last feature map without any top layer.
@@ -37,6 +39,7 @@ class Network(nn.Module):
 
     classifier: ClassVar[str]
     auxiliary: ClassVar[tuple[str, ...]] = ()
+    stochastic_depth: ClassVar[bool] = True
 
     num_classes: int = 1000
     in_channels: int = 3
@@ -46,7 +49,7 @@ class Network(nn.Module):
     axis_name: str | None = None
     dtype: layers.Dtype = jnp.float32
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.global_pool not in ("avg", ""):
             raise ValueError(f"global_pool is {self.global_pool!r}; use 'avg', or '' for none")
@@ -62,6 +65,11 @@ class Network(nn.Module):
         for name, rate in (("drop_rate", self.drop_rate), ("drop_path_rate", self.drop_path_rate)):
             if not 0.0 <= rate < 1.0:
                 raise ValueError(f"{name} is {rate}; it must lie in [0, 1)")
+        if self.drop_path_rate and not self.stochastic_depth:
+            raise ValueError(
+                f"drop_path_rate is {self.drop_path_rate}, but {type(self).__name__} has no "
+                "residual branch that may be dropped; leave it at 0 and use drop_rate"
+            )
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
@@ -89,18 +97,15 @@ class Network(nn.Module):
         """Classifies the pooled features: [B, C] -> [B, num_classes]."""
         return layers.Dense(self.num_classes, name=self.classifier)(x)
 
-    def refuse_drop_path(self) -> None:
-        """For `__post_init__` of a family that drops no branches: `drop_path_rate` must be 0."""
-        if self.drop_path_rate:
-            raise ValueError(
-                f"drop_path_rate is {self.drop_path_rate}, but {type(self).__name__} has no "
-                "residual branch that may be dropped; leave it at 0 and use drop_rate"
-            )
-
 
 def drop_path_rates(rate: float, depths: tuple[int, ...]) -> list[tuple[float, ...]]:
-    """Returns each stage's drop-path rates, which grow linearly from 0 at the first block of all
-    to `rate` at the last."""
+    """Returns the drop-path rates of each stage's blocks.
+
+    They grow linearly from 0 at the first block of the network to `rate` at the last.
+
+    >>> drop_path_rates(0.2, (2, 1))
+    [(0.0, 0.1), (0.2,)]
+    """
     step = rate / max(sum(depths) - 1, 1)
     starts = [sum(depths[:i]) for i in range(len(depths))]
     return [

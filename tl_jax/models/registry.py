@@ -1,4 +1,4 @@
-"""The names of the networks: which architectures there are, and how one is made from its name."""
+"""The registry: architectures by name, and networks from their names."""
 
 import dataclasses
 import fnmatch
@@ -40,7 +40,7 @@ class Family:
 
     Attributes:
       architectures: by name.
-      papers: where they are from; arXiv's numbers, for what arXiv has.
+      papers: arXiv numbers of the papers that describe them.
     """
 
     architectures: Mapping[str, Architecture]
@@ -70,13 +70,17 @@ FAMILIES: dict[str, Family] = {
 }
 
 ARCHITECTURES: dict[str, Architecture] = {
-    name: found for family in FAMILIES.values() for name, found in family.architectures.items()
+    name: about for family in FAMILIES.values() for name, about in family.architectures.items()
 }
 _FAMILY_OF = {name: family for family, about in FAMILIES.items() for name in about.architectures}
 
 
 def architecture_name(name: str) -> str:
-    """Returns the architecture's part of `arch.tag`."""
+    """Returns the architecture's part of `arch.tag`.
+
+    >>> architecture_name("resnet50.a1_in1k")
+    'resnet50'
+    """
     return name.partition(".")[0]
 
 
@@ -90,15 +94,15 @@ def family_of(arch: str) -> str:
 
 
 def architecture(name: str) -> Architecture:
-    """Returns what is known of an architecture.
+    """Returns an architecture by its name.
 
     Args:
-      name: timm's `arch` or `arch.tag`; the tag only names weights and is ignored.
+      name: timm's `arch` or `arch.tag`; the tag names weights only and is ignored.
 
     Raises:
       ValueError: if there is no such architecture; it names the nearest.
 
-    Example:
+    Examples:
       >>> architecture("resnet50.a1_in1k").classifier
       'fc'
     """
@@ -123,7 +127,7 @@ def create_model(
 ) -> Network:
     """Makes the network of a timm name, without weights.
 
-    `model.init(key, images)` draws fresh weights as timm does, but for a classifier of zeros.
+    `model.init(key, images)` draws fresh weights as timm does, except for a classifier of zeros.
     `model.apply(variables, images)` evaluates; training is `model.apply(variables, images,
     train=True, mutable=["batch_stats"], rngs={"dropout": key})`.
 
@@ -140,16 +144,17 @@ def create_model(
     Raises:
       ValueError: if the name is unknown, or the other arguments contradict each other.
 
-    Example:
-      >>> model = create_model("resnet18", num_classes=10)
-      >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-      >>> model.apply(variables, jnp.zeros((2, 97, 131, 3))).shape
+    Examples:
+      >>> import jax
+      >>> model = create_model("simple_cnn", num_classes=10)
+      >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+      >>> model.apply(variables, jnp.zeros((2, 40, 56, 3))).shape
       (2, 10)
     """
-    build = architecture(name).build
+    network = architecture(name).network
     if num_classes is None:
         num_classes = index.pretrained_config(name).num_classes
-    return build(
+    return network.clone(
         num_classes=num_classes,
         in_channels=in_channels,
         global_pool=global_pool,
@@ -166,9 +171,9 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
       pattern: shell wildcards, such as `"*efficientnet_b0*"`.
       pretrained: list the names of pretrained weights, `arch.tag`, in place of the architectures.
 
-    Example:
-      >>> list_models("resnet*")
-      ['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152']
+    Examples:
+      >>> list_models("resnet34*")
+      ['resnet34', 'resnet34d']
     """
     if pretrained:
         names = index.pretrained_names(pattern)

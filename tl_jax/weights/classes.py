@@ -1,4 +1,4 @@
-"""Names of the classes that pretrained classifiers tell apart."""
+"""Names of the classes of pretrained classifiers."""
 
 import functools
 import importlib.resources
@@ -22,7 +22,7 @@ def class_names(weights: str | int) -> tuple[str, ...] | None:
     Raises:
       ValueError: if there are no such weights.
 
-    Example:
+    Examples:
       >>> class_names("resnet50")[281]
       'tabby, tabby cat'
     """

@@ -12,14 +12,14 @@ from tl_jax import messages
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedConfig:
-    """What is known of one set of pretrained weights, as timm (or torchvision) states it.
+    """Facts about one set of pretrained weights, as timm (or torchvision) states them.
 
     Attributes:
       name: timm's full name, `architecture.tag`.
       num_classes: classes of its classifier; 0 if it was published without one.
       input_size: channels, height and width (pixels) of the images it was trained for.
-      mean: what is subtracted from each channel, for pixels in [0, 1].
-      std: what each channel is then divided by.
+      mean: mean of each channel, which is subtracted, for pixels in [0, 1].
+      std: deviation of each channel, by which is then divided.
       crop_pct: the image side that evaluation keeps, as a fraction of the resized image's.
       crop_mode: `"center"` (resize the shorter side, crop the middle), `"squash"` (resize both
         sides, whatever the aspect ratio) or `"border"` (resize the longer side, pad).
@@ -52,12 +52,12 @@ class PretrainedConfig:
 
     @property
     def published(self) -> bool:
-        """Whether there are such weights to be had."""
+        """Whether such weights can be downloaded."""
         return self.hub_id is not None or self.url is not None
 
 
 def pretrained_config(name: str) -> PretrainedConfig:
-    """Returns what is known of a set of weights.
+    """Returns the facts about a set of weights.
 
     Args:
       name: `architecture.tag`, or `architecture` alone for timm's default tag. An architecture
@@ -67,15 +67,15 @@ def pretrained_config(name: str) -> PretrainedConfig:
     Raises:
       ValueError: if there is no such entry, naming the nearest.
 
-    Example:
+    Examples:
       >>> pretrained_config("resnet50").name
       'resnet50.a1_in1k'
     """
     configs = _configs()
-    about = _index()["architectures"]
-    full = about[name]["default"] if name in about else name
+    architectures = _index()["architectures"]
+    full = architectures[name]["default"] if name in architectures else name
     if full not in configs:
-        choices = [*about, *configs]
+        choices = [*architectures, *configs]
         raise ValueError(
             f"no pretrained weights named {name!r}{messages.hint(name, choices)} "
             "(pretrained_names() lists all)"
@@ -86,7 +86,7 @@ def pretrained_config(name: str) -> PretrainedConfig:
 def pretrained_names(pattern: str = "*") -> list[str]:
     """Returns the full names, sorted, of all published weights that a shell pattern matches.
 
-    Example:
+    Examples:
       >>> pretrained_names("vgg1[13]*")
       ['vgg11.tv_in1k', 'vgg11_bn.tv_in1k', 'vgg13.tv_in1k', 'vgg13_bn.tv_in1k']
     """
@@ -103,7 +103,7 @@ def parameter_count(architecture: str) -> int:
     Raises:
       KeyError: if the index does not list it.
 
-    Example:
+    Examples:
       >>> parameter_count("resnet50")
       25557032
     """
@@ -123,5 +123,7 @@ def _configs() -> dict[str, PretrainedConfig]:
 
 def _config(name: str, entry: dict[str, Any]) -> PretrainedConfig:
     # JSON knows lists only; the dataclass is hashable, so that jit may take it as static.
-    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()}
+    fields: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()
+    }
     return PretrainedConfig(name=name, **fields)

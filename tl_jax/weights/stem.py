@@ -25,12 +25,16 @@ def adapt_stem(
     Raises:
       ValueError: if there is no such kernel, or it cannot be repeated.
 
-    Example:
-      >>> adapted = adapt_stem(state_dict, "conv1", in_channels=1)           # doctest: +SKIP
+    Examples:
+      >>> adapt_stem({"conv1.weight": np.ones((8, 3, 7, 7))}, "conv1", 1)["conv1.weight"].shape
+      (8, 1, 7, 7)
     """
     key = f"{stem}.weight"
     if key not in state_dict:
-        raise ValueError(f"the weights have no {key}, which in_channels={in_channels} is to adapt")
+        raise ValueError(
+            f"the weights have no {key}, which must be adapted to in_channels={in_channels}; is "
+            f"{stem!r} the first convolution?"
+        )
     kernel = np.asarray(state_dict[key], np.float32)
     inputs = kernel.shape[1]
     if in_channels in (_RGB, inputs):
@@ -41,8 +45,8 @@ def adapt_stem(
         return {**state_dict, key: folds.sum(axis=2)}
     if inputs != _RGB:
         raise ValueError(
-            f"{key} takes {inputs} channels and cannot be adapted to {in_channels}; weights of "
-            "3 channels can, and 1 channel can be had from any"
+            f"{key} takes {inputs} channels and cannot be adapted to {in_channels}: weights of "
+            "3 channels can be adapted to any number, others to 1"
         )
     repeated = np.tile(kernel, (1, -(-in_channels // _RGB), 1, 1))[:, :in_channels]
     return {**state_dict, key: repeated * (_RGB / in_channels)}

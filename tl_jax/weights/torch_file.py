@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-# What opens every file of the format that torch wrote before version 1.6.
+# The first object in every file of the format that torch wrote before version 1.6.
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
 _ZIP_SIGNATURE = b"PK"
@@ -53,8 +53,8 @@ _DTYPES = {
     "complex128": np.complex128,
     "complex64": np.complex64,
 }
-# Every opcode that torch's own pickles use. Beside the globals this list keeps out what could
-# build other objects (INST, OBJ, EXT*) and text opcodes that no checkpoint holds.
+# Every opcode that torch's pickles use. Besides the check of globals, this list excludes opcodes
+# that build other objects (INST, OBJ, EXT*) and text opcodes that no checkpoint holds.
 _OPCODES = frozenset(
     "PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4 "
     "BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINSTRING SHORT_BINSTRING BINBYTES "
@@ -75,21 +75,24 @@ class TorchFileError(ValueError):
 def load_torch_file(path: str | os.PathLike[str]) -> Any:
     """Reads a file of `torch.save`, in the zip format (torch >= 1.6) or the older one.
 
-    Only dicts, lists, tuples, plain values and dense tensors are admitted. Tensors come as NumPy
+    Only dicts, lists, tuples, plain values and dense tensors are accepted. Tensors come as NumPy
     arrays of the same type, shape and strides; tensors that share a storage share memory.
 
     Args:
       path: the file, whatever its suffix.
 
     Returns:
-      What was saved: often a state dict, or a dict that holds one (see `state_dict_of`).
+      The saved object: often a state dict, or a dict that holds one (see `state_dict_of`).
 
     Raises:
       TorchFileError: naming the file, if it is damaged or asks for anything else.
       OSError: if the file cannot be opened.
 
-    Example:
-      >>> state_dict = state_dict_of(load_torch_file("resnet18.pth"))        # doctest: +SKIP
+    Examples:
+      >>> import torch
+      >>> torch.save({"state_dict": {"module.fc.bias": torch.zeros(5)}, "epoch": 3}, "model.pth")
+      >>> state_dict_of(load_torch_file("model.pth"))
+      {'fc.bias': array([0., 0., 0., 0., 0.], dtype=float32)}
     """
     file = Path(path)
     with file.open("rb") as stream:
@@ -112,7 +115,7 @@ def load_torch_file(path: str | os.PathLike[str]) -> Any:
 def state_dict_of(checkpoint: Any) -> dict[str, np.ndarray]:
     """Returns the state dict that a checkpoint is or holds.
 
-    As timm does, the first of `state_dict_ema`, `model_ema`, `state_dict` and `model` is taken
+    As in timm, the first of `state_dict_ema`, `model_ema`, `state_dict` and `model` is taken
     from a training checkpoint, and the prefixes that torch's wrappers put before every key
     (`module.`, `_orig_mod.`) are taken off.
 
@@ -147,7 +150,7 @@ def _without_prefixes(key: str) -> str:
 
 
 class _Dict(dict[Any, Any]):
-    """Stands for `collections.OrderedDict`, and leaves out attributes (`_metadata`) put on it."""
+    """Replaces `collections.OrderedDict`, and drops attributes (`_metadata`) that are set on it."""
 
     __slots__ = ()
 
@@ -156,7 +159,7 @@ class _Dict(dict[Any, Any]):
 
 
 class _Marker:
-    """Stands for a class of torch that a file names only to tell a type."""
+    """Replaces a class of torch that a file names only to state a type."""
 
     __slots__ = ("name",)
 
@@ -177,8 +180,8 @@ class _Storage:
 class _Unpickler(pickle.Unpickler):
     """Unpickles plain values, dicts and tensors; `storage(key, n_bytes)` gives a storage's bytes.
 
-    The functions that a pickle may call are made anew for each file, so that nothing it does to
-    them outlives the reading.
+    The functions that a pickle may call are created for each file, so that no attribute that it
+    sets on them outlives the reading.
     """
 
     def __init__(
@@ -188,16 +191,20 @@ class _Unpickler(pickle.Unpickler):
         self._file = file
         self._storage = storage
         self.storages: dict[str, _Storage] = {}
-        self._globals = {
+        self._globals: dict[tuple[str, str], Callable[..., Any]] = {
             ("collections", "OrderedDict"): _Dict,
             ("torch._utils", "_rebuild_tensor"): lambda *args: _tensor(*args),
             ("torch._utils", "_rebuild_tensor_v2"): lambda *args: _tensor(*args[:4]),
-            ("torch._utils", "_rebuild_tensor_v3"): lambda *args: _tensor(*args[:4], args[6]),
+            ("torch._utils", "_rebuild_tensor_v3"): (
+                lambda storage, offset, shape, strides, requires_grad, hooks, dtype, *_: _tensor(
+                    storage, offset, shape, strides, dtype
+                )
+            ),
             ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
         }
 
     def find_class(self, module: str, name: str) -> Any:
-        """Returns the stand-in of an admitted global; refuses every other."""
+        """Returns the stand-in of a global that tensors need; refuses every other."""
         if (module, name) in self._globals:
             return self._globals[module, name]
         if module in ("torch", "torch.storage") and name in _STORAGES:
@@ -255,20 +262,20 @@ def _tensor(
 
 
 def _pickled(stream: BinaryIO, file: Path) -> bytes:
-    """Reads one pickle from where the stream stands, and checks its opcodes without running any."""
+    """Reads one pickle at the stream's position, and checks its opcodes without running any."""
     start = stream.tell()
-    most = 0
+    largest_index = 0
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name not in _OPCODES:
             raise TorchFileError(
                 f"{file} holds the pickle opcode {opcode.name}, which no state dict needs; refused"
             )
-        if opcode.name in _MEMO_OPCODES:
-            most = max(most, argument)
+        if opcode.name in _MEMO_OPCODES and argument is not None:
+            largest_index = max(largest_index, int(argument))
     length = stream.tell() - start
-    if most > length:
+    if largest_index > length:
         raise TorchFileError(
-            f"{file} is damaged: its pickle of {length} bytes has memo index {most}"
+            f"{file} is damaged: its pickle of {length} bytes has memo index {largest_index}"
         )
     stream.seek(start)
     return stream.read(length)
@@ -308,7 +315,7 @@ def _read_zip(stream: BinaryIO, file: Path) -> Any:
         return _Unpickler(pickled, file, storage).load()
 
 
-def _read_legacy(stream: BinaryIO, file: Path) -> Any:
+def _read_legacy(stream: io.BufferedReader, file: Path) -> Any:
     _check_opening(stream, file)
     magic = _Unpickler(_pickled(stream, file), file).load()
     if magic != _MAGIC:
@@ -356,7 +363,7 @@ def _reserve_within(stream: BinaryIO, file: Path) -> Callable[[str, int], np.nda
     return reserve
 
 
-def _fill(storage: _Storage, stream: BinaryIO, file: Path) -> None:
+def _fill(storage: _Storage, stream: io.BufferedReader, file: Path) -> None:
     """Reads one storage of the older format: a count of elements, then their bytes."""
     count = int.from_bytes(stream.read(8), "little", signed=True)
     expected = storage.data.nbytes
@@ -365,7 +372,7 @@ def _fill(storage: _Storage, stream: BinaryIO, file: Path) -> None:
             f"{file} is damaged or cut short: a storage has {count} elements of "
             f"{storage.dtype}, expected {expected} bytes"
         )
-    got = stream.readinto(storage.data)
+    got = stream.readinto(storage.data.data)
     if got != expected:
         raise TorchFileError(
             f"{file} is cut short: a storage ends after {got} of {expected} bytes; "

@@ -1,0 +1,148 @@
+"""Outputs of a network's modules by name: of arrays, and of shapes alone."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from tl_jax import messages, trees
+from tl_jax.models.layers import around_calls, as_on_accelerators
+from tl_jax.models.model import Model
+
+
+def features(
+    model: Model, variables: Mapping[str, Any], images: jax.Array, at: Sequence[str]
+) -> dict[str, jax.Array]:
+    """Evaluates a network and returns the outputs of some of its modules.
+
+    It is a pure function and may be jitted; layers behind the last module asked for then cost
+    nothing.
+
+    Args:
+      model: a network of `create_model`.
+      variables: its params and batch_stats.
+      images: [B, H, W, C], normalised.
+      at: dotted names of modules; `architecture(name).stages` lists those of the stages.
+
+    Returns:
+      The outputs by name, in the order of `at`; feature maps are [B, h, w, C].
+
+    Raises:
+      ValueError: if a name is not that of a module; it names the nearest.
+
+    Examples:
+      >>> from tl_jax.models.registry import create_model
+      >>> model = create_model("simple_cnn", num_classes=5)
+      >>> images = jnp.zeros((2, 16, 16, 3))
+      >>> variables = model.init(jax.random.key(0), images)
+      >>> features(model, variables, images, at=["conv1", "conv2"])["conv2"].shape
+      (2, 8, 8, 64)
+    """
+    return logits_and_features(model, variables, images, at)[1]
+
+
+def logits_and_features(
+    model: Model, variables: Mapping[str, Any], images: jax.Array, at: Sequence[str]
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the logits and, as `features` does, the outputs of some modules."""
+    names: list[str] = []
+
+    def is_asked_for(module: nn.Module, method: str) -> bool:
+        name = trees.dotted(module.path)
+        if method != "__call__" or not name:
+            return False
+        names.append(name)
+        return name in at
+
+    logits, captured = model.apply(variables, images, capture_intermediates=is_asked_for)
+    check_names(at, names)
+    # Flax captures the outputs of all calls; a module that is called twice gives its first.
+    outputs = {
+        trees.dotted(path[:-1]): calls[0]
+        for path, calls in trees.flatten(captured.get("intermediates", {})).items()
+        if path[-1] == "__call__"
+    }
+    return logits, {name: outputs[name] for name in at}
+
+
+@dataclasses.dataclass
+class Call:
+    """One call of a module, as `recording` notes it.
+
+    Attributes:
+      path: names of the module and those that it lies in; `()` is the network itself.
+      start: how many calls had started or ended before.
+      end: how many calls, this one too, had started or ended when it had ended.
+      output: shapes and types of what it returned (`jax.ShapeDtypeStruct`, or a tree of them).
+    """
+
+    path: trees.Path
+    start: int
+    end: int = 0
+    output: Any = None
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[Call]]:
+    """Records every call of a module within it, in the order in which they start.
+
+    Examples:
+      >>> from tl_jax.models.registry import create_model
+      >>> from tl_jax.models.variables import abstract_variables
+      >>> with recording() as calls:
+      ...     _ = abstract_variables(create_model("simple_cnn"))
+      >>> [call.path for call in calls[:3]]
+      [(), ('conv1',), ('act1',)]
+    """
+    calls: list[Call] = []
+    clock = 0
+
+    def record(module: nn.Module, args: tuple[Any, ...], proceed: Callable[..., Any]) -> Any:
+        nonlocal clock
+        del args
+        call = Call(tuple(module.path), start=clock)
+        calls.append(call)
+        clock += 1
+        output = proceed()
+        clock += 1
+        call.end = clock
+        call.output = jax.tree.map(lambda y: jax.ShapeDtypeStruct(y.shape, y.dtype), output)
+        return output
+
+    with nn.intercept_methods(around_calls(record)):
+        yield calls
+
+
+def output_shapes(
+    model: Model, variables: Mapping[str, Any], image_shape: Sequence[int]
+) -> dict[trees.Path, list[Any]]:
+    """Returns what every module of a network returns, without computing anything.
+
+    Args:
+      model: a network.
+      variables: its variables, or their shapes and types.
+      image_shape: shape of the images, [B, H, W, C].
+
+    Returns:
+      By the module's path, in the order of the first calls, the shapes and types of the output of
+      each call. The network itself, with the path `()`, is the first.
+    """
+    images = jax.ShapeDtypeStruct(tuple(image_shape), jnp.float32)
+    with recording() as calls, as_on_accelerators():
+        # A new function: jax caches traces by function, and would not call any module again.
+        jax.eval_shape(lambda *args: model.apply(*args), variables, images)
+    shapes: dict[trees.Path, list[Any]] = {}
+    for call in calls:
+        shapes.setdefault(call.path, []).append(call.output)
+    return shapes
+
+
+def check_names(names: Sequence[str], modules: Sequence[str]) -> None:
+    """Raises a ValueError unless all names are those of modules; it names the nearest."""
+    for name in names:
+        if name not in modules:
+            raise ValueError(f"the network has no module {name!r}{messages.hint(name, modules)}")

@@ -1,0 +1,125 @@
+"""The variables of a network: their shapes, and their values from a torch state dict."""
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tl_jax import trees
+from tl_jax.models.layers import as_on_accelerators, as_shapes
+from tl_jax.models.model import Model
+from tl_jax.models.network import Network
+from tl_jax.weights.state_dict import Slot, slots_of_variables, to_flax
+
+# Side of the images, in pixels, that networks are traced with; all take them.
+_IMAGE_SIDE = 96
+
+
+def abstract_variables(model: Model) -> dict[str, Any]:
+    """Returns the shapes and types of a network's variables without computing anything.
+
+    Examples:
+      >>> from tl_jax.models.registry import create_model
+      >>> abstract_variables(create_model("simple_cnn", num_classes=5))["params"]["fc"]["bias"]
+      ShapeDtypeStruct(shape=(5,), dtype=float32)
+    """
+
+    def init(key: jax.Array, image: jax.Array) -> dict[str, Any]:
+        # A new function: jax caches traces by function, and this trace draws nothing.
+        return model.init(key, image)
+
+    with as_shapes():
+        return jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), _abstract_image(model))
+
+
+def from_state_dict(
+    model: Network,
+    state_dict: Mapping[str, Any],
+    *,
+    except_head: bool = False,
+    may_lack: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Converts a torch state dict to the variables of a network of the same architecture.
+
+    Args:
+      model: a network of `create_model`.
+      state_dict: key -> array; NumPy arrays, torch tensors, anything `numpy.asarray` takes.
+      except_head: leave the classifier out: its keys in the state dict are dropped, and its
+        parameters start fresh, as the network draws them (at zero, with few exceptions).
+      may_lack: dotted names of modules that the state dict may lack, all or nothing of each; they
+        start fresh then.
+
+    Returns:
+      `{"params": ..., "batch_stats": ...}` in float32; `batch_stats` only if the network has any.
+
+    Raises:
+      StateDictError: naming all missing, unused and mis-shaped keys at once.
+
+    Examples:
+      >>> from tl_jax.models.registry import create_model
+      >>> from tl_jax.weights.state_dict import to_state_dict
+      >>> model = create_model("simple_cnn", num_classes=5)
+      >>> state_dict = to_state_dict(model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3))))
+      >>> variables = from_state_dict(model, state_dict)
+    """
+    slots = slots_of(model)
+    head = head_keys(model) if except_head else frozenset()
+    lacking = [name for name in may_lack if not _any_under(state_dict, name)]
+    # Heads that published weights may hold and this network lacks.
+    absent = [n for n in model.auxiliary if not _any_under((slot.key for slot in slots), n)]
+    is_fresh = {s: s.key in head or any(trees.is_under(s.key, n) for n in lacking) for s in slots}
+    given = {
+        key: value
+        for key, value in state_dict.items()
+        if key not in head and not any(trees.is_under(key, name) for name in absent)
+    }
+    loaded = to_flax([slot for slot in slots if not is_fresh[slot]], given)
+    fresh = _draw(model, [slot.path for slot in slots if is_fresh[slot]])
+    return jax.block_until_ready(trees.unflatten(loaded | fresh))
+
+
+def head_keys(model: Network) -> frozenset[str]:
+    """Returns the torch keys of a network's classifier: what `num_classes=0` leaves out.
+
+    For a network without top layers (`global_pool=""`) these are the keys of all top layers. The
+    result does not depend on the network's `num_classes`.
+    """
+    if model.num_classes:
+        with_head, without = model, model.clone(num_classes=0)
+    else:
+        with_head, without = model.clone(num_classes=1, global_pool="avg"), model
+    keys, other = ({slot.key for slot in slots_of(each)} for each in (with_head, without))
+    return frozenset(keys - other)
+
+
+@functools.lru_cache(maxsize=16)
+def slots_of(model: Model) -> tuple[Slot, ...]:
+    """Returns a slot for each variable of a network; equal networks are traced once."""
+    return slots_of_variables(abstract_variables(model))
+
+
+def _abstract_image(model: Model) -> jax.ShapeDtypeStruct:
+    shape = (1, _IMAGE_SIDE, _IMAGE_SIDE, model.in_channels)
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _draw(model: Network, paths: Sequence[trees.Path]) -> dict[trees.Path, jax.Array]:
+    """Returns variables as the network draws them with key 0; the compiler removes the others."""
+    if not paths:
+        return {}
+
+    @jax.jit
+    def draw() -> list[jax.Array]:
+        image = _abstract_image(model)
+        with as_on_accelerators():
+            variables = model.init(jax.random.key(0), jnp.zeros(image.shape, image.dtype))
+        flat = trees.flatten(variables)
+        return [flat[path] for path in paths]
+
+    return dict(zip(paths, draw(), strict=True))
+
+
+def _any_under(names: Iterable[str], prefix: str) -> bool:
+    return any(trees.is_under(name, prefix) for name in names)
