@@ -12,15 +12,22 @@ import numpy as np
 import pytest
 import torch
 
+from experiments import parity
 from experiments.torch_peer import import_timm, settle
-from tests.models.peers import (
+from tests.support.classic_pairs import (
+    ShallowGoogLeNet,
+    ShallowInceptionV3,
+    torchvision_googlenet,
+)
+from tests.support.families import PAIRS
+from tests.support.pairs import timm_file
+from tests.support.peers import (
     abstract_images,
     abstract_output,
     calls_in_training,
     check_spread,
     in_torch,
     random_variables,
-    recorded_calls,
 )
 from tl_jax import trees
 from tl_jax.models import layers
@@ -35,7 +42,8 @@ from tl_jax.models.families import (
     xception,
 )
 from tl_jax.models.network import Network
-from tl_jax.weights.state_dict import from_state_dict, to_state_dict
+from tl_jax.models.variables import from_state_dict
+from tl_jax.weights.state_dict import to_state_dict
 
 timm = import_timm()
 # Importable only after timm's import has been prepared for.
@@ -43,42 +51,17 @@ torchvision_models = importlib.import_module("torchvision.models")
 KEY = jax.random.key(0)
 FAMILIES = (alexnet, googlenet, squeezenet, shufflenetv2, xception, inception_v3, inception_v4,
             inception_resnet_v2)  # fmt: skip
-ALL = {name: family.ARCHITECTURES[name] for family in FAMILIES for name in family.ARCHITECTURES}
-# Less deep where that can be.
-SMALL = {
-    "alexnet": alexnet.AlexNet(),
-    "googlenet": googlenet.GoogLeNet(),
-    "squeezenet": squeezenet.SqueezeNet(fires=("pool", (4, 8), "pool", (4, 8))),
-    "shufflenet": shufflenetv2.ShuffleNetV2(depths=(2, 1, 1)),
-    "xception": xception.Xception(blocks=(((64, 64), 2), ((64, 64, 64), 1), ((64, 64), 2))),
-    "inception_v3": inception_v3.InceptionV3(),
-    "inception_v4": inception_v4.InceptionV4(),
-    "inception_resnet_v2": inception_resnet_v2.InceptionResNetV2(depths=(1, 1, 1)),
-}
+NETWORKS = {name: network for family in FAMILIES for name, network in family.NETWORKS.items()}
 
 
 def images(side: int, channels: int = 3) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(2, side, side, channels)).astype("f4")
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_half_precision_maps_and_whole_logits_of_any_channels(name):
-    """And layers are told the mode by keyword: the freezing of layers rests on it."""
-    model = SMALL[name].clone(in_channels=1, dtype=jnp.bfloat16, num_classes=5, drop_rate=0.5)
-    x = abstract_images(model, 80)
-    with recorded_calls() as calls:
-        logits, _ = abstract_output(model, x, train=True)
-    assert (logits.shape, logits.dtype) == ((2, 5), jnp.float32)
-    assert any(isinstance(layer, layers.Dropout) for layer, _, _ in calls)
-    assert all(keywords == {"train": True} for _, _, keywords in calls)
-    feature_map, _ = abstract_output(model.clone(num_classes=0, global_pool=""), x)
-    assert (feature_map.ndim, feature_map.dtype) == (4, jnp.bfloat16)
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_there_is_no_branch_to_drop(name):
-    with pytest.raises(ValueError, match="drop_path_rate is 0.1"):
-        SMALL[name].clone(drop_path_rate=0.1)
+@pytest.mark.slow
+def test_alexnets_numbers_and_export_equal_torchvisions():
+    row = parity.compare("torchvision/alexnet")
+    assert row["passed"], row
 
 
 @pytest.mark.parametrize(
@@ -100,7 +83,7 @@ def test_dropout_is_where_torchvision_has_it(name, theirs, side):
         if isinstance(module, torch.nn.Dropout):
             module.register_forward_pre_hook(lambda _, args: expected.append(args[0].shape))
     network(torch.empty(2, 3, side, side, device="meta"))
-    model = ALL[name].build(num_classes=5, drop_rate=0.4)
+    model = NETWORKS[name].clone(num_classes=5, drop_rate=0.4)
     ours = [
         (shape[0], shape[-1], *shape[1:-1])
         for layer, shape, _ in calls_in_training(model, abstract_images(model, side))
@@ -109,6 +92,7 @@ def test_dropout_is_where_torchvision_has_it(name, theirs, side):
     assert ours == [tuple(shape) for shape in expected] != []
 
 
+@pytest.mark.slow
 def test_alexnets_features_are_what_its_classifier_sees():
     model = alexnet.AlexNet(num_classes=3)
     x = images(63)
@@ -152,21 +136,24 @@ def test_the_shuffle_is_torchvisions():
     joined = images(3, 12)
     shuffle = torchvision_models.shufflenetv2.channel_shuffle
     expected = shuffle(in_torch(joined), 2).permute(0, 2, 3, 1)
-    np.testing.assert_array_equal(shufflenetv2.shuffled(joined[..., :6], joined[..., 6:]), expected)
+    np.testing.assert_array_equal(
+        shufflenetv2.channel_shuffle(joined[..., :6], joined[..., 6:]), expected
+    )
 
 
 def with_auxiliary_heads(name: str) -> tuple[Network, torch.nn.Module, int]:
-    """Returns a network with them, its peer, and the side of the images."""
+    """Returns a shallow network with them, its peer, and the side of the images."""
     torch.manual_seed(0)
-    if name == "inception_v3":
-        theirs = timm.create_model(name, num_classes=5, aux_logits=True)
-        return inception_v3.InceptionV3(num_classes=5, aux_logits=True), theirs, 299
-    theirs = torchvision_models.googlenet(
-        num_classes=5, aux_logits=True, init_weights=False, dropout=0.0, dropout_aux=0.0
-    )
-    return googlenet.GoogLeNet(num_classes=5, aux_logits=True, aux_drop_rate=0.0), theirs, 64
+    if name == "googlenet":
+        model = ShallowGoogLeNet(num_classes=5, aux_logits=True, aux_drop_rate=0.0)
+        return model, torchvision_googlenet(aux_logits=True), 64
+    network = PAIRS["inception_v3"].peer()
+    whole = timm_file("inception_v3").InceptionV3(5, aux_logits=True)
+    network.AuxLogits = whole.AuxLogits
+    return ShallowInceptionV3(num_classes=5, aux_logits=True), network, 299
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["googlenet", pytest.param("inception_v3", marks=pytest.mark.full)]
 )
@@ -179,13 +166,13 @@ def test_auxiliary_logits_are_those_of_the_peer(name):
     for key, value in to_state_dict(variables).items():
         np.testing.assert_array_equal(value, state_dict[key], err_msg=key)
     with torch.no_grad():
-        logits, *auxiliary = theirs.train()(in_torch(x))
+        expected, *auxiliary = theirs.train()(in_torch(x))
     # torchvision returns the last head first.
-    expected = [logits, *auxiliary[::-1]]
+    expected = [expected, *auxiliary[::-1]]
     train = functools.partial(model.apply, train=True, mutable=["batch_stats", "auxiliary"])
-    found, updated = jax.jit(train)(variables, x)
+    logits, updated = jax.jit(train)(variables, x)
     heads = [updated["auxiliary"][head]["logits"][0] for head in model.auxiliary]
-    for ours, peers in zip([found, *heads], expected, strict=True):
+    for ours, peers in zip([logits, *heads], expected, strict=True):
         np.testing.assert_allclose(ours, peers, rtol=1e-4, atol=1e-4 * peers.abs().max())
     statistics = to_state_dict({"batch_stats": updated["batch_stats"]})
     after = theirs.state_dict()
@@ -193,6 +180,7 @@ def test_auxiliary_logits_are_those_of_the_peer(name):
         np.testing.assert_allclose(statistics[key], after[key], rtol=1e-4, atol=1e-5, err_msg=key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_auxiliary_heads_are_for_training_only(name):
     model, theirs, side = with_auxiliary_heads(name)
@@ -224,10 +212,10 @@ def torch_fresh(name: str) -> torch.nn.Module:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_fresh_kernels_are_drawn_as_the_peers(name):
     """Kernels have the same spread; scales are one; the classifier is zero, but SqueezeNet's."""
-    model, theirs = ALL[name].build(num_classes=5), torch_fresh(name)
+    model, theirs = NETWORKS[name].clone(num_classes=5), torch_fresh(name)
     ours = to_state_dict(jax.jit(model.init)(KEY, images(80)))
     for key, value in theirs.state_dict().items():
         is_classifier = key == f"{model.classifier}.weight" and "squeezenet" not in name

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from experiments.torch_peer import import_timm
-from tests.models.peers import check_bfloat16, in_torch
+from tests.support.peers import check_bfloat16, in_torch
 from tl_jax.models import layers
 from tl_jax.models.families import efficientnet
 from tl_jax.models.families import efficientnet_definitions as define
@@ -23,21 +23,14 @@ from tl_jax.models.families.efficientnet_builder import (
 
 timm = import_timm()
 IMAGES = np.random.default_rng(0).normal(size=(2, 33, 47, 3)).astype(np.float32)
-# A network of each kind of block, convolution, norm and attention; tiny, but for the widths.
 DEFINITION = (("ds_r1_k3_s1_c8_se0.25",), ("er_r1_k3_s2_e2_c8", "ir_r1_k3_s1_e2_c8_se0.25"))
 SMALL = functools.partial(
     efficientnet.EfficientNet, definition=DEFINITION, stem=8, head=16, num_classes=0
 )
 KINDS = {
-    "plain": {},
-    "conditional": {"definition": (("ir_r2_k3_s1_e2_c8_cc3",),)},
-    "mixed": {"definition": (("ir_r2_k3.5_a1.1_p1.1_s1_e2_c8",),)},
-    "space to depth": {"definition": (("ds_r2_k3_s1_c8_d1",), ("er_r1_k3_s2_e4_c8",))},
-    "global context": {"attention": "gc"},
     "group": {"norm": "group"},
     "layer": {"norm": "layer"},
     "evonorm": {"norm": "evonorm_s0"},
-    "blur": {"blur": True},
     "no head": {"head": 0},
 }
 
@@ -109,7 +102,7 @@ def test_pruning_makes_no_shortcut():
 def test_drop_path_rates_are_timms(name):
     """timm gives a drop path to blocks without a shortcut too, and does not call it."""
     theirs = timm.create_model(name, drop_path_rate=0.2).blocks
-    model = efficientnet.ARCHITECTURES[name].build(drop_path_rate=0.2)
+    model = efficientnet.NETWORKS[name].clone(drop_path_rate=0.2)
     blocks = [block for stage in theirs for block in stage]
     plans = [block for stage in model.plans() for block in stage]
     assert [block.shortcut for block in plans] == [block.has_skip for block in blocks]
@@ -158,6 +151,10 @@ def test_fresh_experts_and_routing_are_drawn_as_timms():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16_is_kept_between_the_layers(kind):
-    model = SMALL(**KINDS[kind]).clone(in_channels=1, num_classes=5)
-    variables, _ = check_bfloat16(model, IMAGES[..., :1])
-    assert variables["params"]["conv_stem"]["kernel"].shape == (3, 3, 1, 8)
+    check_bfloat16(SMALL(**KINDS[kind]).clone(num_classes=5), IMAGES)
+
+
+def test_several_kernel_sizes_are_refused_where_one_is_needed():
+    model = SMALL(definition=(("ds_r1_k3.5_s1_c8_d1",),))
+    with pytest.raises(ValueError, match=r"kernels of sides \(3, 5\)"):
+        jax.eval_shape(model.init, jax.random.key(0), IMAGES)

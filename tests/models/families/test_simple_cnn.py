@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from tl_jax.models.families import simple_cnn
-from tl_jax.models.features import features
+from tl_jax.models.outputs import features
 from tl_jax.weights.state_dict import to_state_dict
 
 WIDTHS = (32, 64, 128, 128)
-MODEL = simple_cnn.ARCHITECTURES["simple_cnn"].build(num_classes=7)
+MODEL = simple_cnn.NETWORKS["simple_cnn"].clone(num_classes=7)
 IMAGES = np.random.default_rng(0).normal(size=(2, 33, 47, 3)).astype(np.float32)
 
 

@@ -1,11 +1,10 @@
-"""Convolution with BatchNorm and ReLU, and rows of them side by side: what Inceptions are made of.
+"""Convolution with BatchNorm and ReLU, and branches of them: the building blocks of Inceptions.
 
 `ConvNormAct` has the names of timm's layer and of torchvision's `BasicConv2d`, which agree.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,28 +41,32 @@ class ConvNormAct(nn.Module):
         return norm(x, train=train)
 
 
-ConvMaker = Callable[..., ConvNormAct]
-# A convolution as the first arguments of `ConvNormAct`, such as (64, 3), or what makes a pooling.
-Spec = tuple[Any, ...] | Callable[..., nn.Module]
+MakeConv = Callable[..., ConvNormAct]
+KernelSize = int | tuple[int, int]
+# Width and kernel size of a convolution, and perhaps stride and padding; without the last two the
+# map keeps its size.
+ConvSpec = tuple[int, KernelSize] | tuple[int, KernelSize, int, int]
+# A convolution, or what makes a pooling.
+LayerSpec = ConvSpec | Callable[..., nn.Module]
 # Layers one after another, each with its name.
-Row = tuple[tuple[str, Spec], ...]
+Branch = tuple[tuple[str, LayerSpec], ...]
 
-average = functools.partial(layers.AvgPool, 3, 1, padding=1, count_include_pad=False)
-average_with_zeros = functools.partial(layers.AvgPool, 3, 1, padding=1)
-maximum = functools.partial(layers.MaxPool, 3, 1, padding=1)
-halving_maximum = functools.partial(layers.MaxPool, 3, 2)
+avg_pool = functools.partial(layers.AvgPool, 3, 1, padding=1, count_include_pad=False)
+avg_pool_with_zeros = functools.partial(layers.AvgPool, 3, 1, padding=1)
+max_pool = functools.partial(layers.MaxPool, 3, 1, padding=1)
+max_pool_stride2 = functools.partial(layers.MaxPool, 3, 2)
 
 
-def apply_row(row: Row, conv: ConvMaker, x: jax.Array, *, train: bool) -> jax.Array:
-    """Returns the output of a row's last layer; for use in a compact method, which gets the layers.
+def apply_branch(branch: Branch, conv: MakeConv, x: jax.Array, *, train: bool) -> jax.Array:
+    """Returns the output of a branch, whose layers the calling compact method gets.
 
     Args:
-      row: the layers.
+      branch: the layers.
       conv: makes the convolutions.
       x: feature map [B, H, W, C].
       train: mode of the BatchNorms.
     """
-    for name, spec in row:
+    for name, spec in branch:
         if isinstance(spec, tuple):
             x = conv(*spec, name=name)(x, train=train)
         else:
@@ -71,31 +74,33 @@ def apply_row(row: Row, conv: ConvMaker, x: jax.Array, *, train: bool) -> jax.Ar
     return x
 
 
-def join_rows(rows: tuple[Row, ...], conv: ConvMaker, x: jax.Array, *, train: bool) -> jax.Array:
-    """Returns what the rows make of the same map, joined along the channels; see `apply_row`."""
-    return jnp.concatenate([apply_row(row, conv, x, train=train) for row in rows], axis=-1)
+def concat_branches(
+    branches: tuple[Branch, ...], conv: MakeConv, x: jax.Array, *, train: bool
+) -> jax.Array:
+    """Returns the outputs of branches on the same map, joined along the channels."""
+    outputs = [apply_branch(branch, conv, x, train=train) for branch in branches]
+    return jnp.concatenate(outputs, axis=-1)
 
 
-class Mixed(nn.Module):
-    """Rows of layers side by side, joined along the channels: a module of an Inception."""
+class InceptionModule(nn.Module):
+    """Branches side by side, joined along the channels."""
 
-    rows: tuple[Row, ...]
-    conv: ConvMaker
+    branches: tuple[Branch, ...]
+    conv: MakeConv
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        return join_rows(self.rows, self.conv, x, train=train)
+        return concat_branches(self.branches, self.conv, x, train=train)
 
 
-def branches(*rows: tuple[Spec, ...], first: int = 0) -> tuple[Row, ...]:
-    """Names rows `branch0`, `branch1` and so on, from `first`.
+def numbered_branches(*branches: tuple[LayerSpec, ...], first: int = 0) -> tuple[Branch, ...]:
+    """Names branches `branch0`, `branch1` and so on, from `first`.
 
-    The layers of a row are numbered, `branch1.0`, `branch1.1`; one alone has no number.
+    The layers of a branch are numbered, `branch1.0`, `branch1.1`; one alone has no number.
     """
-    return tuple(_numbered(f"branch{i}", row) for i, row in enumerate(rows, start=first))
-
-
-def _numbered(name: str, row: tuple[Spec, ...]) -> Row:
-    if len(row) == 1:
-        return ((name, row[0]),)
-    return tuple((f"{name}.{i}", spec) for i, spec in enumerate(row))
+    named = []
+    for i, specs in enumerate(branches, start=first):
+        alone = len(specs) == 1
+        names = [f"branch{i}"] if alone else [f"branch{i}.{j}" for j in range(len(specs))]
+        named.append(tuple(zip(names, specs, strict=True)))
+    return tuple(named)

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import lax
 
 from tl_jax.models import layers
-from tl_jax.models.architecture import Architecture
+from tl_jax.models.architecture import Architecture, Fields
 from tl_jax.models.network import Network, drop_path_rates
 
 _EXPANSION = 4
@@ -47,19 +47,15 @@ class GlobalResponseNorm(nn.Module):
         scale = self.param("scale", nn.initializers.zeros, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         y = layers.at_least_float32(x)
-        norm = _length(y, axis=(1, 2))
+        square = jnp.sum(jnp.square(y), (1, 2), keepdims=True)
+        # Where a channel is 0 all over, the gradient of its norm is 0, as torch's.
+        norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
         response = norm / (jnp.mean(norm, -1, keepdims=True) + self.epsilon)
         return (y + (bias + scale * (y * response))).astype(x.dtype)
 
 
-def _length(x: jax.Array, axis: tuple[int, ...]) -> jax.Array:
-    """Returns the Euclidean norm along the axes, with gradient 0 where it is 0, as torch's."""
-    square = jnp.sum(jnp.square(x), axis, keepdims=True)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
-
-
-class Parts(NamedTuple):
-    """What all blocks of one network are made of.
+class BlockOptions(NamedTuple):
+    """What all blocks of one network have in common.
 
     Attributes:
       conv: makes the convolutions.
@@ -82,14 +78,14 @@ class Parts(NamedTuple):
 class Mlp(nn.Module):
     """Two layers on each position alone; the hidden one is four times as wide."""
 
-    parts: Parts
+    options: BlockOptions
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.parts.act(self.parts.pointwise(_EXPANSION * x.shape[-1], name="fc1")(x))
-        if self.parts.global_response:
+        y = self.options.act(self.options.pointwise(_EXPANSION * x.shape[-1], name="fc1")(x))
+        if self.options.global_response:
             y = GlobalResponseNorm(name="grn")(y)
-        return self.parts.pointwise(x.shape[-1], name="fc2")(y)
+        return self.options.pointwise(x.shape[-1], name="fc2")(y)
 
 
 class Block(nn.Module):
@@ -97,16 +93,16 @@ class Block(nn.Module):
 
     kernel_size: int
     drop_path: float
-    parts: Parts
+    options: BlockOptions
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         width = x.shape[-1]
-        y = self.parts.conv(width, self.kernel_size, groups=width, name="conv_dw")(x)
-        y = self.parts.norm(name="norm")(y)
-        y = Mlp(self.parts, name="mlp")(y)
-        if self.parts.layer_scale is not None:
-            init = nn.initializers.constant(self.parts.layer_scale)
+        y = self.options.conv(width, self.kernel_size, groups=width, name="conv_dw")(x)
+        y = self.options.norm(name="norm")(y)
+        y = Mlp(self.options, name="mlp")(y)
+        if self.options.layer_scale is not None:
+            init = nn.initializers.constant(self.options.layer_scale)
             y = y * self.param("gamma", init, (width,), jnp.float32).astype(y.dtype)
         return layers.DropPath(self.drop_path, name="drop_path")(y, train=train) + x
 
@@ -118,15 +114,15 @@ class Stage(nn.Module):
     kernel_size: int
     downsample: bool
     drop_paths: tuple[float, ...]
-    parts: Parts
+    options: BlockOptions
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if self.downsample:
-            x = self.parts.norm(name="downsample.0")(x)
-            x = self.parts.conv(self.width, 2, 2, padding=0, name="downsample.1")(x)
+            x = self.options.norm(name="downsample.0")(x)
+            x = self.options.conv(self.width, 2, 2, padding=0, name="downsample.1")(x)
         for i, drop_path in enumerate(self.drop_paths):
-            block = Block(self.kernel_size, drop_path, self.parts, name=f"blocks.{i}")
+            block = Block(self.kernel_size, drop_path, self.options, name=f"blocks.{i}")
             x = block(x, train=train)
         return x
 
@@ -167,14 +163,14 @@ class ConvNeXt(Network):
 
     def body(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns the last feature map, [B, h, w, C]."""
-        parts = self._parts()
-        x = self._stem(images, parts)
+        options = self._block_options()
+        x = self._stem(images, options)
         rates = drop_path_rates(self.drop_path_rate, self.depths)
         specs = zip(self.widths, self.kernel_sizes, rates, strict=True)
         for i, (width, kernel_size, drop_paths) in enumerate(specs):
-            stage = Stage(width, kernel_size, i > 0, drop_paths, parts, name=f"stages.{i}")
+            stage = Stage(width, kernel_size, i > 0, drop_paths, options, name=f"stages.{i}")
             x = stage(x, train=train)
-        return parts.norm(name="norm_pre")(x) if self.norm_before_pool else x
+        return options.norm(name="norm_pre")(x) if self.norm_before_pool else x
 
     def pooled(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Returns the normalised average over space, or the hidden layer that sees it."""
@@ -188,26 +184,26 @@ class ConvNeXt(Network):
             x = layers.gelu(dense(x))
         return x
 
-    def _stem(self, images: jax.Array, parts: Parts) -> jax.Array:
+    def _stem(self, images: jax.Array, options: BlockOptions) -> jax.Array:
         width = self.widths[0]
         if self.stem == "patch":
-            x = parts.conv(width, 4, 4, padding=0, name="stem.0")(images)
-            return parts.norm(name="stem.1")(x)
+            x = options.conv(width, 4, 4, padding=0, name="stem.0")(images)
+            return options.norm(name="stem.1")(x)
         first = layers.make_divisible(width // 2) if self.stem == "tiered" else width
-        x = parts.conv(first, 3, 2, name="stem.0")(images)
+        x = options.conv(first, 3, 2, name="stem.0")(images)
         index = 1
         if self.stem == "act":
             x = self.act(x)
             index = 2
-        x = parts.conv(width, 3, 2, name=f"stem.{index}")(x)
-        return parts.norm(name=f"stem.{index + 1}")(x)
+        x = options.conv(width, 3, 2, name=f"stem.{index}")(x)
+        return options.norm(name=f"stem.{index + 1}")(x)
 
-    def _parts(self) -> Parts:
+    def _block_options(self) -> BlockOptions:
         conv = functools.partial(
             layers.Conv, use_bias=True, kernel_init=_KERNEL_INIT, dtype=self.dtype
         )
         dense = functools.partial(nn.Dense, kernel_init=_KERNEL_INIT, dtype=self.dtype)
-        return Parts(
+        return BlockOptions(
             conv=conv,
             norm=functools.partial(self.norm, epsilon=self.epsilon, dtype=self.dtype),
             pointwise=functools.partial(conv, kernel_size=1) if self.conv_mlp else dense,
@@ -242,60 +238,61 @@ def rename(key: str) -> str:
     return key
 
 
-_WIDTHS = {"zepto": 32, "atto": 40, "femto": 48, "pico": 64, "nano": 80, "tiny": 96, "small": 96,
-           "base": 128, "large": 192, "xlarge": 256, "huge": 352, "xxlarge": 384}  # fmt: skip
-_DEPTHS = {"zepto": (2, 2, 4, 2), "atto": (2, 2, 6, 2), "femto": (2, 2, 6, 2),
-           "pico": (2, 2, 6, 2), "nano": (2, 2, 8, 2), "tiny": (3, 3, 9, 3),
-           "xxlarge": (3, 4, 30, 3)}  # fmt: skip
-_CONV_MLP = ("zepto", "atto", "femto", "pico", "nano")
+# The small networks keep their MLPs as convolutions.
+_ZEPTO: Fields = {"depths": (2, 2, 4, 2), "widths": (32, 64, 128, 256), "conv_mlp": True}
+_ATTO: Fields = {"depths": (2, 2, 6, 2), "widths": (40, 80, 160, 320), "conv_mlp": True}
+_FEMTO: Fields = {"depths": (2, 2, 6, 2), "widths": (48, 96, 192, 384), "conv_mlp": True}
+_PICO: Fields = {"depths": (2, 2, 6, 2), "widths": (64, 128, 256, 512), "conv_mlp": True}
+_NANO: Fields = {"depths": (2, 2, 8, 2), "widths": (80, 160, 320, 640), "conv_mlp": True}
+_TINY: Fields = {"depths": (3, 3, 9, 3), "widths": (96, 192, 384, 768)}
+_SMALL: Fields = {"depths": (3, 3, 27, 3), "widths": (96, 192, 384, 768)}
+_BASE: Fields = {"depths": (3, 3, 27, 3), "widths": (128, 256, 512, 1024)}
+_LARGE: Fields = {"depths": (3, 3, 27, 3), "widths": (192, 384, 768, 1536)}
+_XLARGE: Fields = {"depths": (3, 3, 27, 3), "widths": (256, 512, 1024, 2048)}
+_HUGE: Fields = {"depths": (3, 3, 27, 3), "widths": (352, 704, 1408, 2816)}
+_XXLARGE: Fields = {"depths": (3, 4, 30, 3), "widths": (384, 768, 1536, 3072)}
+_V2: Fields = {"global_response": True, "layer_scale": None}
+_TEST: Fields = {"depths": (1, 1, 1, 1), "widths": (32, 64, 96, 128), "epsilon": 1e-5}
 
-
-def _build(size: str) -> Callable[..., ConvNeXt]:
-    """Returns what makes the network of a size; the small ones keep their MLPs as convolutions."""
-    width = _WIDTHS[size]
-    return functools.partial(
-        ConvNeXt,
-        depths=_DEPTHS.get(size, (3, 3, 27, 3)),
-        widths=(width, 2 * width, 4 * width, 8 * width),
-        conv_mlp=size in _CONV_MLP,
-    )
-
-
-def _version_2(size: str) -> Callable[..., ConvNeXt]:
-    return functools.partial(_build(size), global_response=True, layer_scale=None)
-
-
-_V1 = ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "xlarge")
-_V2 = ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "huge")
-_partial = functools.partial
-_test = _partial(ConvNeXt, depths=(1, 1, 1, 1), widths=(32, 64, 96, 128), epsilon=1e-5)
-_VARIANTS = {
-    **{f"convnext_{size}": _build(size) for size in _V1},
-    **{f"convnextv2_{size}": _version_2(size) for size in _V2},
-    "convnext_zepto_rms": _partial(_build("zepto"), norm=SimpleNorm),
-    "convnext_zepto_rms_ols": _partial(_build("zepto"), norm=SimpleNorm, stem="act"),
-    "convnext_atto_ols": _partial(_build("atto"), stem="tiered"),
-    "convnext_atto_rms": _partial(_build("atto"), norm=layers.RmsNorm),
-    "convnext_femto_ols": _partial(_build("femto"), stem="tiered"),
-    "convnext_pico_ols": _partial(_build("pico"), stem="tiered"),
-    "convnext_nano_ols": _partial(_build("nano"), stem="overlap"),
-    "convnext_tiny_hnf": _partial(_build("tiny"), conv_mlp=True, norm_before_pool=True),
-    "convnext_large_mlp": _partial(_build("large"), hidden=1536),
-    "convnext_xxlarge": _partial(_build("xxlarge"), epsilon=1e-5),
-    "test_convnext": _partial(
-        _test, depths=(1, 2, 4, 2), widths=(24, 32, 48, 64), act=_gelu_tanh
+NETWORKS: dict[str, ConvNeXt] = {
+    "convnext_atto": ConvNeXt(**_ATTO),
+    "convnext_femto": ConvNeXt(**_FEMTO),
+    "convnext_pico": ConvNeXt(**_PICO),
+    "convnext_nano": ConvNeXt(**_NANO),
+    "convnext_tiny": ConvNeXt(**_TINY),
+    "convnext_small": ConvNeXt(**_SMALL),
+    "convnext_base": ConvNeXt(**_BASE),
+    "convnext_large": ConvNeXt(**_LARGE),
+    "convnext_xlarge": ConvNeXt(**_XLARGE),
+    "convnextv2_atto": ConvNeXt(**_ATTO, **_V2),
+    "convnextv2_femto": ConvNeXt(**_FEMTO, **_V2),
+    "convnextv2_pico": ConvNeXt(**_PICO, **_V2),
+    "convnextv2_nano": ConvNeXt(**_NANO, **_V2),
+    "convnextv2_tiny": ConvNeXt(**_TINY, **_V2),
+    "convnextv2_small": ConvNeXt(**_SMALL, **_V2),
+    "convnextv2_base": ConvNeXt(**_BASE, **_V2),
+    "convnextv2_large": ConvNeXt(**_LARGE, **_V2),
+    "convnextv2_huge": ConvNeXt(**_HUGE, **_V2),
+    "convnext_zepto_rms": ConvNeXt(norm=SimpleNorm, **_ZEPTO),
+    "convnext_zepto_rms_ols": ConvNeXt(norm=SimpleNorm, stem="act", **_ZEPTO),
+    "convnext_atto_ols": ConvNeXt(stem="tiered", **_ATTO),
+    "convnext_atto_rms": ConvNeXt(norm=layers.RmsNorm, **_ATTO),
+    "convnext_femto_ols": ConvNeXt(stem="tiered", **_FEMTO),
+    "convnext_pico_ols": ConvNeXt(stem="tiered", **_PICO),
+    "convnext_nano_ols": ConvNeXt(stem="overlap", **_NANO),
+    "convnext_tiny_hnf": ConvNeXt(conv_mlp=True, norm_before_pool=True, **_TINY),
+    "convnext_large_mlp": ConvNeXt(hidden=1536, **_LARGE),
+    "convnext_xxlarge": ConvNeXt(epsilon=1e-5, **_XXLARGE),
+    "test_convnext": ConvNeXt(
+        depths=(1, 2, 4, 2), widths=(24, 32, 48, 64), epsilon=1e-5, act=_gelu_tanh
     ),
-    "test_convnext2": _partial(_test, act=_gelu_tanh),
-    "test_convnext3": _partial(_test, kernel_sizes=(7, 5, 5, 3), act=layers.silu),
-}  # fmt: skip
+    "test_convnext2": ConvNeXt(act=_gelu_tanh, **_TEST),
+    "test_convnext3": ConvNeXt(kernel_sizes=(7, 5, 5, 3), act=layers.silu, **_TEST),
+}
 
 ARCHITECTURES = {
     name: Architecture(
-        build=build,
-        classifier=ConvNeXt.classifier,
-        stem="stem.0",
-        stages=tuple(f"stages.{i}" for i in range(4)),
-        rename=rename,
+        network, stem="stem.0", stages=tuple(f"stages.{i}" for i in range(4)), rename=rename
     )
-    for name, build in _VARIANTS.items()
+    for name, network in NETWORKS.items()
 }

@@ -66,14 +66,12 @@ class Transition(nn.Module):
 
 
 class DenseNet(Network):
-    """DenseNet.
-
-    There is no branch that could be left out, so `drop_path_rate` must be 0.
+    """DenseNet, in the form DenseNet-BC.
 
     Attributes:
       depths: layers in each dense block.
       growth: channels that each layer adds; the stem has twice as many.
-      deep_stem: three 3x3 convolutions for the stem, in the place of one of 7x7.
+      deep_stem: three 3x3 convolutions for the stem, instead of one of 7x7.
       blur_stem: blur where the stem's pooling subsamples.
       proj_drop_rate: dropout of each layer's new channels.
     """
@@ -85,10 +83,7 @@ class DenseNet(Network):
     proj_drop_rate: float = 0.0
 
     classifier: ClassVar[str] = "classifier"
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.refuse_drop_path()
+    stochastic_depth: ClassVar[bool] = False
 
     def body(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns the last feature map, [B, h, w, C]."""
@@ -98,59 +93,54 @@ class DenseNet(Network):
         )
         layer = functools.partial(DenseLayer, self.growth, self.proj_drop_rate, conv, norm)
         x = images
-        for i, (width, side, stride) in enumerate(self._stem()):
-            x = conv(width, side, stride, name=f"features.conv{i}")(x)
+        # Width, kernel size and stride of the stem's convolutions.
+        stem = [(2 * self.growth, 7, 2)]
+        if self.deep_stem:
+            stem = [(self.growth, 3, 2), (self.growth, 3, 1), (2 * self.growth, 3, 1)]
+        for i, (width, kernel_size, stride) in enumerate(stem):
+            x = conv(width, kernel_size, stride, name=f"features.conv{i}")(x)
             x = norm(name=f"features.norm{i}")(x, train=train)
-        x = self._pool(x)
+        if self.blur_stem:
+            x = layers.MaxPool(3, 1, padding=1, name="features.pool0.0")(x)
+            x = layers.BlurPool(name="features.pool0.1")(x)
+        else:
+            x = layers.MaxPool(3, 2, padding=1, name="features.pool0")(x)
         for i, depth in enumerate(self.depths, start=1):
             x = DenseBlock(depth, layer, name=f"features.denseblock{i}")(x, train=train)
             if i < len(self.depths):
                 x = Transition(conv, norm, name=f"features.transition{i}")(x, train=train)
         return norm(name="features.norm5")(x, train=train)
 
-    def _stem(self) -> tuple[tuple[int, int, int], ...]:
-        """Returns width, kernel size and stride of the stem's convolutions."""
-        if self.deep_stem:
-            return (self.growth, 3, 2), (self.growth, 3, 1), (2 * self.growth, 3, 1)
-        return ((2 * self.growth, 7, 2),)
-
-    def _pool(self, x: jax.Array) -> jax.Array:
-        if self.blur_stem:
-            x = layers.MaxPool(3, 1, padding=1, name="features.pool0.0")(x)
-            return layers.BlurPool(name="features.pool0.1")(x)
-        return layers.MaxPool(3, 2, padding=1, name="features.pool0")(x)
-
 
 def rename(key: str) -> str:
     """Returns timm's key for one of torchvision's old checkpoints, and any other key as it is.
 
-    >>> rename("features.denseblock1.denselayer2.norm.1.weight")
-    'features.denseblock1.denselayer2.norm1.weight'
+    Examples:
+      >>> rename("features.denseblock1.denselayer2.norm.1.weight")
+      'features.denseblock1.denselayer2.norm1.weight'
     """
     return re.sub(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key)
 
 
-def _architecture(
-    depths: tuple[int, ...], growth: int, *, deep_stem: bool = False, blur_stem: bool = False
-) -> Architecture:
-    last = 2 if deep_stem else 0
-    blocks = (f"features.denseblock{i}" for i in range(1, len(depths)))
-    return Architecture(
-        build=functools.partial(
-            DenseNet, depths=depths, growth=growth, deep_stem=deep_stem, blur_stem=blur_stem
-        ),
-        classifier=DenseNet.classifier,
-        stem="features.conv0",
-        stages=(f"features.norm{last}", *blocks, "features.norm5"),
-        rename=rename,
-    )
-
+NETWORKS: dict[str, DenseNet] = {
+    "densenet121": DenseNet(depths=(6, 12, 24, 16)),
+    "densenetblur121d": DenseNet(depths=(6, 12, 24, 16), deep_stem=True, blur_stem=True),
+    "densenet161": DenseNet(depths=(6, 12, 36, 24), growth=48),
+    "densenet169": DenseNet(depths=(6, 12, 32, 32)),
+    "densenet201": DenseNet(depths=(6, 12, 48, 32)),
+    "densenet264d": DenseNet(depths=(6, 12, 64, 48), growth=48, deep_stem=True),
+}
 
 ARCHITECTURES = {
-    "densenet121": _architecture((6, 12, 24, 16), 32),
-    "densenetblur121d": _architecture((6, 12, 24, 16), 32, deep_stem=True, blur_stem=True),
-    "densenet161": _architecture((6, 12, 36, 24), 48),
-    "densenet169": _architecture((6, 12, 32, 32), 32),
-    "densenet201": _architecture((6, 12, 48, 32), 32),
-    "densenet264d": _architecture((6, 12, 64, 48), 48, deep_stem=True),
+    name: Architecture(
+        network,
+        stem="features.conv0",
+        stages=(
+            "features.norm2" if network.deep_stem else "features.norm0",
+            *(f"features.denseblock{i}" for i in range(1, len(network.depths))),
+            "features.norm5",
+        ),
+        rename=rename,
+    )
+    for name, network in NETWORKS.items()
 }

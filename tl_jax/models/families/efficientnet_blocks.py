@@ -1,7 +1,7 @@
 """The blocks that the EfficientNets and their relatives are built of.
 
-Named as in timm's `_efficientnet_blocks.py`. A block takes a `BlockPlan`, which says how large it
-is, and the `Parts` of its network, which make its layers.
+Named as in timm's `_efficientnet_blocks.py`. A block takes a `BlockPlan` with its
+sizes, and the `LayerFactory` of its network.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from tl_jax.models import layers
 
-# One side of a square kernel, or a row of them: the channels are split among these (MixConv).
+# The side of a square kernel, or several sides: the channels are split among these (MixConv).
 KernelSize = int | tuple[int, ...]
 
 
@@ -59,13 +59,27 @@ class BlockSpec:
     key_size: int = 0
     kv_stride: int = 1
 
+    @property
+    def kernel_side(self) -> int:
+        """The side of the kernel, for blocks that cannot mix several.
+
+        Raises:
+          ValueError: if there are several.
+        """
+        if isinstance(self.kernel_size, tuple):
+            raise ValueError(
+                f"a block {self.kind!r} has kernels of sides {self.kernel_size}, but takes one "
+                "here; write one number after k"
+            )
+        return self.kernel_size
+
 
 @dataclasses.dataclass(frozen=True)
 class BlockPlan:
     """One block of one network.
 
     Attributes:
-      spec: what the definition says.
+      spec: the block as the definition describes it.
       width: channels that it returns.
       hidden: channels of the expansion, or those of the input where the block has none.
       squeezed: channels of the squeezed layer of the attention; 0 for no attention.
@@ -85,8 +99,13 @@ class BlockPlan:
     space_to_depth: bool
 
     def groups(self, channels: int, default: int) -> int:
-        """Returns the groups of a convolution of `channels`; `default` is a group's size if the
-        definition says none: 1 for a depthwise convolution, 0 for one group."""
+        """Returns the number of groups of a convolution.
+
+        Args:
+          channels: of the convolution.
+          default: channels of a group if the definition gives none: 1 for a depthwise convolution,
+            0 for one group.
+        """
         size = default if self.spec.group_size is None else self.spec.group_size
         return channels // size if size else 1
 
@@ -111,20 +130,17 @@ class MixedConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         count = len(self.kernel_sizes)
-        shares, outputs = _shares(x.shape[-1], count), _shares(self.features, count)
-        parts = jnp.split(x, [sum(shares[: i + 1]) for i in range(count - 1)], axis=-1)
-        return jnp.concatenate(
-            [
-                self.conv(out, size, groups=share if self.depthwise else 1, name=str(i))(part)
-                for i, (part, size, share, out) in enumerate(
-                    zip(parts, self.kernel_sizes, shares, outputs, strict=True)
-                )
-            ],
-            axis=-1,
-        )
+        inputs, outputs = _shares(x.shape[-1], count), _shares(self.features, count)
+        chunks = jnp.split(x, [sum(inputs[: i + 1]) for i in range(count - 1)], axis=-1)
+        convolved = []
+        for i, (chunk, kernel_size) in enumerate(zip(chunks, self.kernel_sizes, strict=True)):
+            groups = inputs[i] if self.depthwise else 1
+            convolved.append(self.conv(outputs[i], kernel_size, groups=groups, name=str(i))(chunk))
+        return jnp.concatenate(convolved, axis=-1)
 
 
 def _shares(channels: int, count: int) -> list[int]:
+    """Splits channels equally; the first share takes the remainder too."""
     share = channels // count
     return [channels - share * (count - 1)] + [share] * (count - 1)
 
@@ -182,8 +198,8 @@ def batch_norm(
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
-    """What all blocks of one network have in common.
+class LayerFactory:
+    """Makes the layers of all blocks of one network.
 
     Attributes:
       norm: makes the normalisations.
@@ -191,7 +207,7 @@ class Parts:
       gate, squeezed_act: of the squeeze-excite layers; None for the block's own activation.
       attention: the kind of channel attention.
       padding, dtype: as `layers.Conv` takes them.
-      blur: convolve with stride 1 and then blur and subsample, in place of a stride.
+      subsample: how blocks subsample: by strides, or by a blur or an average after a stride of 1.
     """
 
     norm: NormAct
@@ -201,13 +217,13 @@ class Parts:
     attention: Literal["se", "gc"] = "se"
     padding: layers.Padding = "symmetric"
     dtype: layers.Dtype = jnp.float32
-    blur: bool = False
+    subsample: Literal["stride", "blur", "average"] = "stride"
 
     def conv(
         self, features: int, kernel_size: KernelSize, stride: int = 1, *, groups: int = 1,
         use_bias: bool = False, padding: layers.Padding | None = None, name: str,
     ) -> nn.Module:  # fmt: skip
-        """Makes a convolution with the initialiser of the TPU networks; `MixedConv` for sizes."""
+        """Makes a convolution with the initializer of the TPU networks; `MixedConv` for sizes."""
         if isinstance(kernel_size, tuple):
             conv = functools.partial(self.conv, stride=stride, use_bias=use_bias, padding=padding)
             return MixedConv(features, kernel_size, conv, groups > 1, name=name)
@@ -220,33 +236,39 @@ class Parts:
         """Weights the channels of a map by the layer `se`, in a block's compact method."""
         if not squeezed:
             return x
+        conv = functools.partial(
+            layers.Conv, padding=self.padding, kernel_init=layers.goog_fan_out(), dtype=self.dtype
+        )
         if self.attention == "gc":
             ratio = squeezed / x.shape[-1]
-            return layers.GlobalContext(ratio, act=act, conv=self.conv, name="se")(x)
+            return layers.GlobalContext(ratio, act=act, conv=conv, name="se")(x)
         act = self.squeezed_act or act
-        return layers.SqueezeExcite(squeezed, act=act, gate=self.gate, conv=self.conv, name="se")(x)
+        return layers.SqueezeExcite(squeezed, act=act, gate=self.gate, conv=conv, name="se")(x)
 
 
 class Block(nn.Module):
     """Base of the blocks. Those of other files subclass it too: `__call__(x, *, train)`."""
 
     plan: BlockPlan
-    parts: Parts
+    make: LayerFactory
 
     @property
     def act(self) -> layers.Act:
         """The activation of the block."""
-        return self.plan.spec.act or self.parts.act
+        return self.plan.spec.act or self.make.act
 
     @property
     def conv_stride(self) -> int:
-        """The stride of the convolution that takes it: 1 if the blur takes it."""
-        return 1 if self.parts.blur and not self.plan.space_to_depth else self.plan.stride
+        """The stride of the convolution that takes it: 1 if a blur or an average subsamples."""
+        in_conv = self.make.subsample == "stride" or self.plan.space_to_depth
+        return self.plan.stride if in_conv else 1
 
-    def blurred(self, x: jax.Array) -> jax.Array:
-        """Blurs and subsamples by the layer `aa`, if the convolution has left it to that."""
+    def subsampled(self, x: jax.Array) -> jax.Array:
+        """Blurs or averages by the layer `aa`, if the convolution did not take the stride."""
         if self.conv_stride == self.plan.stride:
             return x
+        if self.make.subsample == "average":
+            return layers.AvgPool(2, 2, name="aa")(x)
         return layers.BlurPool(self.plan.stride, border="constant", name="aa")(x)
 
     def with_shortcut(self, x: jax.Array, y: jax.Array, *, train: bool) -> jax.Array:
@@ -255,18 +277,21 @@ class Block(nn.Module):
             return y
         return x + layers.DropPath(self.plan.drop_path, name="drop_path")(y, train=train)
 
-    def to_depth(
+    def space_to_depth(
         self, x: jax.Array, *, train: bool
     ) -> tuple[jax.Array, KernelSize, layers.Padding]:
-        """Moves space to depth, if the block begins so; also returns what is left for the spatial
-        convolution: its kernel size, halved then, and its padding."""
-        size, parts = self.plan.spec.kernel_size, self.parts
+        """Moves space to depth, if the block begins so.
+
+        Returns:
+          The map, and the kernel size, halved then, and the padding of the spatial convolution.
+        """
+        make = self.make
         if not self.plan.space_to_depth:
-            return x, size, parts.padding
-        x = parts.conv(4 * x.shape[-1], 2, 2, padding="same", name="conv_s2d")(x)
-        x = parts.norm(self.act, name="bn_s2d")(x, train=train)
-        size = (size + 1) // 2
-        return x, size, "same" if size == 2 else parts.padding
+            return x, self.plan.spec.kernel_size, make.padding
+        x = make.conv(4 * x.shape[-1], 2, 2, padding="same", name="conv_s2d")(x)
+        x = make.norm(self.act, name="bn_s2d")(x, train=train)
+        size = (self.plan.spec.kernel_side + 1) // 2
+        return x, size, "same" if size == 2 else make.padding
 
 
 class ConvBnAct(Block):
@@ -274,34 +299,34 @@ class ConvBnAct(Block):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        plan, parts = self.plan, self.parts
-        y = parts.conv(
+        plan, make = self.plan, self.make
+        y = make.conv(
             plan.width, plan.spec.kernel_size, self.conv_stride,
             groups=plan.groups(x.shape[-1], default=0), name="conv",
         )(x)  # fmt: skip
-        y = self.blurred(parts.norm(self.act, name="bn1")(y, train=train))
+        y = self.subsampled(make.norm(self.act, name="bn1")(y, train=train))
         return self.with_shortcut(x, y, train=train)
 
 
 class DepthwiseSeparableConv(Block):
     """Depthwise, attention and 1x1 convolution (`ds`; `dsa` activates the result, as MobileNet-V1).
 
-    It is what stands for an inverted residual without expansion.
+    An inverted residual without expansion is one.
     """
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        plan, parts = self.plan, self.parts
-        y, kernel_size, padding = self.to_depth(x, train=train)
+        plan, make = self.plan, self.make
+        y, kernel_size, padding = self.space_to_depth(x, train=train)
         hidden, last_act = y.shape[-1], self.act if plan.spec.kind == "dsa" else None
-        y = parts.conv(
+        y = make.conv(
             hidden, kernel_size, self.conv_stride, groups=plan.groups(hidden, default=1),
             padding=padding, name="conv_dw",
         )(y)  # fmt: skip
-        y = self.blurred(parts.norm(self.act, name="bn1")(y, train=train))
-        y = parts.attend(y, plan.squeezed, self.act)
-        y = parts.conv(plan.width, plan.spec.end_kernel or 1, name="conv_pw")(y)
-        y = parts.norm(last_act, name="bn2")(y, train=train)
+        y = self.subsampled(make.norm(self.act, name="bn1")(y, train=train))
+        y = make.attend(y, plan.squeezed, self.act)
+        y = make.conv(plan.width, plan.spec.end_kernel or 1, name="conv_pw")(y)
+        y = make.norm(last_act, name="bn2")(y, train=train)
         return self.with_shortcut(x, y, train=train)
 
 
@@ -313,33 +338,33 @@ class InvertedResidual(Block):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        plan, parts, spec = self.plan, self.parts, self.plan.spec
-        conv = self._routed(x) if spec.experts else parts.conv
-        y, kernel_size, padding = self.to_depth(x, train=train)
+        plan, make, spec = self.plan, self.make, self.plan.spec
+        conv = self._routed(x) if spec.experts else make.conv
+        y, kernel_size, padding = self.space_to_depth(x, train=train)
         y = conv(plan.hidden, spec.start_kernel or 1, name="conv_pw")(y)
-        y = parts.norm(self.act, name="bn1")(y, train=train)
+        y = make.norm(self.act, name="bn1")(y, train=train)
         y = conv(
             plan.hidden, kernel_size, self.conv_stride,
             groups=plan.groups(plan.hidden, default=1), padding=padding, name="conv_dw",
         )(y)  # fmt: skip
-        y = self.blurred(parts.norm(self.act, name="bn2")(y, train=train))
-        y = parts.attend(y, plan.squeezed, self.act)
+        y = self.subsampled(make.norm(self.act, name="bn2")(y, train=train))
+        y = make.attend(y, plan.squeezed, self.act)
         y = conv(plan.width, spec.end_kernel or 1, name="conv_pwl")(y)
-        y = parts.norm(name="bn3")(y, train=train)
+        y = make.norm(name="bn3")(y, train=train)
         return self.with_shortcut(x, y, train=train)
 
     def _routed(self, x: jax.Array) -> Callable[..., Callable[[jax.Array], jax.Array]]:
         """Returns what makes convolutions with the kernels that the block's input chooses."""
-        experts, parts = self.plan.spec.experts, self.parts
+        experts, make = self.plan.spec.experts, self.make
         dense = nn.Dense(experts, kernel_init=_routing_init, name="routing_fn")
         routing = layers.sigmoid(dense(layers.global_average(x)))
 
         def conv(
             features: int, kernel_size: int, stride: int = 1, *, groups: int = 1,
-            padding: layers.Padding = parts.padding, name: str,
+            padding: layers.Padding = make.padding, name: str,
         ) -> Callable[[jax.Array], jax.Array]:  # fmt: skip
             layer = CondConv(
-                features, kernel_size, experts, stride, padding, groups, parts.dtype, name=name
+                features, kernel_size, experts, stride, padding, groups, make.dtype, name=name
             )
             return lambda y: layer(y, routing)
 
@@ -356,15 +381,15 @@ class EdgeResidual(Block):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        plan, parts = self.plan, self.parts
-        y = parts.conv(
+        plan, make = self.plan, self.make
+        y = make.conv(
             plan.hidden, plan.spec.kernel_size, self.conv_stride,
             groups=plan.groups(plan.hidden, default=0), name="conv_exp",
         )(x)  # fmt: skip
-        y = self.blurred(parts.norm(self.act, name="bn1")(y, train=train))
-        y = parts.attend(y, plan.squeezed, self.act)
-        y = parts.conv(plan.width, plan.spec.end_kernel or 1, name="conv_pwl")(y)
-        y = parts.norm(name="bn2")(y, train=train)
+        y = self.subsampled(make.norm(self.act, name="bn1")(y, train=train))
+        y = make.attend(y, plan.squeezed, self.act)
+        y = make.conv(plan.width, plan.spec.end_kernel or 1, name="conv_pwl")(y)
+        y = make.norm(name="bn2")(y, train=train)
         return self.with_shortcut(x, y, train=train)
 
 

@@ -1,16 +1,17 @@
 """From the definition strings of the EfficientNets to the stages of a network.
 
 The strings, and their scaling in width and depth, are those of timm's `_efficientnet_builder.py`.
-`decode` reads them and scales the depth, `plan` fixes the size of every block of one network, and
-`apply_stages` makes the blocks. A file with blocks of its own passes `apply_stages` their classes
-by the code that their strings begin with: `{**BLOCKS, "uir": UniversalInvertedResidual}`.
+`define` splits a text into them, `decode` reads them and scales the depth, `plan` fixes the size of
+every block of one network, and `apply_stages` makes the blocks. A family with blocks of its own
+passes `apply_stages` their classes by the code that their strings begin with:
+`{**BLOCKS, "uir": UniversalInvertedResidual}`.
 """
 
 import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import jax
@@ -23,7 +24,7 @@ from tl_jax.models.families.efficientnet_blocks import (
     BlockPlan,
     BlockSpec,
     KernelSize,
-    Parts,
+    LayerFactory,
 )
 
 Definition = tuple[tuple[str, ...], ...]
@@ -33,6 +34,16 @@ Plans = tuple[tuple[BlockPlan, ...], ...]
 _ACTS = {"re": layers.relu, "r6": layers.relu6, "hs": layers.hard_swish, "sw": layers.silu}
 _OPTION = re.compile(r"(n)(re|r6|hs|sw)|([a-z]+)([\d.]+)")
 _EXPANDING = ("ir", "er", "uir")
+
+
+def define(text: str) -> Definition:
+    """Returns a definition from a text with a line for each stage and spaces between the blocks.
+
+    Examples:
+      >>> define("ds_r1_k3_s2_c16\\nir_r1_k3_s2_e4_c24 ir_r1_k3_s1_e3_c24")
+      (('ds_r1_k3_s2_c16',), ('ir_r1_k3_s2_e4_c24', 'ir_r1_k3_s1_e3_c24'))
+    """
+    return tuple(tuple(line.split()) for line in text.strip().splitlines())
 
 
 def decode(
@@ -58,22 +69,16 @@ def decode(
     factors = depth if isinstance(depth, tuple) else (depth,) * len(definition)
     stages = []
     for i, (strings, factor) in enumerate(zip(definition, factors, strict=True)):
-        specs, repeats = zip(*(decode_block(string) for string in strings), strict=True)
+        decoded = [decode_block(string) for string in strings]
         factor = 1.0 if fix_first_last and i in (0, last) else factor
-        repeats = _scaled_repeats(repeats, factor, rounding)
-        stages.append(
-            tuple(
-                _adapted(spec, experts, group_size)
-                for spec, count in zip(specs, repeats, strict=True)
-                for _ in range(count)
-            )
-        )
+        repeats = _scaled_repeats([count for _, count in decoded], factor, rounding)
+        blocks: list[BlockSpec] = []
+        for (spec, _), count in zip(decoded, repeats, strict=True):
+            size = group_size if spec.group_size is None else spec.group_size
+            spec = dataclasses.replace(spec, experts=spec.experts * experts, group_size=size)
+            blocks += [spec] * count
+        stages.append(tuple(blocks))
     return tuple(stages)
-
-
-def _adapted(spec: BlockSpec, experts: int, group_size: int | None) -> BlockSpec:
-    size = group_size if spec.group_size is None else spec.group_size
-    return dataclasses.replace(spec, experts=spec.experts * experts, group_size=size)
 
 
 @functools.cache
@@ -89,13 +94,22 @@ def decode_block(string: str) -> tuple[BlockSpec, int]:
     Raises:
       ValueError: if an option is unknown.
 
-    Example:
+    Examples:
       >>> block, repeats = decode_block("ir_r2_k3_s2_e6_c24_se0.25")
       >>> block.expansion, repeats
       (6.0, 2)
     """
     kind, *words = string.split("_")
-    options = dict(_option(word) for word in words)
+    skip: bool | None = None
+    options: dict[str, str] = {}
+    for word in words:
+        if word in ("skip", "noskip"):
+            skip = word == "skip"
+            continue
+        match = _OPTION.fullmatch(word)
+        if match is None:
+            raise ValueError(f"{string!r}: {word!r} is no option of a block; see decode_block")
+        options[match[1] or match[3]] = match[2] or match[4]
     read = options.pop
     spec = BlockSpec(
         kind=kind,
@@ -108,28 +122,19 @@ def decode_block(string: str) -> tuple[BlockSpec, int]:
         expansion_base=int(read("fc", 0)),
         squeeze=float(read("se", 0.0)),
         act=_ACTS[read("n")] if "n" in options else None,
-        skip=read("skip", None),
+        skip=skip,
         group_size=int(read("gs")) if "gs" in options else None,
         experts=int(read("cc", 0)),
         heads=int(read("h", 0)),
         kv_stride=int(read("v", 1)),
-        # `d` means two things; where it is the first, nothing is left for the second.
+        # `d` means two things; where it is the first, nothing remains for the second.
         space_to_depth=kind in ("ds", "ir") and read("d", "0") != "0",
         key_size=int(read("d", 0)),
     )
     repeats = int(read("r"))
     if options:
-        raise ValueError(f"{string!r} has unknown options {sorted(options)}")
+        raise ValueError(f"{string!r} has unknown options {sorted(options)}; see decode_block")
     return spec, repeats
-
-
-def _option(word: str) -> tuple[str, str | bool]:
-    if word in ("skip", "noskip"):
-        return "skip", word == "skip"
-    found = _OPTION.fullmatch(word)
-    if found is None:
-        raise ValueError(f"{word!r} is no option of a block")
-    return found[1] or found[3], found[2] or found[4]
 
 
 def _kernel_size(text: str) -> KernelSize:
@@ -137,16 +142,18 @@ def _kernel_size(text: str) -> KernelSize:
 
 
 def _scaled_repeats(
-    repeats: tuple[int, ...], factor: float, rounding: Literal["up", "nearest"]
+    repeats: Sequence[int], factor: float, rounding: Literal["up", "nearest"]
 ) -> list[int]:
     """Scales the blocks of a stage, and shares them out from the last string to the first."""
-    left, whole = sum(repeats), sum(repeats) * factor
-    scaled_left = math.ceil(whole) if rounding == "up" else max(1, round(whole))
-    scaled = []
+    remaining = sum(repeats)
+    scaled = remaining * factor
+    scaled_remaining = math.ceil(scaled) if rounding == "up" else max(1, round(scaled))
+    counts: list[int] = []
     for count in reversed(repeats):
-        scaled.append(max(1, round(count / left * scaled_left)))
-        left, scaled_left = left - count, scaled_left - scaled[-1]
-    return scaled[::-1]
+        counts.append(max(1, round(count / remaining * scaled_remaining)))
+        remaining -= count
+        scaled_remaining -= counts[-1]
+    return counts[::-1]
 
 
 def plan(
@@ -168,96 +175,72 @@ def plan(
       squeeze_base: which channels the squeezed ones are a share of.
       squeeze_round: rounds the number of squeezed channels.
     """
-    step = drop_path_rate / sum(map(len, stages))
-    planner = _Planner(inputs, scaled, step, squeeze_base, squeeze_round)
-    return tuple(
-        tuple(planner.next(spec, first=i == 0) for i, spec in enumerate(stage)) for stage in stages
-    )
-
-
-@dataclasses.dataclass
-class _Planner:
-    """Plans blocks in a row, see `plan`; remembers what the next one gets.
-
-    Attributes:
-      inputs: channels that the next block gets.
-      drop_path_step: difference between the drop-path rates of two blocks.
-      index: number of the next block.
-      deep: whether the resolution is halved and the channels are quadrupled, up to a stride.
-    """
-
-    inputs: int
-    scaled: Callable[[int], int]
-    drop_path_step: float
-    squeeze_base: Literal["inputs", "hidden"]
-    squeeze_round: Callable[[float], int]
-    index: int = 0
-    deep: bool = False
-
-    def next(self, spec: BlockSpec, *, first: bool) -> BlockPlan:
-        inputs, index = self.inputs, self.index
-        stride = spec.stride if first else 1
-        expansion = spec.expansion if spec.kind in _EXPANDING else 1.0
-        begins = spec.space_to_depth and not self.deep
-        if self.deep and stride == 2:  # The resolution is halved already.
-            self.deep, stride, expansion = False, 1, expansion / 4
-        self.deep = self.deep or begins
-        self.inputs = width = self.scaled(spec.width) * (4 if self.deep else 1)
-        self.index += 1
-        hidden = inputs * (4 if begins else 1)
-        if spec.kind in _EXPANDING:
-            base = self.scaled(spec.expansion_base) if spec.expansion_base else hidden
-            hidden = layers.make_divisible(base * expansion)
-        return BlockPlan(
-            spec=spec,
-            width=width,
-            hidden=hidden,
-            squeezed=self._squeezed(spec, hidden, expansion * (4 if begins else 1)),
-            stride=stride,
-            shortcut=stride == 1 and inputs == width and _may_skip(spec),
-            drop_path=self.drop_path_step * index,
-            space_to_depth=begins,
-        )
-
-    def _squeezed(self, spec: BlockSpec, hidden: int, expansion: float) -> int:
-        if not spec.squeeze:
-            return 0
-        share = spec.squeeze / (expansion if self.squeeze_base == "inputs" else 1.0)
-        return self.squeeze_round(hidden * share)
-
-
-def _may_skip(spec: BlockSpec) -> bool:
-    """Tells whether a definition lets a block have a shortcut."""
-    if spec.kind == "dsa":
-        return False
-    return spec.skip is True if spec.kind == "cn" else spec.skip is not False
+    drop_path_step = drop_path_rate / sum(map(len, stages))
+    index = 0
+    # Whether the resolution is halved and the channels are quadrupled, up to the next stride.
+    is_deep = False
+    plans = []
+    for specs in stages:
+        blocks = []
+        for i, spec in enumerate(specs):
+            stride = spec.stride if i == 0 else 1
+            expansion = spec.expansion if spec.kind in _EXPANDING else 1.0
+            to_depth = spec.space_to_depth and not is_deep
+            if is_deep and stride == 2:  # The resolution is halved already.
+                is_deep, stride, expansion = False, 1, expansion / 4
+            is_deep = is_deep or to_depth
+            width = scaled(spec.width) * (4 if is_deep else 1)
+            hidden = inputs * (4 if to_depth else 1)
+            if spec.kind in _EXPANDING:
+                base = scaled(spec.expansion_base) if spec.expansion_base else hidden
+                hidden = layers.make_divisible(base * expansion)
+            share = spec.squeeze
+            if squeeze_base == "inputs":
+                share /= expansion * (4 if to_depth else 1)
+            may_skip = spec.skip is True if spec.kind == "cn" else spec.skip is not False
+            blocks.append(
+                BlockPlan(
+                    spec=spec,
+                    width=width,
+                    hidden=hidden,
+                    squeezed=squeeze_round(hidden * share) if spec.squeeze else 0,
+                    stride=stride,
+                    shortcut=may_skip and spec.kind != "dsa" and stride == 1 and inputs == width,
+                    drop_path=drop_path_step * index,
+                    space_to_depth=to_depth,
+                )
+            )
+            inputs = width
+            index += 1
+        plans.append(tuple(blocks))
+    return tuple(plans)
 
 
 class Stage(nn.Module):
     """Blocks one after another, named by their numbers."""
 
     plans: tuple[BlockPlan, ...]
-    parts: Parts
+    make: LayerFactory
     kinds: Mapping[str, Callable[..., Block]]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        for i, block in enumerate(self.plans):
-            x = self.kinds[block.spec.kind](block, self.parts, name=str(i))(x, train=train)
+        for i, plan in enumerate(self.plans):
+            x = self.kinds[plan.spec.kind](plan, self.make, name=str(i))(x, train=train)
         return x
 
 
 def apply_stages(
     x: jax.Array,
     plans: Plans,
-    parts: Parts,
+    make: LayerFactory,
     kinds: Mapping[str, Callable[..., Block]] = BLOCKS,
     *,
     train: bool,
 ) -> jax.Array:
     """Applies the stages `blocks.0`, `blocks.1` and so on, in a network's compact method."""
     for i, blocks in enumerate(plans):
-        x = Stage(blocks, parts, kinds, name=f"blocks.{i}")(x, train=train)
+        x = Stage(blocks, make, kinds, name=f"blocks.{i}")(x, train=train)
     return x
 
 
@@ -268,14 +251,14 @@ def feature_modules(definition: Definition) -> tuple[str, ...]:
     """
     firsts = [decode_block(strings[0])[0] for strings in definition]
     names = ["bn1"] if firsts[0].stride > 1 or firsts[0].space_to_depth else []
-    deep = False
-    for i, following in enumerate([*firsts[1:], None]):
-        deep = firsts[i].space_to_depth or (deep and firsts[i].stride == 1)
-        if following is None or (following.stride > 1 and not deep):
+    is_deep = False
+    for i, (first, following) in enumerate(zip(firsts, [*firsts[1:], None], strict=True)):
+        is_deep = first.space_to_depth or (is_deep and first.stride == 1)
+        if following is None or (following.stride > 1 and not is_deep):
             names.append(f"blocks.{i}")
     return tuple(names)
 
 
-def round_width(width: int, factor: float = 1.0, divisor: int = 8, limit: float = 0.9) -> int:
+def round_width(width: float, factor: float = 1.0, divisor: int = 8, limit: float = 0.9) -> int:
     """Scales a width to a multiple of `divisor` that is not below `limit` of it, if not 0."""
     return layers.make_divisible(width * factor, divisor, round_limit=limit)

@@ -5,7 +5,7 @@ weights want images scaled to [-1, 1].
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import jax
@@ -14,17 +14,16 @@ from flax import linen as nn
 from tl_jax.models import layers
 from tl_jax.models.architecture import Architecture
 from tl_jax.models.families.conv_norm_act import (
-    ConvMaker,
     ConvNormAct,
-    Mixed,
-    Row,
-    branches,
-    maximum,
+    InceptionModule,
+    MakeConv,
+    max_pool,
+    numbered_branches,
 )
 from tl_jax.models.network import Network
 
 _KERNEL_INIT = layers.trunc_normal(0.01)
-# Table 1 of the paper: the 1x1 row; the reduction and width of the two 3x3 rows; the pooling's.
+# Table 1 of the paper: the 1x1 branch; reduction and width of the two 3x3 branches; the pooling's.
 _INCEPTIONS = {
     "3a": (64, 96, 128, 16, 32, 32),
     "3b": (128, 128, 192, 32, 96, 64),
@@ -36,20 +35,9 @@ _INCEPTIONS = {
     "5a": (256, 160, 320, 32, 128, 128),
     "5b": (384, 192, 384, 48, 128, 128),
 }
-# Poolings by the module before them, and auxiliary heads.
-_HALVED_AFTER = {"3b": ("maxpool3", 3), "4e": ("maxpool4", 2)}
+# Name and window of the poolings, and names of the auxiliary heads, by the module before them.
+_POOL_AFTER = {"3b": ("maxpool3", 3), "4e": ("maxpool4", 2)}
 _AUXILIARY_AFTER = {"4a": "aux1", "4d": "aux2"}
-
-
-def _rows(widths: tuple[int, ...]) -> tuple[Row, ...]:
-    first, reduced2, second, reduced3, third, pooled = widths
-    return branches(
-        ((first, 1),),
-        ((reduced2, 1), (second, 3)),
-        ((reduced3, 1), (third, 3)),
-        (maximum, (pooled, 1)),
-        first=1,
-    )
 
 
 class AuxiliaryHead(nn.Module):
@@ -57,7 +45,7 @@ class AuxiliaryHead(nn.Module):
 
     num_classes: int
     drop_rate: float
-    conv: ConvMaker
+    conv: MakeConv
     dense: Callable[..., nn.Dense]
 
     @nn.compact
@@ -74,15 +62,11 @@ class AuxiliaryHead(nn.Module):
 
 
 class GoogLeNet(Network):
-    """GoogLeNet.
-
-    There are no residual branches, so `drop_path_rate` must be 0. torchvision trains with
-    `drop_rate=0.2`.
+    """GoogLeNet; torchvision trains with `drop_rate=0.2`.
 
     Attributes:
       aux_logits: have the auxiliary heads. In training, if the collection "auxiliary" is mutable,
-        their logits [B, num_classes] are found there as `["aux1"]["logits"][0]` and as that of
-        `aux2`.
+        their logits [B, num_classes] are there as `["aux1"]["logits"][0]` and as that of `aux2`.
       aux_drop_rate: dropout before the classifiers of the auxiliary heads.
     """
 
@@ -91,42 +75,48 @@ class GoogLeNet(Network):
 
     classifier: ClassVar[str] = "fc"
     auxiliary: ClassVar[tuple[str, ...]] = ("aux1", "aux2")
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.refuse_drop_path()
+    stochastic_depth: ClassVar[bool] = False
+    # The widths of each Inception module, by its name.
+    inceptions: ClassVar[Mapping[str, tuple[int, ...]]] = _INCEPTIONS
 
     def body(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns the last feature map, [B, h, w, C]."""
         conv = functools.partial(
             ConvNormAct, kernel_init=_KERNEL_INIT, axis_name=self.axis_name, dtype=self.dtype
         )
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_KERNEL_INIT)
+        has_heads = self.aux_logits and self.num_classes and (train or self.is_initializing())
         x = conv(64, 7, 2, name="conv1")(images, train=train)
         x = layers.MaxPool(3, 2, ceil_mode=True, name="maxpool1")(x)
         x = conv(64, 1, name="conv2")(x, train=train)
         x = conv(192, 3, name="conv3")(x, train=train)
         x = layers.MaxPool(3, 2, ceil_mode=True, name="maxpool2")(x)
-        has_heads = self.aux_logits and self.num_classes and (train or self.is_initializing())
-        for place, widths in _INCEPTIONS.items():
-            x = Mixed(_rows(widths), conv, name=f"inception{place}")(x, train=train)
-            if has_heads and place in _AUXILIARY_AFTER:
-                self._auxiliary(_AUXILIARY_AFTER[place], conv, x, train=train)
-            if place in _HALVED_AFTER:
-                name, window = _HALVED_AFTER[place]
+        for key, (first, reduce2, second, reduce3, third, pooled) in self.inceptions.items():
+            branches = numbered_branches(
+                ((first, 1),),
+                ((reduce2, 1), (second, 3)),
+                ((reduce3, 1), (third, 3)),
+                (max_pool, (pooled, 1)),
+                first=1,
+            )
+            x = InceptionModule(branches, conv, name=f"inception{key}")(x, train=train)
+            if has_heads and key in _AUXILIARY_AFTER:
+                name = _AUXILIARY_AFTER[key]
+                head = AuxiliaryHead(self.num_classes, self.aux_drop_rate, conv, dense, name=name)
+                head(x, train=train)
+            if key in _POOL_AFTER:
+                name, window = _POOL_AFTER[key]
                 x = layers.MaxPool(window, 2, ceil_mode=True, name=name)(x)
         return x
 
-    def _auxiliary(self, name: str, conv: ConvMaker, x: jax.Array, *, train: bool) -> None:
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_KERNEL_INIT)
-        head = AuxiliaryHead(self.num_classes, self.aux_drop_rate, conv, dense, name=name)
-        head(x, train=train)
 
+NETWORKS: dict[str, GoogLeNet] = {"torchvision/googlenet": GoogLeNet()}
 
 ARCHITECTURES = {
-    "torchvision/googlenet": Architecture(
-        build=GoogLeNet,
-        classifier=GoogLeNet.classifier,
+    name: Architecture(
+        network,
         stem="conv1.conv",
         stages=("conv1", "conv3", "inception3b", "inception4e", "inception5b"),
     )
+    for name, network in NETWORKS.items()
 }

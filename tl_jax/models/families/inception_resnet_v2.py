@@ -1,7 +1,7 @@
 """Inception-ResNet-v2 (arXiv:1602.07261), under the names of timm's `inception_resnet_v2.py`.
 
-The modules are written as rows of convolutions (width, kernel size, stride, padding); without the
-last two the stride is 1 and the map keeps its size.
+The modules are written as branches of convolutions (width, kernel size, stride, padding); without
+the last two the stride is 1 and the map keeps its size.
 """
 
 import functools
@@ -14,77 +14,77 @@ from flax import linen as nn
 from tl_jax.models import layers
 from tl_jax.models.architecture import Architecture
 from tl_jax.models.families.conv_norm_act import (
-    ConvMaker,
+    Branch,
     ConvNormAct,
-    Mixed,
-    Row,
-    apply_row,
-    average,
-    branches,
-    halving_maximum,
-    join_rows,
+    InceptionModule,
+    MakeConv,
+    apply_branch,
+    avg_pool,
+    concat_branches,
+    max_pool_stride2,
+    numbered_branches,
 )
 from tl_jax.models.network import Network
 
-_STEM = (
+_STEM: Branch = (
     ("conv2d_1a", (32, 3, 2, 0)),
     ("conv2d_2a", (32, 3, 1, 0)),
     ("conv2d_2b", (64, 3)),
-    ("maxpool_3a", halving_maximum),
+    ("maxpool_3a", max_pool_stride2),
     ("conv2d_3b", (80, 1)),
     ("conv2d_4a", (192, 3, 1, 0)),
-    ("maxpool_5a", halving_maximum),
+    ("maxpool_5a", max_pool_stride2),
 )
-_MIXED_5B = branches(
+_MIXED_5B = numbered_branches(
     ((96, 1),),
     ((48, 1), (64, 5)),
     ((64, 1), (96, 3), (96, 3)),
-    (average, (64, 1)),
+    (avg_pool, (64, 1)),
 )
-_BLOCK35 = branches(
+_BLOCK35 = numbered_branches(
     ((32, 1),),
     ((32, 1), (32, 3)),
     ((32, 1), (48, 3), (64, 3)),
 )
-_MIXED_6A = branches(
+_MIXED_6A = numbered_branches(
     ((384, 3, 2, 0),),
     ((256, 1), (256, 3), (384, 3, 2, 0)),
-    (halving_maximum,),
+    (max_pool_stride2,),
 )
-_BLOCK17 = branches(
+_BLOCK17 = numbered_branches(
     ((192, 1),),
     ((128, 1), (160, (1, 7)), (192, (7, 1))),
 )
-_MIXED_7A = branches(
+_MIXED_7A = numbered_branches(
     ((256, 1), (384, 3, 2, 0)),
     ((256, 1), (288, 3, 2, 0)),
     ((256, 1), (288, 3), (320, 3, 2, 0)),
-    (halving_maximum,),
+    (max_pool_stride2,),
 )
-_BLOCK8 = branches(
+_BLOCK8 = numbered_branches(
     ((192, 1),),
     ((192, 1), (224, (1, 3)), (256, (3, 1))),
 )
 
 
 class ResidualBlock(nn.Module):
-    """Rows of convolutions, brought back to the input's width, scaled and added to it.
+    """Branches of convolutions, brought back to the input's width, scaled and added to it.
 
     Attributes:
-      rows: the layers of each row.
+      branches: the layers.
       scale: factor of what is added; without one so wide a network diverges, says the paper.
-      conv: makes the convolutions of the rows.
+      conv: makes the convolutions of the branches.
       relu: end with the activation.
     """
 
-    rows: tuple[Row, ...]
+    branches: tuple[Branch, ...]
     scale: float
-    conv: ConvMaker
+    conv: MakeConv
     relu: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        y = join_rows(self.rows, self.conv, x, train=train)
+        y = concat_branches(self.branches, self.conv, x, train=train)
         y = layers.Conv(
             x.shape[-1], 1, use_bias=True, kernel_init=layers.torch_default, dtype=x.dtype,
             name="conv2d",
@@ -109,7 +109,7 @@ class Repeat(nn.Module):
 class InceptionResNetV2(Network):
     """Inception-ResNet-v2; images of 299x299 in the paper, of at least 75x75 at all.
 
-    timm has no stochastic depth here, so `drop_path_rate` must be 0.
+    timm has no stochastic depth here.
 
     Attributes:
       depths: residual blocks of each of the three resolutions.
@@ -118,10 +118,7 @@ class InceptionResNetV2(Network):
     depths: tuple[int, int, int] = (10, 20, 9)
 
     classifier: ClassVar[str] = "classif"
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.refuse_drop_path()
+    stochastic_depth: ClassVar[bool] = False
 
     def body(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns the last feature map, [B, h, w, C]."""
@@ -129,23 +126,25 @@ class InceptionResNetV2(Network):
         block35 = functools.partial(ResidualBlock, _BLOCK35, scale=0.17, conv=conv)
         block17 = functools.partial(ResidualBlock, _BLOCK17, scale=0.10, conv=conv)
         block8 = functools.partial(ResidualBlock, _BLOCK8, scale=0.20, conv=conv)
-        x = apply_row(_STEM, conv, images, train=train)
-        x = Mixed(_MIXED_5B, conv, name="mixed_5b")(x, train=train)
+        x = apply_branch(_STEM, conv, images, train=train)
+        x = InceptionModule(_MIXED_5B, conv, name="mixed_5b")(x, train=train)
         x = Repeat(self.depths[0], block35, name="repeat")(x, train=train)
-        x = Mixed(_MIXED_6A, conv, name="mixed_6a")(x, train=train)
+        x = InceptionModule(_MIXED_6A, conv, name="mixed_6a")(x, train=train)
         x = Repeat(self.depths[1], block17, name="repeat_1")(x, train=train)
-        x = Mixed(_MIXED_7A, conv, name="mixed_7a")(x, train=train)
+        x = InceptionModule(_MIXED_7A, conv, name="mixed_7a")(x, train=train)
         x = Repeat(self.depths[2], block8, name="repeat_2")(x, train=train)
         # The last one is as its TensorFlow original has it: not scaled down, and linear.
         x = block8(scale=1.0, relu=False, name="block8")(x, train=train)
         return conv(1536, 1, name="conv2d_7b")(x, train=train)
 
 
+NETWORKS: dict[str, InceptionResNetV2] = {"inception_resnet_v2": InceptionResNetV2()}
+
 ARCHITECTURES = {
-    "inception_resnet_v2": Architecture(
-        build=InceptionResNetV2,
-        classifier=InceptionResNetV2.classifier,
+    name: Architecture(
+        network,
         stem="conv2d_1a.conv",
         stages=("conv2d_2b", "conv2d_4a", "repeat", "repeat_1", "conv2d_7b"),
     )
+    for name, network in NETWORKS.items()
 }

@@ -1,11 +1,11 @@
 """Inception-v3 (arXiv:1512.00567), under the names of timm's `inception_v3.py`.
 
-The modules are written as rows of convolutions (width, kernel size, stride, padding); without the
-last two the stride is 1 and the map keeps its size.
+The modules are written as branches of convolutions (width, kernel size, stride, padding); without
+the last two the stride is 1 and the map keeps its size.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import jax
@@ -15,95 +15,90 @@ from flax import linen as nn
 from tl_jax.models import layers
 from tl_jax.models.architecture import Architecture
 from tl_jax.models.families.conv_norm_act import (
-    ConvMaker,
+    Branch,
     ConvNormAct,
-    Mixed,
-    Row,
-    Spec,
-    apply_row,
-    average_with_zeros,
-    halving_maximum,
+    InceptionModule,
+    LayerSpec,
+    MakeConv,
+    apply_branch,
+    avg_pool_with_zeros,
+    max_pool_stride2,
 )
 from tl_jax.models.network import Network
 
 _KERNEL_INIT = layers.trunc_normal(0.1)
-# The side of the map for which the auxiliary head is made; that of images of 299x299.
+# The side of the map that the auxiliary head takes; that of images of 299x299.
 _AUXILIARY_SIDE = 17
 
 
-def _rows(rows: Mapping[str, tuple[Spec, ...]], *pooling: tuple[str, Spec]) -> tuple[Row, ...]:
-    """Names the layers of a row `branch5x5_1`, `branch5x5_2`; one alone has no number.
+def _branches(
+    branches: Mapping[str, tuple[LayerSpec, ...]], *pooling: tuple[str, LayerSpec]
+) -> tuple[Branch, ...]:
+    """Names the layers of a branch `branch5x5_1`, `branch5x5_2`; one alone has no number.
 
     Args:
-      rows: layers by the name of the row.
-      pooling: the last row: a pooling, and what follows it.
+      branches: layers by the name of the branch.
+      pooling: the last branch: a pooling, and what follows it.
     """
     named = (
-        tuple((f"{name}_{i}" if len(row) > 1 else name, spec) for i, spec in enumerate(row, 1))
-        for name, row in rows.items()
+        tuple((f"{name}_{i}" if len(specs) > 1 else name, spec) for i, spec in enumerate(specs, 1))
+        for name, specs in branches.items()
     )
     return (*named, pooling)
 
 
-def _inception_a(pool_width: int) -> tuple[Row, ...]:
-    rows = {
-        "branch1x1": ((64, 1),),
-        "branch5x5": ((48, 1), (64, 5)),
-        "branch3x3dbl": ((64, 1), (96, 3), (96, 3)),
-    }
-    return _rows(rows, ("pool", average_with_zeros), ("branch_pool", (pool_width, 1)))
+def _inception_a(pool_width: int) -> tuple[Branch, ...]:
+    return _branches(
+        {
+            "branch1x1": ((64, 1),),
+            "branch5x5": ((48, 1), (64, 5)),
+            "branch3x3dbl": ((64, 1), (96, 3), (96, 3)),
+        },
+        ("pool", avg_pool_with_zeros), ("branch_pool", (pool_width, 1)),
+    )  # fmt: skip
 
 
-def _inception_c(width: int) -> tuple[Row, ...]:
+def _inception_c(width: int) -> tuple[Branch, ...]:
     w, row, column = width, (1, 7), (7, 1)
-    rows = {
-        "branch1x1": ((192, 1),),
-        "branch7x7": ((w, 1), (w, row), (192, column)),
-        "branch7x7dbl": ((w, 1), (w, column), (w, row), (w, column), (192, row)),
-    }
-    return _rows(rows, ("pool", average_with_zeros), ("branch_pool", (192, 1)))
+    return _branches(
+        {
+            "branch1x1": ((192, 1),),
+            "branch7x7": ((w, 1), (w, row), (192, column)),
+            "branch7x7dbl": ((w, 1), (w, column), (w, row), (w, column), (192, row)),
+        },
+        ("pool", avg_pool_with_zeros), ("branch_pool", (192, 1)),
+    )  # fmt: skip
 
 
-_INCEPTION_B = _rows(
+_STEM: Branch = (
+    ("Conv2d_1a_3x3", (32, 3, 2, 0)),
+    ("Conv2d_2a_3x3", (32, 3, 1, 0)),
+    ("Conv2d_2b_3x3", (64, 3)),
+    ("Pool1", max_pool_stride2),
+    ("Conv2d_3b_1x1", (80, 1)),
+    ("Conv2d_4a_3x3", (192, 3, 1, 0)),
+    ("Pool2", max_pool_stride2),
+)
+_INCEPTION_B = _branches(
     {
         "branch3x3": ((384, 3, 2, 0),),
         "branch3x3dbl": ((64, 1), (96, 3), (96, 3, 2, 0)),
     },
-    ("pool", halving_maximum),
+    ("pool", max_pool_stride2),
 )
-_INCEPTION_D = _rows(
+_INCEPTION_D = _branches(
     {
         "branch3x3": ((192, 1), (320, 3, 2, 0)),
         "branch7x7x3": ((192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3, 2, 0)),
     },
-    ("pool", halving_maximum),
+    ("pool", max_pool_stride2),
 )
-_STEM = (
-    ("Conv2d_1a_3x3", (32, 3, 2, 0)),
-    ("Conv2d_2a_3x3", (32, 3, 1, 0)),
-    ("Conv2d_2b_3x3", (64, 3)),
-    ("Pool1", halving_maximum),
-    ("Conv2d_3b_1x1", (80, 1)),
-    ("Conv2d_4a_3x3", (192, 3, 1, 0)),
-    ("Pool2", halving_maximum),
-)
-# Up to the map from which the auxiliary head branches off.
-_MIXED = {
-    "Mixed_5b": _inception_a(32),
-    "Mixed_5c": _inception_a(64),
-    "Mixed_5d": _inception_a(64),
-    "Mixed_6a": _INCEPTION_B,
-    "Mixed_6b": _inception_c(128),
-    "Mixed_6c": _inception_c(160),
-    "Mixed_6d": _inception_c(160),
-    "Mixed_6e": _inception_c(192),
-}
 
 
 class InceptionE(nn.Module):
-    """The module of the coarsest map, two of whose four rows end in a pair of 1x3 and 3x1."""
+    """The module of the coarsest map, two of whose four branches end in a pair of 1x3 and 3x1."""
 
-    conv: ConvMaker
+    conv: MakeConv
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -112,22 +107,39 @@ class InceptionE(nn.Module):
 
         once = conv(x, "branch3x3_1", 384)
         twice = conv(conv(x, "branch3x3dbl_1", 448), "branch3x3dbl_2", 384, 3)
-        ends = (
+        outputs = (
             conv(x, "branch1x1", 320),
             conv(once, "branch3x3_2a", 384, (1, 3)),
             conv(once, "branch3x3_2b", 384, (3, 1)),
             conv(twice, "branch3x3dbl_3a", 384, (1, 3)),
             conv(twice, "branch3x3dbl_3b", 384, (3, 1)),
-            conv(average_with_zeros(name="pool")(x), "branch_pool", 192),
+            conv(avg_pool_with_zeros(name="pool")(x), "branch_pool", 192),
         )
-        return jnp.concatenate(ends, axis=-1)
+        return jnp.concatenate(outputs, axis=-1)
+
+
+_MODULES: dict[str, Callable[..., nn.Module]] = {
+    "Mixed_5b": functools.partial(InceptionModule, _inception_a(32)),
+    "Mixed_5c": functools.partial(InceptionModule, _inception_a(64)),
+    "Mixed_5d": functools.partial(InceptionModule, _inception_a(64)),
+    "Mixed_6a": functools.partial(InceptionModule, _INCEPTION_B),
+    "Mixed_6b": functools.partial(InceptionModule, _inception_c(128)),
+    "Mixed_6c": functools.partial(InceptionModule, _inception_c(160)),
+    "Mixed_6d": functools.partial(InceptionModule, _inception_c(160)),
+    "Mixed_6e": functools.partial(InceptionModule, _inception_c(192)),
+    "Mixed_7a": functools.partial(InceptionModule, _INCEPTION_D),
+    "Mixed_7b": InceptionE,
+    "Mixed_7c": InceptionE,
+}
+# The module before which the auxiliary head branches off.
+_AUXILIARY_BEFORE = "Mixed_7a"
 
 
 class AuxiliaryHead(nn.Module):
     """The second classifier, for training; its logits go to the collection "auxiliary"."""
 
     num_classes: int
-    conv: ConvMaker
+    conv: MakeConv
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -153,42 +165,41 @@ class AuxiliaryHead(nn.Module):
 class InceptionV3(Network):
     """Inception-v3; images of 299x299 in the paper, of at least 75x75 at all.
 
-    There are no residual branches, so `drop_path_rate` must be 0.
 
     Attributes:
       aux_logits: have the auxiliary head. In training, if the collection "auxiliary" is mutable,
-        its logits [B, num_classes] are found there as `["AuxLogits"]["logits"][0]`.
+        its logits [B, num_classes] are there as `["AuxLogits"]["logits"][0]`.
     """
 
     aux_logits: bool = False
 
     classifier: ClassVar[str] = "fc"
     auxiliary: ClassVar[tuple[str, ...]] = ("AuxLogits",)
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.refuse_drop_path()
+    stochastic_depth: ClassVar[bool] = False
+    # What makes each Inception module, of `conv` and `name`, by its name.
+    modules: ClassVar[Mapping[str, Callable[..., nn.Module]]] = _MODULES
 
     def body(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns the last feature map, [B, h, w, C]."""
         conv = functools.partial(
             ConvNormAct, kernel_init=_KERNEL_INIT, axis_name=self.axis_name, dtype=self.dtype
         )
-        x = apply_row(_STEM, conv, images, train=train)
-        for name, rows in _MIXED.items():
-            x = Mixed(rows, conv, name=name)(x, train=train)
-        if self.aux_logits and self.num_classes and (train or self.is_initializing()):
-            AuxiliaryHead(self.num_classes, conv, name="AuxLogits")(x, train=train)
-        x = Mixed(_INCEPTION_D, conv, name="Mixed_7a")(x, train=train)
-        x = InceptionE(conv, name="Mixed_7b")(x, train=train)
-        return InceptionE(conv, name="Mixed_7c")(x, train=train)
+        has_head = self.aux_logits and self.num_classes and (train or self.is_initializing())
+        x = apply_branch(_STEM, conv, images, train=train)
+        for name, module in self.modules.items():
+            if has_head and name == _AUXILIARY_BEFORE:
+                AuxiliaryHead(self.num_classes, conv, name="AuxLogits")(x, train=train)
+            x = module(conv=conv, name=name)(x, train=train)
+        return x
 
+
+NETWORKS: dict[str, InceptionV3] = {"inception_v3": InceptionV3()}
 
 ARCHITECTURES = {
-    "inception_v3": Architecture(
-        build=InceptionV3,
-        classifier=InceptionV3.classifier,
+    name: Architecture(
+        network,
         stem="Conv2d_1a_3x3.conv",
         stages=("Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c"),
     )
+    for name, network in NETWORKS.items()
 }

@@ -1,10 +1,11 @@
 """Inception-v4 (arXiv:1602.07261), under the names of timm's `inception_v4.py`.
 
-The modules are written as rows of convolutions (width, kernel size, stride, padding); without the
-last two the stride is 1 and the map keeps its size.
+The modules are written as branches of convolutions (width, kernel size, stride, padding); without
+the last two the stride is 1 and the map keeps its size.
 """
 
 import functools
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -13,53 +14,52 @@ from flax import linen as nn
 
 from tl_jax.models.architecture import Architecture
 from tl_jax.models.families.conv_norm_act import (
-    ConvMaker,
+    Branch,
     ConvNormAct,
-    Mixed,
-    average,
-    branches,
-    halving_maximum,
+    ConvSpec,
+    InceptionModule,
+    MakeConv,
+    avg_pool,
+    max_pool_stride2,
+    numbered_branches,
 )
 from tl_jax.models.network import Network
 
-_STEM = ((32, 3, 2, 0), (32, 3, 1, 0), (64, 3))
-_MIXED_3A = (("maxpool", halving_maximum),), (("conv", (96, 3, 2, 0)),)
-_MIXED_4A = branches(
+_STEM: tuple[ConvSpec, ...] = ((32, 3, 2, 0), (32, 3, 1, 0), (64, 3))
+_MIXED_3A: tuple[Branch, ...] = (("maxpool", max_pool_stride2),), (("conv", (96, 3, 2, 0)),)
+_MIXED_4A = numbered_branches(
     ((64, 1), (96, 3, 1, 0)),
     ((64, 1), (64, (1, 7)), (64, (7, 1)), (96, 3, 1, 0)),
 )
-_MIXED_5A = (("conv", (192, 3, 2, 0)),), (("maxpool", halving_maximum),)
-_INCEPTION_A = branches(
+_MIXED_5A: tuple[Branch, ...] = (("conv", (192, 3, 2, 0)),), (("maxpool", max_pool_stride2),)
+_INCEPTION_A = numbered_branches(
     ((96, 1),),
     ((64, 1), (96, 3)),
     ((64, 1), (96, 3), (96, 3)),
-    (average, (96, 1)),
+    (avg_pool, (96, 1)),
 )
-_REDUCTION_A = branches(
+_REDUCTION_A = numbered_branches(
     ((384, 3, 2, 0),),
     ((192, 1), (224, 3), (256, 3, 2, 0)),
-    (halving_maximum,),
+    (max_pool_stride2,),
 )
-_INCEPTION_B = branches(
+_INCEPTION_B = numbered_branches(
     ((384, 1),),
     ((192, 1), (224, (1, 7)), (256, (7, 1))),
     ((192, 1), (192, (7, 1)), (224, (1, 7)), (224, (7, 1)), (256, (1, 7))),
-    (average, (128, 1)),
+    (avg_pool, (128, 1)),
 )
-_REDUCTION_B = branches(
+_REDUCTION_B = numbered_branches(
     ((192, 1), (192, 3, 2, 0)),
     ((256, 1), (256, (1, 7)), (320, (7, 1)), (320, 3, 2, 0)),
-    (halving_maximum,),
+    (max_pool_stride2,),
 )
-_BEFORE_C = (_MIXED_3A, _MIXED_4A, _MIXED_5A, *(_INCEPTION_A,) * 4, _REDUCTION_A,
-             *(_INCEPTION_B,) * 7, _REDUCTION_B)  # fmt: skip
-_DEPTH_C = 3
 
 
 class InceptionC(nn.Module):
-    """The module of the coarsest map, two of whose four rows end in a pair of 1x3 and 3x1."""
+    """The module of the coarsest map, two of whose four branches end in a pair of 1x3 and 3x1."""
 
-    conv: ConvMaker
+    conv: MakeConv
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -76,42 +76,48 @@ class InceptionC(nn.Module):
             conv(y1, "branch1_1b", 256, (3, 1)),
             conv(y2, "branch2_3a", 256, (1, 3)),
             conv(y2, "branch2_3b", 256, (3, 1)),
-            conv(average(name="branch3.0")(x), "branch3.1", 256),
+            conv(avg_pool(name="branch3.0")(x), "branch3.1", 256),
         )
         return jnp.concatenate(ends, axis=-1)
 
 
 class InceptionV4(Network):
-    """Inception-v4; images of 299x299 in the paper, of at least 75x75 at all.
-
-    There are no residual branches, so `drop_path_rate` must be 0.
-    """
+    """Inception-v4; images of 299x299 in the paper, of at least 75x75 at all."""
 
     classifier: ClassVar[str] = "last_linear"
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.refuse_drop_path()
+    stochastic_depth: ClassVar[bool] = False
+    # Inception modules of each of the three resolutions.
+    depths: ClassVar[tuple[int, int, int]] = (4, 7, 3)
 
     def body(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns the last feature map, [B, h, w, C]."""
         conv = functools.partial(ConvNormAct, axis_name=self.axis_name, dtype=self.dtype)
-        modules = (
-            *(functools.partial(conv, *spec) for spec in _STEM),
-            *(functools.partial(Mixed, rows, conv) for rows in _BEFORE_C),
-            *(functools.partial(InceptionC, conv),) * _DEPTH_C,
+        depth_a, depth_b, depth_c = self.depths
+        branches = (
+            *(_MIXED_3A, _MIXED_4A, _MIXED_5A),
+            *(_INCEPTION_A,) * depth_a,
+            _REDUCTION_A,
+            *(_INCEPTION_B,) * depth_b,
+            _REDUCTION_B,
         )
+        modules: list[Callable[..., nn.Module]] = [
+            *(functools.partial(conv, *spec) for spec in _STEM),
+            *(functools.partial(InceptionModule, each, conv) for each in branches),
+            *[functools.partial(InceptionC, conv)] * depth_c,
+        ]
         x = images
         for i, module in enumerate(modules):
             x = module(name=f"features.{i}")(x, train=train)
         return x
 
 
+NETWORKS: dict[str, InceptionV4] = {"inception_v4": InceptionV4()}
+
 ARCHITECTURES = {
-    "inception_v4": Architecture(
-        build=InceptionV4,
-        classifier=InceptionV4.classifier,
+    name: Architecture(
+        network,
         stem="features.0.conv",
         stages=("features.2", "features.3", "features.9", "features.17", "features.21"),
     )
+    for name, network in NETWORKS.items()
 }

@@ -15,7 +15,7 @@ import jax
 from flax import linen as nn
 
 from tl_jax.models import layers
-from tl_jax.models.architecture import Architecture
+from tl_jax.models.architecture import Architecture, Fields
 from tl_jax.models.network import Network, drop_path_rates
 
 _STEM_WIDTH = 32
@@ -54,14 +54,13 @@ class WidthRule(NamedTuple):
 
     def stages(self) -> tuple[StageSpec, ...]:
         """Returns the stages: the runs of blocks that are equally wide."""
-        counts = collections.Counter(self._block_width(block) for block in range(self.depth))
-        return tuple(self._stage(width, depth) for width, depth in counts.items())
-
-    def _block_width(self, block: int) -> int:
-        """Returns the width of a block: on a line, then a power of wm times w0, then rounded."""
-        linear = self.w0 + self.wa * block
-        power = round(math.log(linear / self.w0) / math.log(self.wm))
-        return round(self.w0 * self.wm**power / _QUANTUM) * _QUANTUM
+        depths: collections.Counter[int] = collections.Counter()
+        for block in range(self.depth):
+            # On a line; then w0 times a power of wm; then a multiple of 8.
+            linear = self.w0 + self.wa * block
+            power = round(math.log(linear / self.w0) / math.log(self.wm))
+            depths[round(self.w0 * self.wm**power / _QUANTUM) * _QUANTUM] += 1
+        return tuple(self._stage(width, depth) for width, depth in depths.items())
 
     def _stage(self, width: int, depth: int) -> StageSpec:
         """Returns the stage nearest to a width whose 3x3 convolutions have whole groups."""
@@ -74,41 +73,39 @@ class WidthRule(NamedTuple):
         return StageSpec(depth, int(inner / self.bottle_ratio), inner, inner // group_size)
 
 
-def _conv(
-    features: int, kernel_size: int, stride: int = 1, *, groups: int = 1, dtype: layers.Dtype,
-    name: str,
-) -> layers.Conv:  # fmt: skip
-    """Makes a convolution with the RegNets' initialiser, which depends on the groups."""
-    return layers.Conv(
-        features, kernel_size, stride, groups=groups, kernel_init=layers.goog_fan_out(groups),
-        dtype=dtype, name=name,
-    )  # fmt: skip
-
-
-class Parts(NamedTuple):
+class BlockOptions(NamedTuple):
     """What all blocks of one network have in common.
 
     Attributes:
-      conv, norm, act: make the layers.
+      norm: makes the normalisations.
+      act: the activation.
       se_ratio: width of the squeezed layer relative to the block's input; 0 for no
         squeeze-and-excitation.
       dtype: type of the computation.
     """
 
-    conv: Callable[..., layers.Conv]
     norm: Callable[..., nn.Module]
     act: layers.Act
     se_ratio: float
     dtype: layers.Dtype
 
-    def squeeze_excite(self, inputs: int) -> Callable[[jax.Array], jax.Array]:
-        """Makes the squeeze-and-excitation of a block with this many input channels."""
+    def conv(
+        self, features: int, kernel_size: int, stride: int = 1, *, groups: int = 1, name: str
+    ) -> layers.Conv:
+        """Makes a convolution with the RegNets' initializer, which depends on the groups."""
+        return layers.Conv(
+            features, kernel_size, stride, groups=groups, kernel_init=layers.goog_fan_out(groups),
+            dtype=self.dtype, name=name,
+        )  # fmt: skip
+
+    def squeeze_excite(self, x: jax.Array, inputs: int) -> jax.Array:
+        """Applies the squeeze-and-excitation of a block with this many input channels, if any."""
         if not self.se_ratio:
-            return lambda x: x
+            return x
         return layers.SEModule(
             round(inputs * self.se_ratio), act=self.act, kernel_init=layers.kaiming_fan_out,
             dtype=self.dtype, name="se",
-        )  # fmt: skip
+        )(x)  # fmt: skip
 
 
 class ConvNorm(nn.Module):
@@ -116,7 +113,7 @@ class ConvNorm(nn.Module):
 
     features: int
     kernel_size: int
-    parts: Parts
+    options: BlockOptions
     stride: int = 1
     groups: int = 1
     act: layers.Act | None = None
@@ -124,9 +121,11 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        conv, norm = self.parts.conv, self.parts.norm
-        y = conv(self.features, self.kernel_size, self.stride, groups=self.groups, name="conv")(x)
-        y = norm(scale_init=self.scale_init, name="bn")(y, train=train)
+        conv = self.options.conv(
+            self.features, self.kernel_size, self.stride, groups=self.groups, name="conv"
+        )
+        norm = self.options.norm(scale_init=self.scale_init, name="bn")
+        y = norm(conv(x), train=train)
         return y if self.act is None else self.act(y)
 
 
@@ -139,24 +138,24 @@ class Bottleneck(nn.Module):
     spec: StageSpec
     stride: int
     drop_path: float
-    parts: Parts
+    options: BlockOptions
 
     linear: ClassVar[bool] = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        spec, stride, parts, act = self.spec, self.stride, self.parts, self.parts.act
+        spec, stride, options, act = self.spec, self.stride, self.options, self.options.act
         same_shape = stride == 1 and x.shape[-1] == spec.width
         last = nn.initializers.ones if self.linear else nn.initializers.zeros
-        y = ConvNorm(spec.inner, 1, parts, act=act, name="conv1")(x, train=train)
-        conv2 = ConvNorm(spec.inner, 3, parts, stride, spec.groups, act, name="conv2")
-        y = parts.squeeze_excite(x.shape[-1])(conv2(y, train=train))
-        y = ConvNorm(spec.width, 1, parts, scale_init=last, name="conv3")(y, train=train)
+        y = ConvNorm(spec.inner, 1, options, act=act, name="conv1")(x, train=train)
+        conv2 = ConvNorm(spec.inner, 3, options, stride, spec.groups, act, name="conv2")
+        y = options.squeeze_excite(conv2(y, train=train), x.shape[-1])
+        y = ConvNorm(spec.width, 1, options, scale_init=last, name="conv3")(y, train=train)
         if self.linear and not same_shape:
             return y
         y = layers.DropPath(self.drop_path, name="drop_path")(y, train=train)
         if not same_shape:
-            x = ConvNorm(spec.width, 1, parts, stride, name="downsample")(x, train=train)
+            x = ConvNorm(spec.width, 1, options, stride, name="downsample")(x, train=train)
         return y + x if self.linear else act(y + x)
 
 
@@ -178,34 +177,31 @@ class PreBottleneck(nn.Module):
     spec: StageSpec
     stride: int
     drop_path: float
-    parts: Parts
+    options: BlockOptions
 
     linear: ClassVar[bool] = True
     average: ClassVar[bool] = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        spec, conv, norm, act = self.spec, self.parts.conv, self.parts.norm, self.parts.act
+        spec, options = self.spec, self.options
+        conv, norm, act = options.conv, options.norm, options.act
         x = act(norm(name="norm1")(x, train=train))
         y = conv(spec.inner, 1, name="conv1")(x)
         y = act(norm(name="norm2")(y, train=train))
         y = conv(spec.inner, 3, self.stride, groups=spec.groups, name="conv2")(y)
-        y = self.parts.squeeze_excite(x.shape[-1])(y)
+        y = options.squeeze_excite(y, x.shape[-1])
         y = act(norm(name="norm3")(y, train=train))
         y = conv(spec.width, 1, name="conv3")(y)
         y = layers.DropPath(self.drop_path, name="drop_path")(y, train=train)
         if self.stride == 1 and x.shape[-1] == spec.width:
             return y + x
-        return y + self._projected(x)
-
-    def _projected(self, x: jax.Array) -> jax.Array:
-        conv, width = self.parts.conv, self.spec.width
         if not self.average:
-            return conv(width, 1, self.stride, name="downsample")(x)
+            return y + conv(spec.width, 1, self.stride, name="downsample")(x)
         pool = layers.AvgPool(
             2, self.stride, ceil_mode=True, count_include_pad=False, name="downsample.0"
         )
-        return conv(width, 1, name="downsample.1")(pool(x))
+        return y + conv(spec.width, 1, name="downsample.1")(pool(x))
 
 
 class AveragingPreBottleneck(PreBottleneck):
@@ -223,13 +219,13 @@ class Stage(nn.Module):
     block: Block
     spec: StageSpec
     drop_paths: tuple[float, ...]
-    parts: Parts
+    options: BlockOptions
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         for i, drop_path in enumerate(self.drop_paths):
             stride = 2 if i == 0 else 1
-            block = self.block(self.spec, stride, drop_path, self.parts, name=f"b{i + 1}")
+            block = self.block(self.spec, stride, drop_path, self.options, name=f"b{i + 1}")
             x = block(x, train=train)
         return x
 
@@ -242,7 +238,7 @@ class RegNet(Network):
       block: the kind of block; where it ends without an activation, one follows the last stage.
       se_ratio: width of the squeezed layers relative to their block's input; 0 for none (X).
       act: the activation.
-      group_norm: channels in a group of GroupNorm, where it stands in the place of BatchNorm.
+      group_norm: channels in a group of GroupNorm, which then replaces BatchNorm; None for none.
       head_width: channels of a last 1x1 convolution; 0 for none.
     """
 
@@ -257,102 +253,106 @@ class RegNet(Network):
 
     def body(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns the last feature map, [B, h, w, C]."""
-        parts, specs = self._parts(), self.rule.stages()
-        if issubclass(self.block, PreBottleneck):
-            x = parts.conv(_STEM_WIDTH, 3, 2, name="stem")(images)
-        else:
-            x = ConvNorm(_STEM_WIDTH, 3, parts, 2, act=self.act, name="stem")(images, train=train)
-        rates = drop_path_rates(self.drop_path_rate, tuple(spec.depth for spec in specs))
-        for i, (spec, drop_paths) in enumerate(zip(specs, rates, strict=True)):
-            x = Stage(self.block, spec, drop_paths, parts, name=f"s{i + 1}")(x, train=train)
-        if self.head_width:
-            head = ConvNorm(self.head_width, 1, parts, act=self.act, name="final_conv")
-            return head(x, train=train)
-        return self.act(x) if self.block.linear else x
-
-    def _parts(self) -> Parts:
+        norm: Callable[..., nn.Module]
         if self.group_norm:
             norm = functools.partial(layers.GroupNorm, group_size=self.group_norm, dtype=self.dtype)
         else:
             norm = functools.partial(layers.BatchNorm, axis_name=self.axis_name, dtype=self.dtype)
-        return Parts(
-            conv=functools.partial(_conv, dtype=self.dtype),
-            norm=norm,
-            act=self.act,
-            se_ratio=self.se_ratio,
-            dtype=self.dtype,
-        )
+        options = BlockOptions(norm, self.act, self.se_ratio, self.dtype)
+        if issubclass(self.block, PreBottleneck):
+            x = options.conv(_STEM_WIDTH, 3, 2, name="stem")(images)
+        else:
+            stem = ConvNorm(_STEM_WIDTH, 3, options, 2, act=self.act, name="stem")
+            x = stem(images, train=train)
+        specs = self.rule.stages()
+        rates = drop_path_rates(self.drop_path_rate, tuple(spec.depth for spec in specs))
+        for i, (spec, drop_paths) in enumerate(zip(specs, rates, strict=True)):
+            x = Stage(self.block, spec, drop_paths, options, name=f"s{i + 1}")(x, train=train)
+        if self.head_width:
+            head = ConvNorm(self.head_width, 1, options, act=self.act, name="final_conv")
+            return head(x, train=train)
+        return self.act(x) if self.block.linear else x
 
 
-_BLOCK_PARTS = {
+_TORCHVISION_BLOCK = {
     "f.a.0": "conv1.conv", "f.a.1": "conv1.bn", "f.b.0": "conv2.conv", "f.b.1": "conv2.bn",
     "f.c.0": "conv3.conv", "f.c.1": "conv3.bn", "f.se.fc1": "se.fc1", "f.se.fc2": "se.fc2",
     "proj.0": "downsample.conv", "proj.1": "downsample.bn",
 }  # fmt: skip
-_ENDS = {"stem.0.": "stem.conv.", "stem.1.": "stem.bn.", "fc.": "head.fc."}
+_TORCHVISION_ENDS = {"stem.0.": "stem.conv.", "stem.1.": "stem.bn.", "fc.": "head.fc."}
 
 
 def rename(key: str) -> str:
     """Returns timm's key for one of torchvision's, and any other key as it is."""
-    found = re.fullmatch(r"trunk_output\.block\d\.block(\d)-(\d+)\.(.+)\.(\w+)", key)
-    if found and found[3] in _BLOCK_PARTS:
-        return f"s{found[1]}.b{int(found[2]) + 1}.{_BLOCK_PARTS[found[3]]}.{found[4]}"
-    for theirs, timms in _ENDS.items():
+    match = re.fullmatch(r"trunk_output\.block\d\.block(\d)-(\d+)\.(.+)\.(\w+)", key)
+    if match and match[3] in _TORCHVISION_BLOCK:
+        stage, block, layer, leaf = match.groups()
+        return f"s{stage}.b{int(block) + 1}.{_TORCHVISION_BLOCK[layer]}.{leaf}"
+    for theirs, timms in _TORCHVISION_ENDS.items():
         if key.startswith(theirs):
             return timms + key.removeprefix(theirs)
     return key
 
 
-# By the multiplications that an image of 224x224 takes, in hundreds of millions:
-# w0, wa, wm, group_size, depth.
-_X = {
-    "002": WidthRule(24, 36.44, 2.49, 8, 13), "004": WidthRule(24, 24.48, 2.54, 16, 22),
-    "006": WidthRule(48, 36.97, 2.24, 24, 16), "008": WidthRule(56, 35.73, 2.28, 16, 16),
-    "016": WidthRule(80, 34.01, 2.25, 24, 18), "032": WidthRule(88, 26.31, 2.25, 48, 25),
-    "040": WidthRule(96, 38.65, 2.43, 40, 23), "064": WidthRule(184, 60.83, 2.07, 56, 17),
-    "080": WidthRule(80, 49.56, 2.88, 120, 23), "120": WidthRule(168, 73.36, 2.37, 112, 19),
-    "160": WidthRule(216, 55.59, 2.1, 128, 22), "320": WidthRule(320, 69.86, 2.0, 168, 23),
-}  # fmt: skip
-_Y = {
-    "002": WidthRule(24, 36.44, 2.49, 8, 13), "004": WidthRule(48, 27.89, 2.09, 8, 16),
-    "006": WidthRule(48, 32.54, 2.32, 16, 15), "008": WidthRule(56, 38.84, 2.4, 16, 14),
-    "016": WidthRule(48, 20.71, 2.65, 24, 27), "032": WidthRule(80, 42.63, 2.66, 24, 21),
-    "040": WidthRule(96, 31.41, 2.24, 64, 22), "064": WidthRule(112, 33.22, 2.27, 72, 25),
-    "080": WidthRule(192, 76.82, 2.19, 56, 17), "120": WidthRule(168, 73.36, 2.37, 112, 19),
-    "160": WidthRule(200, 106.23, 2.48, 112, 18), "320": WidthRule(232, 115.89, 2.53, 232, 20),
-    "640": WidthRule(352, 147.48, 2.4, 328, 20), "1280": WidthRule(456, 160.83, 2.52, 264, 27),
-    "2560": WidthRule(640, 230.83, 2.53, 373, 27),
-}  # fmt: skip
-_Z = {
-    "005": WidthRule(16, 10.7, 2.51, 4, 21, bottle_ratio=4.0),
-    "040": WidthRule(48, 14.5, 2.226, 8, 28, bottle_ratio=4.0),
-}  # fmt: skip
+_Y: Fields = {"se_ratio": 0.25}
+_V: Fields = {**_Y, "act": layers.silu}
+_Z: Fields = {**_Y, "act": layers.silu, "block": LinearBottleneck}
 
-_y = functools.partial(RegNet, se_ratio=0.25)
-_v = functools.partial(_y, act=layers.silu, block=PreBottleneck)
-_z = functools.partial(_y, act=layers.silu, block=LinearBottleneck)
-
-_NETWORKS = {
-    **{f"regnetx_{size}": functools.partial(RegNet, rule=rule) for size, rule in _X.items()},
-    "regnetx_004_tv": functools.partial(RegNet, rule=_X["004"]._replace(keep_width=True)),
-    **{f"regnety_{size}": functools.partial(_y, rule=rule) for size, rule in _Y.items()},
-    "regnety_008_tv": functools.partial(_y, rule=_Y["008"]._replace(keep_width=True)),
-    "regnety_080_tv": functools.partial(_y, rule=_Y["080"]._replace(keep_width=True)),
-    "regnety_040_sgn": functools.partial(_y, rule=_Y["040"], act=layers.silu, group_norm=16),
-    "regnetv_040": functools.partial(_v, rule=_Y["040"]),
-    "regnetv_064": functools.partial(_v, rule=_Y["064"], block=AveragingPreBottleneck),
-    "regnetz_005": functools.partial(_z, rule=_Z["005"], head_width=1024),
-    "regnetz_040": functools.partial(_z, rule=_Z["040"]),
-    "regnetz_040_h": functools.partial(_z, rule=_Z["040"], head_width=1536),
+# The numbers in the names are the multiplications for an image of 224x224, in hundreds of millions;
+# those of the rules are w0, wa, wm, group_size and depth.
+NETWORKS: dict[str, RegNet] = {
+    "regnetx_002": RegNet(rule=WidthRule(24, 36.44, 2.49, 8, 13)),
+    "regnetx_004": RegNet(rule=WidthRule(24, 24.48, 2.54, 16, 22)),
+    "regnetx_006": RegNet(rule=WidthRule(48, 36.97, 2.24, 24, 16)),
+    "regnetx_008": RegNet(rule=WidthRule(56, 35.73, 2.28, 16, 16)),
+    "regnetx_016": RegNet(rule=WidthRule(80, 34.01, 2.25, 24, 18)),
+    "regnetx_032": RegNet(rule=WidthRule(88, 26.31, 2.25, 48, 25)),
+    "regnetx_040": RegNet(rule=WidthRule(96, 38.65, 2.43, 40, 23)),
+    "regnetx_064": RegNet(rule=WidthRule(184, 60.83, 2.07, 56, 17)),
+    "regnetx_080": RegNet(rule=WidthRule(80, 49.56, 2.88, 120, 23)),
+    "regnetx_120": RegNet(rule=WidthRule(168, 73.36, 2.37, 112, 19)),
+    "regnetx_160": RegNet(rule=WidthRule(216, 55.59, 2.1, 128, 22)),
+    "regnetx_320": RegNet(rule=WidthRule(320, 69.86, 2.0, 168, 23)),
+    "regnetx_004_tv": RegNet(rule=WidthRule(24, 24.48, 2.54, 16, 22, keep_width=True)),
+    "regnety_002": RegNet(rule=WidthRule(24, 36.44, 2.49, 8, 13), **_Y),
+    "regnety_004": RegNet(rule=WidthRule(48, 27.89, 2.09, 8, 16), **_Y),
+    "regnety_006": RegNet(rule=WidthRule(48, 32.54, 2.32, 16, 15), **_Y),
+    "regnety_008": RegNet(rule=WidthRule(56, 38.84, 2.4, 16, 14), **_Y),
+    "regnety_016": RegNet(rule=WidthRule(48, 20.71, 2.65, 24, 27), **_Y),
+    "regnety_032": RegNet(rule=WidthRule(80, 42.63, 2.66, 24, 21), **_Y),
+    "regnety_040": RegNet(rule=WidthRule(96, 31.41, 2.24, 64, 22), **_Y),
+    "regnety_064": RegNet(rule=WidthRule(112, 33.22, 2.27, 72, 25), **_Y),
+    "regnety_080": RegNet(rule=WidthRule(192, 76.82, 2.19, 56, 17), **_Y),
+    "regnety_120": RegNet(rule=WidthRule(168, 73.36, 2.37, 112, 19), **_Y),
+    "regnety_160": RegNet(rule=WidthRule(200, 106.23, 2.48, 112, 18), **_Y),
+    "regnety_320": RegNet(rule=WidthRule(232, 115.89, 2.53, 232, 20), **_Y),
+    "regnety_640": RegNet(rule=WidthRule(352, 147.48, 2.4, 328, 20), **_Y),
+    "regnety_1280": RegNet(rule=WidthRule(456, 160.83, 2.52, 264, 27), **_Y),
+    "regnety_2560": RegNet(rule=WidthRule(640, 230.83, 2.53, 373, 27), **_Y),
+    "regnety_008_tv": RegNet(rule=WidthRule(56, 38.84, 2.4, 16, 14, keep_width=True), **_Y),
+    "regnety_080_tv": RegNet(rule=WidthRule(192, 76.82, 2.19, 56, 17, keep_width=True), **_Y),
+    "regnety_040_sgn": RegNet(
+        rule=WidthRule(96, 31.41, 2.24, 64, 22), act=layers.silu, group_norm=16, **_Y
+    ),
+    "regnetv_040": RegNet(rule=WidthRule(96, 31.41, 2.24, 64, 22), block=PreBottleneck, **_V),
+    "regnetv_064": RegNet(
+        rule=WidthRule(112, 33.22, 2.27, 72, 25), block=AveragingPreBottleneck, **_V
+    ),
+    "regnetz_005": RegNet(
+        rule=WidthRule(16, 10.7, 2.51, 4, 21, bottle_ratio=4.0), head_width=1024, **_Z
+    ),
+    "regnetz_040": RegNet(rule=WidthRule(48, 14.5, 2.226, 8, 28, bottle_ratio=4.0), **_Z),
+    "regnetz_040_h": RegNet(
+        rule=WidthRule(48, 14.5, 2.226, 8, 28, bottle_ratio=4.0), head_width=1536, **_Z
+    ),
 }
 
 ARCHITECTURES = {
     name: Architecture(
-        build=build,
-        classifier=RegNet.classifier,
-        stem="stem" if name.startswith("regnetv") else "stem.conv",
+        network,
+        stem="stem" if issubclass(network.block, PreBottleneck) else "stem.conv",
         stages=("stem", "s1", "s2", "s3", "s4"),
         rename=rename,
     )
-    for name, build in _NETWORKS.items()
+    for name, network in NETWORKS.items()
 }

@@ -15,7 +15,7 @@ import jax
 from flax import linen as nn
 
 from tl_jax.models import layers
-from tl_jax.models.architecture import Architecture
+from tl_jax.models.architecture import Architecture, Fields
 from tl_jax.models.families.resnet_blocks import (
     AverageDownsample,
     BasicBlock,
@@ -32,7 +32,7 @@ Attention = Callable[..., nn.Module]
 # For each stage the channels of its output and, for each of its blocks, those inside the block.
 Channels = tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]
 
-_ANTI_ALIAS = {
+_ANTI_ALIAS: dict[str, Callable[..., nn.Module]] = {
     "average": functools.partial(layers.AvgPool, 2, 2),
     "blur": layers.BlurPool,
 }
@@ -53,12 +53,12 @@ class ResNet(Network):
       reduce_first: divisor of the width of a bottleneck's first convolution.
       down_kernel: kernel size of the shortcuts' convolutions that take a stride.
       avg_down: shortcuts average where they take a stride, before a 1x1 convolution.
-      conv_pool: a convolution of stride 2 in the place of the stem's max pooling.
-      anti_alias: what subsamples in the place of strides: `"average"`, `"blur"`, or `""` for none.
+      conv_pool: a convolution of stride 2 instead of the stem's max pooling.
+      anti_alias: what subsamples instead of strides: `"average"`, `"blur"`, or `""` for none.
       attention: makes the channel attention of a block, or a tuple with one for each stage; None
         for none.
-      group_norm: normalise by groups of channels in the place of the batch.
-      pruned: the channels of a pruned network, in the place of those that follow from the width.
+      group_norm: normalise by groups of channels instead of the batch.
+      pruned: the channels of a pruned network, instead of those that follow from the width.
       drop_block_rate: share of the map that blocks of the third and fourth stage drop in squares
         (DropBlock, arXiv:1810.12890); `model.clone(drop_block_rate=0.1)` sets it.
     """
@@ -81,7 +81,7 @@ class ResNet(Network):
 
     classifier: ClassVar[str] = "fc"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.stem) not in (1, 3):
             raise ValueError(f"stem is {self.stem}; it has one convolution or three")
@@ -95,11 +95,12 @@ class ResNet(Network):
     def body(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns the last feature map, [B, h, w, C]."""
         conv = functools.partial(layers.Conv, dtype=self.dtype)
-        norm = functools.partial(layers.BatchNorm, axis_name=self.axis_name, dtype=self.dtype)
+        norm: Norm
         if self.group_norm:
             norm = functools.partial(layers.GroupNorm, dtype=self.dtype)
+        else:
+            norm = functools.partial(layers.BatchNorm, axis_name=self.axis_name, dtype=self.dtype)
         x = self._stem(images, conv, norm, train=train)
-        x = self._stem_pool(x, conv, norm, train=train)
         rates = drop_path_rates(self.drop_path_rate, self.depths)
         for i, (features, inner) in enumerate(self.pruned or self._channels()):
             block = self._block(i, conv, norm)
@@ -111,6 +112,7 @@ class ResNet(Network):
     def _stem(
         self, x: jax.Array, conv: Callable[..., layers.Conv], norm: Norm, *, train: bool
     ) -> jax.Array:
+        """Returns the map that the first stage sees, [B, H / 4, W / 4, stem[-1]]."""
         if len(self.stem) == 1:
             x = conv(self.stem[0], 7, 2, name="conv1")(x)
         else:
@@ -121,12 +123,8 @@ class ResNet(Network):
             x = layers.relu(norm(name="conv1.4")(x, train=train))
             x = conv(third, 3, name="conv1.6")(x)
         x = norm(name="bn1")(x, train=train)
-        return layers.Activation(layers.relu, name="act1")(x)
-
-    def _stem_pool(
-        self, x: jax.Array, conv: Callable[..., layers.Conv], norm: Norm, *, train: bool
-    ) -> jax.Array:
-        """Halves the map; all variants bear the name of the max pooling."""
+        x = layers.Activation(layers.relu, name="act1")(x)
+        # Whatever halves the map here bears the name of the max pooling.
         if self.conv_pool:
             x = conv(x.shape[-1], 3, 2, name="maxpool.0")(x)
             return layers.relu(norm(name="maxpool.1")(x, train=train))
@@ -141,44 +139,45 @@ class ResNet(Network):
         self, stage: int, conv: Callable[..., layers.Conv], norm: Norm
     ) -> Callable[..., ResidualBlock]:
         """Returns what makes the blocks of a stage."""
+        downsample: Callable[..., nn.Module]
         if self.avg_down:
             downsample = functools.partial(AverageDownsample, conv=conv, norm=norm)
         else:
             downsample = functools.partial(
                 Downsample, kernel_size=self.down_kernel, conv=conv, norm=norm
             )
-        attention = self._of_stage(self.attention, stage)
+        attention = self.attention[stage] if isinstance(self.attention, tuple) else self.attention
+        if attention is not None:
+            attention = functools.partial(attention, dtype=self.dtype)
         drop_block = None
         if self.drop_block_rate and stage in _DROP_BLOCKS:
             size, factor = _DROP_BLOCKS[stage]
             drop_block = functools.partial(layers.DropBlock, self.drop_block_rate, size, factor)
         return functools.partial(
-            self._of_stage(self.block, stage),
+            self._block_class(stage),
             conv=conv,
             norm=norm,
             downsample=downsample,
             groups=self.cardinality,
-            attention=attention and functools.partial(attention, dtype=self.dtype),
+            attention=attention,
             anti_alias=_ANTI_ALIAS[self.anti_alias] if self.anti_alias else None,
             drop_block=drop_block,
         )
+
+    def _block_class(self, stage: int) -> Block:
+        return self.block[stage] if isinstance(self.block, tuple) else self.block
 
     def _channels(self) -> Channels:
         """Returns the channels that follow from the widths."""
         channels = []
         for i, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
-            block = self._of_stage(self.block, i)
-            inner = (width,)
+            block = self._block_class(i)
+            inner: tuple[int, ...] = (width,)
             if block is Bottleneck:
                 grouped = width * self.base_width // 64 * self.cardinality
                 inner = (grouped // self.reduce_first, grouped)
             channels.append((width * block.expansion, (inner,) * depth))
         return tuple(channels)
-
-    @staticmethod
-    def _of_stage(option: object, stage: int) -> object:
-        """Returns the stage's own entry of an option that has one for each, else the option."""
-        return option[stage] if isinstance(option, tuple) else option
 
 
 # The depths of the ResNets of these numbers of layers.
@@ -186,31 +185,30 @@ _18, _26, _34, _50 = (2, 2, 2, 2), (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 6, 3)
 _101, _152, _200, _269 = (3, 4, 23, 3), (3, 8, 36, 3), (3, 24, 36, 3), (3, 30, 48, 8)
 
 # What the letters behind those numbers stand for ("bag of tricks"; "t" is timm's tiered stem).
-_C = {"stem": (32, 32, 64)}
-_D = {"stem": (32, 32, 64), "avg_down": True}
-_S = {"stem": (64, 64, 128)}
-_T = {"stem": (24, 32, 64), "avg_down": True}
+_C: Fields = {"stem": (32, 32, 64)}
+_D: Fields = {"stem": (32, 32, 64), "avg_down": True}
+_S: Fields = {"stem": (64, 64, 128)}
+_T: Fields = {"stem": (24, 32, 64), "avg_down": True}
+# Cardinality and the width of one group (ResNeXt).
+_32X4D: Fields = {"cardinality": 32, "base_width": 4}
+_32X8D: Fields = {"cardinality": 32, "base_width": 8}
+_64X4D: Fields = {"cardinality": 64, "base_width": 4}
 
 _SE_MODULE = functools.partial(layers.SEModule, kernel_init=layers.kaiming_fan_out)
-_SE = {"attention": _SE_MODULE}
-_ECA = {"attention": layers.EfficientChannelAttention}
-_AA = {"anti_alias": "average"}
-_BLUR = {"anti_alias": "blur"}
-_RS = _D | {"conv_pool": True, "attention": functools.partial(_SE_MODULE, ratio=0.25)}
-_SENET = _S | _SE | {"reduce_first": 2, "down_kernel": 3}
-_TEST = {"stem": (16, 16, 32), "avg_down": True, "widths": (32, 48, 48, 96)}
-
-
-def _grouped(cardinality: int, base_width: int) -> dict[str, int]:
-    """Returns the fields of a ResNeXt "32x4d"."""
-    return {"cardinality": cardinality, "base_width": base_width}
-
+_SE: Fields = {"attention": _SE_MODULE}
+_ECA: Fields = {"attention": layers.EfficientChannelAttention}
+_AA: Fields = {"anti_alias": "average"}
+_BLUR: Fields = {"anti_alias": "blur"}
+_RS: Fields = {
+    **_D, "conv_pool": True, "attention": functools.partial(_SE_MODULE, ratio=0.25),
+}  # fmt: skip
 
 # Pruning left the kernels of the attention as long as the unpruned widths call for.
-_PRUNED = _D | {
+_PRUNED: Fields = {
+    **_D,
     "attention": tuple(
         functools.partial(layers.EfficientChannelAttention, size) for size in (5, 5, 5, 7)
-    )
+    ),
 }
 # fmt: off
 _PRUNED_50: Channels = (
@@ -230,107 +228,114 @@ _PRUNED_101: Channels = (
     )),
     (2042, ((499, 289), (512, 512), (512, 502))),
 )
-
-_VARIANTS = {
-    "resnet10t": (BasicBlock, (1, 1, 1, 1), _T),
-    "resnet14t": (Bottleneck, (1, 1, 1, 1), _T),
-    "resnet18": (BasicBlock, _18, {}),
-    "resnet18d": (BasicBlock, _18, _D),
-    "resnet34": (BasicBlock, _34, {}),
-    "resnet34d": (BasicBlock, _34, _D),
-    "resnet26": (Bottleneck, _26, {}),
-    "resnet26t": (Bottleneck, _26, _T),
-    "resnet26d": (Bottleneck, _26, _D),
-    "resnet50": (Bottleneck, _50, {}),
-    "resnet50c": (Bottleneck, _50, _C),
-    "resnet50d": (Bottleneck, _50, _D),
-    "resnet50s": (Bottleneck, _50, _S),
-    "resnet50t": (Bottleneck, _50, _T),
-    "resnet101": (Bottleneck, _101, {}),
-    "resnet101c": (Bottleneck, _101, _C),
-    "resnet101d": (Bottleneck, _101, _D),
-    "resnet101s": (Bottleneck, _101, _S),
-    "resnet152": (Bottleneck, _152, {}),
-    "resnet152c": (Bottleneck, _152, _C),
-    "resnet152d": (Bottleneck, _152, _D),
-    "resnet152s": (Bottleneck, _152, _S),
-    "resnet200": (Bottleneck, _200, {}),
-    "resnet200d": (Bottleneck, _200, _D),
-    "wide_resnet50_2": (Bottleneck, _50, {"base_width": 128}),
-    "wide_resnet101_2": (Bottleneck, _101, {"base_width": 128}),
-    "resnet50_gn": (Bottleneck, _50, {"group_norm": True}),
-    "resnext50_32x4d": (Bottleneck, _50, _grouped(32, 4)),
-    "resnext50d_32x4d": (Bottleneck, _50, _D | _grouped(32, 4)),
-    "resnext101_32x4d": (Bottleneck, _101, _grouped(32, 4)),
-    "resnext101_32x8d": (Bottleneck, _101, _grouped(32, 8)),
-    "resnext101_32x16d": (Bottleneck, _101, _grouped(32, 16)),
-    "resnext101_32x32d": (Bottleneck, _101, _grouped(32, 32)),
-    "resnext101_64x4d": (Bottleneck, _101, _grouped(64, 4)),
-    "ecaresnet26t": (Bottleneck, _26, _T | _ECA),
-    "ecaresnet50d": (Bottleneck, _50, _D | _ECA),
-    "ecaresnet50d_pruned": (Bottleneck, _50, _PRUNED | {"pruned": _PRUNED_50}),
-    "ecaresnet50t": (Bottleneck, _50, _T | _ECA),
-    "ecaresnetlight": (Bottleneck, (1, 1, 11, 3), {"avg_down": True} | _ECA),
-    "ecaresnet101d": (Bottleneck, _101, _D | _ECA),
-    "ecaresnet101d_pruned": (Bottleneck, _101, _PRUNED | {"pruned": _PRUNED_101}),
-    "ecaresnet200d": (Bottleneck, _200, _D | _ECA),
-    "ecaresnet269d": (Bottleneck, _269, _D | _ECA),
-    "ecaresnext26t_32x4d": (Bottleneck, _26, _T | _ECA | _grouped(32, 4)),
-    "ecaresnext50t_32x4d": (Bottleneck, _50, _T | _ECA | _grouped(32, 4)),
-    "seresnet18": (BasicBlock, _18, _SE),
-    "seresnet34": (BasicBlock, _34, _SE),
-    "seresnet50": (Bottleneck, _50, _SE),
-    "seresnet50t": (Bottleneck, _50, _T | _SE),
-    "seresnet101": (Bottleneck, _101, _SE),
-    "seresnet152": (Bottleneck, _152, _SE),
-    "seresnet152d": (Bottleneck, _152, _D | _SE),
-    "seresnet200d": (Bottleneck, _200, _D | _SE),
-    "seresnet269d": (Bottleneck, _269, _D | _SE),
-    "seresnext26d_32x4d": (Bottleneck, _26, _D | _SE | _grouped(32, 4)),
-    "seresnext26t_32x4d": (Bottleneck, _26, _T | _SE | _grouped(32, 4)),
-    "seresnext50_32x4d": (Bottleneck, _50, _SE | _grouped(32, 4)),
-    "seresnext101_32x4d": (Bottleneck, _101, _SE | _grouped(32, 4)),
-    "seresnext101_32x8d": (Bottleneck, _101, _SE | _grouped(32, 8)),
-    "seresnext101d_32x8d": (Bottleneck, _101, _D | _SE | _grouped(32, 8)),
-    "seresnext101_64x4d": (Bottleneck, _101, _SE | _grouped(64, 4)),
-    "senet154": (Bottleneck, _152, _SENET | _grouped(64, 4)),
-    "resnetblur18": (BasicBlock, _18, _BLUR),
-    "resnetblur50": (Bottleneck, _50, _BLUR),
-    "resnetblur50d": (Bottleneck, _50, _D | _BLUR),
-    "resnetblur101d": (Bottleneck, _101, _D | _BLUR),
-    "resnetaa34d": (BasicBlock, _34, _D | _AA),
-    "resnetaa50": (Bottleneck, _50, _AA),
-    "resnetaa50d": (Bottleneck, _50, _D | _AA),
-    "resnetaa101d": (Bottleneck, _101, _D | _AA),
-    "seresnetaa50d": (Bottleneck, _50, _D | _AA | _SE),
-    "seresnextaa101d_32x8d": (Bottleneck, _101, _D | _AA | _SE | _grouped(32, 8)),
-    "seresnextaa201d_32x8d": (
-        Bottleneck, (3, 24, 36, 4), _D | _S | _AA | _SE | _grouped(32, 8),
-    ),
-    "resnetrs50": (Bottleneck, _50, _RS),
-    "resnetrs101": (Bottleneck, _101, _RS),
-    "resnetrs152": (Bottleneck, _152, _RS),
-    "resnetrs200": (Bottleneck, _200, _RS),
-    "resnetrs270": (Bottleneck, (4, 29, 53, 4), _RS),
-    "resnetrs350": (Bottleneck, (4, 36, 72, 4), _RS),
-    "resnetrs420": (Bottleneck, (4, 44, 87, 4), _RS),
-    "test_resnet": ((BasicBlock, BasicBlock, Bottleneck, BasicBlock), (1, 1, 1, 1), _TEST),
-}
 # fmt: on
 
-
-def _architecture(
-    block: Block | tuple[Block, ...], depths: tuple[int, ...], fields: dict[str, object]
-) -> Architecture:
-    return Architecture(
-        build=functools.partial(ResNet, block=block, depths=depths, **fields),
-        classifier=ResNet.classifier,
-        stem="conv1.0" if len(fields.get("stem", ())) == 3 else "conv1",
-        stages=("act1", "layer1", "layer2", "layer3", "layer4"),
-    )
+NETWORKS: dict[str, ResNet] = {
+    "resnet10t": ResNet(block=BasicBlock, depths=(1, 1, 1, 1), **_T),
+    "resnet14t": ResNet(block=Bottleneck, depths=(1, 1, 1, 1), **_T),
+    "resnet18": ResNet(block=BasicBlock, depths=_18),
+    "resnet18d": ResNet(block=BasicBlock, depths=_18, **_D),
+    "resnet34": ResNet(block=BasicBlock, depths=_34),
+    "resnet34d": ResNet(block=BasicBlock, depths=_34, **_D),
+    "resnet26": ResNet(block=Bottleneck, depths=_26),
+    "resnet26t": ResNet(block=Bottleneck, depths=_26, **_T),
+    "resnet26d": ResNet(block=Bottleneck, depths=_26, **_D),
+    "resnet50": ResNet(block=Bottleneck, depths=_50),
+    "resnet50c": ResNet(block=Bottleneck, depths=_50, **_C),
+    "resnet50d": ResNet(block=Bottleneck, depths=_50, **_D),
+    "resnet50s": ResNet(block=Bottleneck, depths=_50, **_S),
+    "resnet50t": ResNet(block=Bottleneck, depths=_50, **_T),
+    "resnet101": ResNet(block=Bottleneck, depths=_101),
+    "resnet101c": ResNet(block=Bottleneck, depths=_101, **_C),
+    "resnet101d": ResNet(block=Bottleneck, depths=_101, **_D),
+    "resnet101s": ResNet(block=Bottleneck, depths=_101, **_S),
+    "resnet152": ResNet(block=Bottleneck, depths=_152),
+    "resnet152c": ResNet(block=Bottleneck, depths=_152, **_C),
+    "resnet152d": ResNet(block=Bottleneck, depths=_152, **_D),
+    "resnet152s": ResNet(block=Bottleneck, depths=_152, **_S),
+    "resnet200": ResNet(block=Bottleneck, depths=_200),
+    "resnet200d": ResNet(block=Bottleneck, depths=_200, **_D),
+    "wide_resnet50_2": ResNet(block=Bottleneck, depths=_50, base_width=128),
+    "wide_resnet101_2": ResNet(block=Bottleneck, depths=_101, base_width=128),
+    "resnet50_gn": ResNet(block=Bottleneck, depths=_50, group_norm=True),
+    "resnext50_32x4d": ResNet(block=Bottleneck, depths=_50, **_32X4D),
+    "resnext50d_32x4d": ResNet(block=Bottleneck, depths=_50, **_D, **_32X4D),
+    "resnext101_32x4d": ResNet(block=Bottleneck, depths=_101, **_32X4D),
+    "resnext101_32x8d": ResNet(block=Bottleneck, depths=_101, **_32X8D),
+    "resnext101_32x16d": ResNet(block=Bottleneck, depths=_101, cardinality=32, base_width=16),
+    "resnext101_32x32d": ResNet(block=Bottleneck, depths=_101, cardinality=32, base_width=32),
+    "resnext101_64x4d": ResNet(block=Bottleneck, depths=_101, **_64X4D),
+    "ecaresnet26t": ResNet(block=Bottleneck, depths=_26, **_T, **_ECA),
+    "ecaresnet50d": ResNet(block=Bottleneck, depths=_50, **_D, **_ECA),
+    "ecaresnet50d_pruned": ResNet(block=Bottleneck, depths=_50, pruned=_PRUNED_50, **_PRUNED),
+    "ecaresnet50t": ResNet(block=Bottleneck, depths=_50, **_T, **_ECA),
+    "ecaresnetlight": ResNet(block=Bottleneck, depths=(1, 1, 11, 3), avg_down=True, **_ECA),
+    "ecaresnet101d": ResNet(block=Bottleneck, depths=_101, **_D, **_ECA),
+    "ecaresnet101d_pruned": ResNet(block=Bottleneck, depths=_101, pruned=_PRUNED_101, **_PRUNED),
+    "ecaresnet200d": ResNet(block=Bottleneck, depths=_200, **_D, **_ECA),
+    "ecaresnet269d": ResNet(block=Bottleneck, depths=_269, **_D, **_ECA),
+    "ecaresnext26t_32x4d": ResNet(block=Bottleneck, depths=_26, **_T, **_ECA, **_32X4D),
+    "ecaresnext50t_32x4d": ResNet(block=Bottleneck, depths=_50, **_T, **_ECA, **_32X4D),
+    "seresnet18": ResNet(block=BasicBlock, depths=_18, **_SE),
+    "seresnet34": ResNet(block=BasicBlock, depths=_34, **_SE),
+    "seresnet50": ResNet(block=Bottleneck, depths=_50, **_SE),
+    "seresnet50t": ResNet(block=Bottleneck, depths=_50, **_T, **_SE),
+    "seresnet101": ResNet(block=Bottleneck, depths=_101, **_SE),
+    "seresnet152": ResNet(block=Bottleneck, depths=_152, **_SE),
+    "seresnet152d": ResNet(block=Bottleneck, depths=_152, **_D, **_SE),
+    "seresnet200d": ResNet(block=Bottleneck, depths=_200, **_D, **_SE),
+    "seresnet269d": ResNet(block=Bottleneck, depths=_269, **_D, **_SE),
+    "seresnext26d_32x4d": ResNet(block=Bottleneck, depths=_26, **_D, **_SE, **_32X4D),
+    "seresnext26t_32x4d": ResNet(block=Bottleneck, depths=_26, **_T, **_SE, **_32X4D),
+    "seresnext50_32x4d": ResNet(block=Bottleneck, depths=_50, **_SE, **_32X4D),
+    "seresnext101_32x4d": ResNet(block=Bottleneck, depths=_101, **_SE, **_32X4D),
+    "seresnext101_32x8d": ResNet(block=Bottleneck, depths=_101, **_SE, **_32X8D),
+    "seresnext101d_32x8d": ResNet(block=Bottleneck, depths=_101, **_D, **_SE, **_32X8D),
+    "seresnext101_64x4d": ResNet(block=Bottleneck, depths=_101, **_SE, **_64X4D),
+    "senet154": ResNet(
+        block=Bottleneck, depths=_152, reduce_first=2, down_kernel=3, **_S, **_SE, **_64X4D
+    ),
+    "resnetblur18": ResNet(block=BasicBlock, depths=_18, **_BLUR),
+    "resnetblur50": ResNet(block=Bottleneck, depths=_50, **_BLUR),
+    "resnetblur50d": ResNet(block=Bottleneck, depths=_50, **_D, **_BLUR),
+    "resnetblur101d": ResNet(block=Bottleneck, depths=_101, **_D, **_BLUR),
+    "resnetaa34d": ResNet(block=BasicBlock, depths=_34, **_D, **_AA),
+    "resnetaa50": ResNet(block=Bottleneck, depths=_50, **_AA),
+    "resnetaa50d": ResNet(block=Bottleneck, depths=_50, **_D, **_AA),
+    "resnetaa101d": ResNet(block=Bottleneck, depths=_101, **_D, **_AA),
+    "seresnetaa50d": ResNet(block=Bottleneck, depths=_50, **_D, **_AA, **_SE),
+    "seresnextaa101d_32x8d": ResNet(block=Bottleneck, depths=_101, **_D, **_AA, **_SE, **_32X8D),
+    "seresnextaa201d_32x8d": ResNet(
+        block=Bottleneck,
+        depths=(3, 24, 36, 4),
+        stem=(64, 64, 128),
+        avg_down=True,
+        **_AA,
+        **_SE,
+        **_32X8D,
+    ),
+    "resnetrs50": ResNet(block=Bottleneck, depths=_50, **_RS),
+    "resnetrs101": ResNet(block=Bottleneck, depths=_101, **_RS),
+    "resnetrs152": ResNet(block=Bottleneck, depths=_152, **_RS),
+    "resnetrs200": ResNet(block=Bottleneck, depths=_200, **_RS),
+    "resnetrs270": ResNet(block=Bottleneck, depths=(4, 29, 53, 4), **_RS),
+    "resnetrs350": ResNet(block=Bottleneck, depths=(4, 36, 72, 4), **_RS),
+    "resnetrs420": ResNet(block=Bottleneck, depths=(4, 44, 87, 4), **_RS),
+    "test_resnet": ResNet(
+        block=(BasicBlock, BasicBlock, Bottleneck, BasicBlock),
+        depths=(1, 1, 1, 1),
+        stem=(16, 16, 32),
+        avg_down=True,
+        widths=(32, 48, 48, 96),
+    ),
+}
 
 
 ARCHITECTURES = {
-    name: _architecture(block, depths, fields)
-    for name, (block, depths, fields) in _VARIANTS.items()
+    name: Architecture(
+        network,
+        stem="conv1" if len(network.stem) == 1 else "conv1.0",
+        stages=("act1", "layer1", "layer2", "layer3", "layer4"),
+    )
+    for name, network in NETWORKS.items()
 }

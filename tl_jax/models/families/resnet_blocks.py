@@ -66,12 +66,12 @@ class ResidualBlock(nn.Module):
       stride: of the first 3x3 convolution.
       drop_path: rate of the stochastic depth.
       conv, norm: make the layers.
-      downsample: makes the projection of the shortcut, of `features` and `stride`; it is called
-        for only where the shapes differ.
+      downsample: makes the projection of the shortcut, of `features` and `stride`, where the
+        shapes differ.
       groups: groups of the bottleneck's 3x3 convolution ("cardinality").
       attention: makes the channel attention that ends the branch; None for none.
-      anti_alias: makes the layer that subsamples after the 3x3 convolution, in the place of its
-        stride; None for none.
+      anti_alias: makes the layer that subsamples after the 3x3 convolution, instead of its stride;
+        None for none.
       drop_block: makes the layer that drops squares of the inner map; None for none.
     """
 
@@ -89,20 +89,18 @@ class ResidualBlock(nn.Module):
 
     expansion: ClassVar[int]
 
-    def strided(self, x: jax.Array, number: int, *, train: bool) -> jax.Array:
-        """Applies the 3x3 convolution of this number, with the block's stride, and what follows."""
+    def strided_conv(self, x: jax.Array, index: int, *, train: bool) -> jax.Array:
+        """Applies `conv{index}`, the 3x3 convolution with the block's stride, norm and ReLU."""
         anti_alias = self.anti_alias if self.stride > 1 else None
         stride = 1 if anti_alias else self.stride
-        conv = self.conv(
-            self.inner[number - 1], 3, stride, groups=self.groups, name=f"conv{number}"
-        )
-        x = self.norm(name=f"bn{number}")(conv(x), train=train)
+        conv = self.conv(self.inner[index - 1], 3, stride, groups=self.groups, name=f"conv{index}")
+        x = self.norm(name=f"bn{index}")(conv(x), train=train)
         if self.drop_block:
             x = self.drop_block(name="drop_block")(x, train=train)
         x = layers.relu(x)
         return anti_alias(name="aa")(x) if anti_alias else x
 
-    def joined(self, y: jax.Array, shortcut: jax.Array, *, train: bool) -> jax.Array:
+    def add_shortcut(self, y: jax.Array, shortcut: jax.Array, *, train: bool) -> jax.Array:
         """Adds the branch `y`, weighted by its attention, to the shortcut."""
         if self.attention:
             y = self.attention(name="se")(y)
@@ -125,10 +123,10 @@ class BasicBlock(ResidualBlock):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        y = self.strided(x, 1, train=train)
+        y = self.strided_conv(x, 1, train=train)
         y = self.conv(self.features, 3, name="conv2")(y)
         y = self.norm(scale_init=nn.initializers.zeros, name="bn2")(y, train=train)
-        return self.joined(y, x, train=train)
+        return self.add_shortcut(y, x, train=train)
 
 
 class Bottleneck(ResidualBlock):
@@ -140,10 +138,10 @@ class Bottleneck(ResidualBlock):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         y = self.conv(self.inner[0], 1, name="conv1")(x)
         y = layers.relu(self.norm(name="bn1")(y, train=train))
-        y = self.strided(y, 2, train=train)
+        y = self.strided_conv(y, 2, train=train)
         y = self.conv(self.features, 1, name="conv3")(y)
         y = self.norm(scale_init=nn.initializers.zeros, name="bn3")(y, train=train)
-        return self.joined(y, x, train=train)
+        return self.add_shortcut(y, x, train=train)
 
 
 class Stage(nn.Module):

@@ -2,7 +2,7 @@
 
 Each block normalises and activates before its convolutions, so that nothing but additions lies
 along the shortcuts (arXiv:1603.05027). Big Transfer (BiT, arXiv:1912.11370) standardises the
-kernels, has GroupNorm in the place of BatchNorm, and widens the networks.
+kernels, has GroupNorm instead of BatchNorm, and widens the networks.
 """
 
 import functools
@@ -14,15 +14,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from tl_jax.models import layers
-from tl_jax.models.architecture import Architecture
+from tl_jax.models.architecture import Architecture, Fields
 from tl_jax.models.network import Network, drop_path_rates
 
 # Normalisations that are nonlinear themselves; a ReLU follows the others.
 _NONLINEAR = (layers.EvoNormS0, layers.FilterResponseNorm)
 
 
-class Parts(NamedTuple):
-    """The layers that all blocks of one network are made of."""
+class BlockOptions(NamedTuple):
+    """What all blocks of one network have in common.
+
+    Attributes:
+      conv, norm, act: make the layers.
+      average_shortcut: shortcuts subsample by averages.
+    """
 
     conv: Callable[..., layers.Conv]
     norm: Callable[..., nn.Module]
@@ -35,15 +40,15 @@ class Downsample(nn.Module):
 
     width: int
     stride: int
-    parts: Parts
+    options: BlockOptions
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         stride = self.stride
-        if self.parts.average_shortcut and stride > 1:
+        if self.options.average_shortcut and stride > 1:
             x = layers.AvgPool(2, stride, ceil_mode=True, count_include_pad=False, name="pool")(x)
             stride = 1
-        return self.parts.conv(self.width, 1, stride, name="conv")(x)
+        return self.options.conv(self.width, 1, stride, name="conv")(x)
 
 
 class PreActBasic(nn.Module):
@@ -53,16 +58,16 @@ class PreActBasic(nn.Module):
     stride: int
     project: bool
     drop_path: float
-    parts: Parts
+    options: BlockOptions
 
     projects_first: ClassVar[bool] = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        conv, norm, act, _ = self.parts
+        conv, norm, act, _ = self.options
         y = act(norm(name="norm1")(x, train=train))
         if self.project:
-            x = Downsample(self.width, self.stride, self.parts, name="downsample")(y)
+            x = Downsample(self.width, self.stride, self.options, name="downsample")(y)
         y = conv(self.width, 3, self.stride, name="conv1")(y)
         y = act(norm(name="norm2")(y, train=train))
         y = conv(self.width, 3, name="conv2")(y)
@@ -76,18 +81,18 @@ class PreActBottleneck(nn.Module):
     stride: int
     project: bool
     drop_path: float
-    parts: Parts
+    options: BlockOptions
 
     reduction: ClassVar[int] = 4
     projects_first: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        conv, norm, act, _ = self.parts
+        conv, norm, act, _ = self.options
         inner = self.width // self.reduction
         y = act(norm(name="norm1")(x, train=train))
         if self.project:
-            x = Downsample(self.width, self.stride, self.parts, name="downsample")(y)
+            x = Downsample(self.width, self.stride, self.options, name="downsample")(y)
         y = conv(inner, 1, name="conv1")(y)
         y = act(norm(name="norm2")(y, train=train))
         y = conv(inner, 3, self.stride, name="conv2")(y)
@@ -102,14 +107,14 @@ Block = type[PreActBasic] | type[PreActBottleneck]
 class Stage(nn.Module):
     """Blocks of one width; the first one takes the stride.
 
-    It projects its shortcut where the shapes differ, and if it is a bottleneck anyway.
+    It projects its shortcut where the shapes differ; a bottleneck does so in any case.
     """
 
     block: Block
     width: int
     stride: int
     drop_paths: tuple[float, ...]
-    parts: Parts
+    options: BlockOptions
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -118,7 +123,7 @@ class Stage(nn.Module):
             differs = stride != 1 or x.shape[-1] != self.width
             project = i == 0 and (differs or self.block.projects_first)
             name = f"blocks.{i}"
-            block = self.block(self.width, stride, project, drop_path, self.parts, name=name)
+            block = self.block(self.width, stride, project, drop_path, self.options, name=name)
             x = block(x, train=train)
         return x
 
@@ -154,14 +159,14 @@ class ResNetV2(Network):
 
     def body(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns the last feature map, normalised, [B, h, w, C]."""
-        parts = self._parts()
-        x = self._stem(images, parts, train=train)
+        options = self._block_options()
+        x = self._stem(images, options, train=train)
         rates = drop_path_rates(self.drop_path_rate, self.depths)
         for i, (width, drop_paths) in enumerate(zip(self.widths, rates, strict=True)):
             stride = 1 if i == 0 else 2
-            stage = Stage(self.block, width, stride, drop_paths, parts, name=f"stages.{i}")
+            stage = Stage(self.block, width, stride, drop_paths, options, name=f"stages.{i}")
             x = stage(x, train=train)
-        return parts.act(parts.norm(name="norm")(x, train=train))
+        return options.act(options.norm(name="norm")(x, train=train))
 
     def logits(self, x: jax.Array) -> jax.Array:
         """Classifies [B, C] -> [B, num_classes]; timm's classifier is a 1x1 convolution."""
@@ -171,9 +176,9 @@ class ResNetV2(Network):
         )  # fmt: skip
         return fc(x[:, None, None])[:, 0, 0]
 
-    def _stem(self, x: jax.Array, parts: Parts, *, train: bool) -> jax.Array:
+    def _stem(self, x: jax.Array, options: BlockOptions, *, train: bool) -> jax.Array:
         """Returns the map that the first stage sees, [B, H / 4, W / 4, stem_width]."""
-        conv, norm, act, _ = parts
+        conv, norm, act, _ = options
         if self.deep_stem is None:
             x = conv(self.stem_width, 7, 2, name="stem.conv")(x)
         else:
@@ -187,54 +192,28 @@ class ResNetV2(Network):
             return layers.MaxPool(3, 2, name="stem.pool")(x)
         return layers.MaxPool(3, 2, padding=1, name="stem.pool")(x)
 
-    def _parts(self) -> Parts:
+    def _block_options(self) -> BlockOptions:
         norm = functools.partial(self.norm, dtype=self.dtype)
         if self.norm is layers.BatchNorm:
             norm = functools.partial(norm, axis_name=self.axis_name)
-        return Parts(
+        return BlockOptions(
             conv=functools.partial(self.conv, dtype=self.dtype),
             norm=norm,
-            act=_identity if self.norm in _NONLINEAR else layers.relu,
+            act=(lambda x: x) if self.norm in _NONLINEAR else layers.relu,
             average_shortcut=self.average_shortcut,
         )
 
 
-def _identity(x: jax.Array) -> jax.Array:
-    return x
+_18, _34, _50, _101, _152 = (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
+_BASIC: Fields = {"block": PreActBasic, "widths": (64, 128, 256, 512)}
+_D: Fields = {"deep_stem": (32, 32), "average_shortcut": True}
+_T: Fields = {"deep_stem": (24, 32), "average_shortcut": True}
 
 
-_DEPTHS = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-}
-
-
-def _network(layers_total: int) -> Callable[..., ResNetV2]:
-    """Returns what builds the network of this many layers, with a single convolution as stem."""
-    depths = _DEPTHS[layers_total]
-    if layers_total < 50:
-        return functools.partial(
-            ResNetV2, block=PreActBasic, depths=depths, widths=(64, 128, 256, 512)
-        )
-    return functools.partial(ResNetV2, depths=depths)
-
-
-def _deep(
-    layers_total: int, norm: Callable[..., nn.Module] = layers.BatchNorm, first: int = 32
-) -> Callable[..., ResNetV2]:
-    """Returns what builds a `d` network: a stem of three convolutions, averaging shortcuts."""
-    return functools.partial(
-        _network(layers_total), deep_stem=(first, 32), average_shortcut=True, norm=norm
-    )
-
-
-def _bit(layers_total: int, factor: int) -> Callable[..., ResNetV2]:
-    """Returns what builds a BiT network, `factor` times as wide as a ResNet."""
-    return functools.partial(
-        _network(layers_total),
+def _bit(depths: tuple[int, ...], factor: int) -> ResNetV2:
+    """Returns the BiT network that is `factor` times as wide as a ResNet."""
+    return ResNetV2(
+        depths=depths,
         widths=tuple(factor * width for width in ResNetV2.widths),
         stem_width=factor * ResNetV2.stem_width,
         zero_pool_border=True,
@@ -243,28 +222,37 @@ def _bit(layers_total: int, factor: int) -> Callable[..., ResNetV2]:
     )
 
 
-_NETWORKS = {
-    **{f"resnetv2_{count}": _network(count) for count in _DEPTHS},
-    **{f"resnetv2_{count}d": _deep(count) for count in _DEPTHS},
-    "resnetv2_50t": _deep(50, first=24),
-    "resnetv2_50d_gn": _deep(50, layers.GroupNorm),
-    "resnetv2_50d_evos": _deep(50, layers.EvoNormS0),
-    "resnetv2_50d_frn": _deep(50, layers.FilterResponseNorm),
-    **{
-        f"resnetv2_{count}x{factor}_bit": _bit(count, factor)
-        for count, factor in ((50, 1), (50, 3), (101, 1), (101, 3), (152, 2), (152, 4))
-    },
+NETWORKS: dict[str, ResNetV2] = {
+    "resnetv2_18": ResNetV2(depths=_18, **_BASIC),
+    "resnetv2_34": ResNetV2(depths=_34, **_BASIC),
+    "resnetv2_50": ResNetV2(depths=_50),
+    "resnetv2_101": ResNetV2(depths=_101),
+    "resnetv2_152": ResNetV2(depths=_152),
+    "resnetv2_18d": ResNetV2(depths=_18, **_BASIC, **_D),
+    "resnetv2_34d": ResNetV2(depths=_34, **_BASIC, **_D),
+    "resnetv2_50d": ResNetV2(depths=_50, **_D),
+    "resnetv2_101d": ResNetV2(depths=_101, **_D),
+    "resnetv2_152d": ResNetV2(depths=_152, **_D),
+    "resnetv2_50t": ResNetV2(depths=_50, **_T),
+    "resnetv2_50d_gn": ResNetV2(depths=_50, norm=layers.GroupNorm, **_D),
+    "resnetv2_50d_evos": ResNetV2(depths=_50, norm=layers.EvoNormS0, **_D),
+    "resnetv2_50d_frn": ResNetV2(depths=_50, norm=layers.FilterResponseNorm, **_D),
+    "resnetv2_50x1_bit": _bit(_50, 1),
+    "resnetv2_50x3_bit": _bit(_50, 3),
+    "resnetv2_101x1_bit": _bit(_101, 1),
+    "resnetv2_101x3_bit": _bit(_101, 3),
+    "resnetv2_152x2_bit": _bit(_152, 2),
+    "resnetv2_152x4_bit": _bit(_152, 4),
 }
 
 ARCHITECTURES = {
     name: Architecture(
-        build=build,
-        classifier=ResNetV2.classifier,
-        stem="stem.conv1" if build.keywords.get("deep_stem") else "stem.conv",
+        network,
+        stem="stem.conv1" if network.deep_stem else "stem.conv",
         stages=(
-            "stem.conv3" if build.keywords.get("deep_stem") else "stem.conv",
+            "stem.conv3" if network.deep_stem else "stem.conv",
             *(f"stages.{i}" for i in range(4)),
         ),
     )
-    for name, build in _NETWORKS.items()
+    for name, network in NETWORKS.items()
 }

@@ -12,7 +12,7 @@ from tl_jax.models import layers
 from tl_jax.models.architecture import Architecture
 from tl_jax.models.network import Network
 
-_STEM = 24
+_STEM_WIDTH = 24
 
 
 class ConvNormAct(nn.Module):
@@ -43,26 +43,27 @@ class InvertedResidual(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        def depthwise(x: jax.Array, conv: str, norm: str) -> jax.Array:
+            channels = x.shape[-1]
+            x = self.conv(channels, 3, self.stride, groups=channels, name=conv)(x)
+            return self.norm(name=norm)(x, train=train)
+
+        def pointwise(x: jax.Array, conv: str, norm: str) -> jax.Array:
+            x = self.conv(self.width // 2, 1, name=conv)(x)
+            return layers.relu(self.norm(name=norm)(x, train=train))
+
         if self.stride == 1:
             left, x = jnp.split(x, 2, axis=-1)
         else:
-            left = self._depthwise(x, "branch1.0", "branch1.1", train=train)
-            left = self._pointwise(left, "branch1.2", "branch1.3", train=train)
-        right = self._pointwise(x, "branch2.0", "branch2.1", train=train)
-        right = self._depthwise(right, "branch2.3", "branch2.4", train=train)
-        right = self._pointwise(right, "branch2.5", "branch2.6", train=train)
-        return shuffled(left, right)
-
-    def _depthwise(self, x: jax.Array, conv: str, norm: str, *, train: bool) -> jax.Array:
-        x = self.conv(x.shape[-1], 3, self.stride, groups=x.shape[-1], name=conv)(x)
-        return self.norm(name=norm)(x, train=train)
-
-    def _pointwise(self, x: jax.Array, conv: str, norm: str, *, train: bool) -> jax.Array:
-        x = self.conv(self.width // 2, 1, name=conv)(x)
-        return layers.relu(self.norm(name=norm)(x, train=train))
+            left = depthwise(x, "branch1.0", "branch1.1")
+            left = pointwise(left, "branch1.2", "branch1.3")
+        right = pointwise(x, "branch2.0", "branch2.1")
+        right = depthwise(right, "branch2.3", "branch2.4")
+        right = pointwise(right, "branch2.5", "branch2.6")
+        return channel_shuffle(left, right)
 
 
-def shuffled(left: jax.Array, right: jax.Array) -> jax.Array:
+def channel_shuffle(left: jax.Array, right: jax.Array) -> jax.Array:
     """Joins two maps [B, h, w, C] so that their channels alternate: [B, h, w, 2 C]."""
     return jnp.stack((left, right), axis=-1).reshape(*left.shape[:-1], -1)
 
@@ -87,8 +88,8 @@ class Stage(nn.Module):
 class ShuffleNetV2(Network):
     """ShuffleNet V2.
 
-    Without either of its branches a block would lack half of its channels, so `drop_path_rate` must
-    be 0.
+    It has no stochastic depth: without either of its branches a block would lack half of its
+    channels.
 
     Attributes:
       depths: blocks in each stage.
@@ -99,36 +100,30 @@ class ShuffleNetV2(Network):
     widths: tuple[int, ...] = (116, 232, 464, 1024)
 
     classifier: ClassVar[str] = "fc"
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.refuse_drop_path()
+    stochastic_depth: ClassVar[bool] = False
 
     def body(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns the last feature map, [B, h, w, C]."""
         conv = functools.partial(layers.Conv, kernel_init=layers.torch_default, dtype=self.dtype)
         norm = functools.partial(layers.BatchNorm, axis_name=self.axis_name, dtype=self.dtype)
-        x = ConvNormAct(_STEM, 3, 2, conv, norm, name="conv1")(images, train=train)
+        x = ConvNormAct(_STEM_WIDTH, 3, 2, conv, norm, name="conv1")(images, train=train)
         x = layers.MaxPool(3, 2, padding=1, name="maxpool")(x)
-        *widths, last = self.widths
+        *widths, last_width = self.widths
         for i, (depth, width) in enumerate(zip(self.depths, widths, strict=True), start=2):
             x = Stage(depth, width, conv, norm, name=f"stage{i}")(x, train=train)
-        return ConvNormAct(last, 1, 1, conv, norm, name="conv5")(x, train=train)
+        return ConvNormAct(last_width, 1, 1, conv, norm, name="conv5")(x, train=train)
 
 
-_WIDTHS = {
-    "x0_5": (48, 96, 192, 1024),
-    "x1_0": (116, 232, 464, 1024),
-    "x1_5": (176, 352, 704, 1024),
-    "x2_0": (244, 488, 976, 2048),
+NETWORKS: dict[str, ShuffleNetV2] = {
+    "torchvision/shufflenet_v2_x0_5": ShuffleNetV2(widths=(48, 96, 192, 1024)),
+    "torchvision/shufflenet_v2_x1_0": ShuffleNetV2(widths=(116, 232, 464, 1024)),
+    "torchvision/shufflenet_v2_x1_5": ShuffleNetV2(widths=(176, 352, 704, 1024)),
+    "torchvision/shufflenet_v2_x2_0": ShuffleNetV2(widths=(244, 488, 976, 2048)),
 }
 
 ARCHITECTURES = {
-    f"torchvision/shufflenet_v2_{scale}": Architecture(
-        build=functools.partial(ShuffleNetV2, widths=widths),
-        classifier=ShuffleNetV2.classifier,
-        stem="conv1.0",
-        stages=("conv1", "maxpool", "stage2", "stage3", "conv5"),
+    name: Architecture(
+        network, stem="conv1.0", stages=("conv1", "maxpool", "stage2", "stage3", "conv5")
     )
-    for scale, widths in _WIDTHS.items()
+    for name, network in NETWORKS.items()
 }

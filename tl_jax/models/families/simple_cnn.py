@@ -22,7 +22,6 @@ class SimpleCNN(Network):
     """Plain convolutions and max pooling, then two dense layers.
 
     Images must be at least 2 ** len(widths) pixels high and wide, for the poolings to leave one.
-    There are no residual branches, so `drop_path_rate` must be 0.
 
     Attributes:
       widths: channels of each convolution.
@@ -31,10 +30,7 @@ class SimpleCNN(Network):
     widths: tuple[int, ...] = (32, 64, 128, 128)
 
     classifier: ClassVar[str] = "fc"
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.refuse_drop_path()
+    stochastic_depth: ClassVar[bool] = False
 
     def body(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns the last feature map, [B, h, w, C]."""
@@ -60,11 +56,9 @@ class SimpleCNN(Network):
         return layers.at_least_float32(layers.relu(hidden(layers.global_average(x))))
 
 
+NETWORKS: dict[str, SimpleCNN] = {"simple_cnn": SimpleCNN()}
+
 ARCHITECTURES = {
-    "simple_cnn": Architecture(
-        build=SimpleCNN,
-        classifier=SimpleCNN.classifier,
-        stem="conv1",
-        stages=("act1", "act2", "act3", "act4"),
-    )
+    name: Architecture(network, stem="conv1", stages=("act1", "act2", "act3", "act4"))
+    for name, network in NETWORKS.items()
 }

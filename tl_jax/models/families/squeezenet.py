@@ -14,36 +14,35 @@ from tl_jax.models.network import Network
 
 # torch: `kaiming_uniform_`.
 _KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
-_POOL = "pool"
 
 
 class Fire(nn.Module):
     """A 1x1 convolution that squeezes, and 1x1 and 3x3 ones side by side that expand."""
 
-    squeezed: int
-    expanded: int
+    squeeze: int
+    expand: int
     conv: Callable[..., layers.Conv]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = layers.relu(self.conv(self.squeezed, 1, name="squeeze")(x))
-        ends = (
-            self.conv(self.expanded, 1, name="expand1x1")(x),
-            self.conv(self.expanded, 3, name="expand3x3")(x),
+        x = layers.relu(self.conv(self.squeeze, 1, name="squeeze")(x))
+        expanded = (
+            self.conv(self.expand, 1, name="expand1x1")(x),
+            self.conv(self.expand, 3, name="expand3x3")(x),
         )
-        return layers.relu(jnp.concatenate(ends, axis=-1))
+        return layers.relu(jnp.concatenate(expanded, axis=-1))
 
 
 class SqueezeNet(Network):
     """SqueezeNet.
 
     The classifier is a 1x1 convolution on the last map; its activations are then averaged over
-    space. With `num_classes=0` the features are the average of the last map. There are no residual
-    branches, so `drop_path_rate` must be 0. torchvision trains with `drop_rate=0.5`.
+    space. With `num_classes=0` the features are the average of the last map. torchvision trains
+    with `drop_rate=0.5`.
 
     Attributes:
       stem: width and kernel size of the first convolution.
-      fires: after it, widths (squeezed, expanded) of the Fire modules, and `"pool"` in the place of
+      fires: after it, widths (squeeze, expand) of the Fire modules, and `"pool"` instead of
         each pooling.
     """
 
@@ -51,24 +50,23 @@ class SqueezeNet(Network):
     fires: tuple[tuple[int, int] | str, ...] = ()
 
     classifier: ClassVar[str] = "classifier.1"
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.refuse_drop_path()
+    stochastic_depth: ClassVar[bool] = False
 
     def body(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns the last feature map, [B, h, w, C]."""
         conv = functools.partial(
             layers.Conv, use_bias=True, kernel_init=_KERNEL_INIT, dtype=self.dtype
         )
-        x = conv(*self.stem, 2, padding=0, name="features.0")(images)
+        width, kernel_size = self.stem
+        x = conv(width, kernel_size, 2, padding=0, name="features.0")(images)
         x = layers.Activation(layers.relu, name="features.1")(x)
         for i, fire in enumerate(self.fires, start=2):
             name = f"features.{i}"
-            if fire == _POOL:
+            if isinstance(fire, str):
                 x = layers.MaxPool(3, 2, ceil_mode=True, name=name)(x)
             else:
-                x = Fire(*fire, conv, name=name)(x)
+                squeeze, expand = fire
+                x = Fire(squeeze, expand, conv, name=name)(x)
         return x
 
     def pooled(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -88,35 +86,27 @@ class SqueezeNet(Network):
         return layers.global_average(layers.relu(conv(x)))
 
 
-# Widths of the stem, and of what follows it.
-_VARIANTS = {
-    "squeezenet1_0": (
-        (96, 7),
-        (_POOL, (16, 64), (16, 64), (32, 128),
-         _POOL, (32, 128), (48, 192), (48, 192), (64, 256),
-         _POOL, (64, 256)),
-    ),
-    "squeezenet1_1": (
-        (64, 3),
-        (_POOL, (16, 64), (16, 64),
-         _POOL, (32, 128), (32, 128),
-         _POOL, (48, 192), (48, 192), (64, 256), (64, 256)),
-    ),
+NETWORKS: dict[str, SqueezeNet] = {
+    "torchvision/squeezenet1_0": SqueezeNet(stem=(96, 7), fires=(
+        "pool", (16, 64), (16, 64), (32, 128),
+        "pool", (32, 128), (48, 192), (48, 192), (64, 256),
+        "pool", (64, 256),
+    )),
+    "torchvision/squeezenet1_1": SqueezeNet(stem=(64, 3), fires=(
+        "pool", (16, 64), (16, 64),
+        "pool", (32, 128), (32, 128),
+        "pool", (48, 192), (48, 192), (64, 256), (64, 256),
+    )),
 }  # fmt: skip
 
 
-def _stages(fires: tuple[tuple[int, int] | str, ...]) -> tuple[str, ...]:
+def _stages(network: SqueezeNet) -> tuple[str, ...]:
     """Returns the names of the modules before the poolings, and of the last."""
-    places = [i - 1 for i, fire in enumerate(fires, start=2) if fire == _POOL]
-    return tuple(f"features.{i}" for i in (*places, len(fires) + 1))
+    before_pools = [i - 1 for i, fire in enumerate(network.fires, start=2) if fire == "pool"]
+    return tuple(f"features.{i}" for i in (*before_pools, len(network.fires) + 1))
 
 
 ARCHITECTURES = {
-    f"torchvision/{name}": Architecture(
-        build=functools.partial(SqueezeNet, stem=stem, fires=fires),
-        classifier=SqueezeNet.classifier,
-        stem="features.0",
-        stages=_stages(fires),
-    )
-    for name, (stem, fires) in _VARIANTS.items()
+    name: Architecture(network, stem="features.0", stages=_stages(network))
+    for name, network in NETWORKS.items()
 }

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from tl_jax.models import layers
-from tl_jax.models.families.efficientnet_blocks import Block, NormAct, Parts
+from tl_jax.models.families.efficientnet_blocks import Block, KernelSize, LayerFactory, NormAct
 
 _LAYER_SCALE = 1e-5
 
@@ -31,24 +31,24 @@ class ConvNormAct(nn.Module):
     Attributes:
       features, kernel_size, stride: those of the convolution.
       act: activation; None for none.
-      parts: what the network's layers are made with.
+      make: makes the network's layers.
       depthwise: convolve each channel alone.
     """
 
     features: int
-    kernel_size: int
+    kernel_size: KernelSize
     act: layers.Act | None
-    parts: Parts
+    make: LayerFactory
     stride: int = 1
     depthwise: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         groups = self.features if self.depthwise else 1
-        y = self.parts.conv(
+        conv = self.make.conv(
             self.features, self.kernel_size, self.stride, groups=groups, name="conv"
-        )(x)
-        return self.parts.norm(self.act, name="bn")(y, train=train)
+        )
+        return self.make.norm(self.act, name="bn")(conv(x), train=train)
 
 
 class UniversalInvertedResidual(Block):
@@ -66,7 +66,7 @@ class UniversalInvertedResidual(Block):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         plan, spec = self.plan, self.plan.spec
-        layer = functools.partial(ConvNormAct, parts=self.parts)
+        layer = functools.partial(ConvNormAct, make=self.make)
         y = x
         if spec.start_kernel:
             start = layer(x.shape[-1], spec.start_kernel, None, depthwise=True, name="dw_start")
@@ -77,7 +77,7 @@ class UniversalInvertedResidual(Block):
                 plan.hidden, spec.kernel_size, self.act, stride=self.conv_stride, depthwise=True,
                 name="dw_mid",
             )  # fmt: skip
-            y = self.blurred(middle(y, train=train))
+            y = self.subsampled(middle(y, train=train))
         y = layer(plan.width, 1, None, name="pw_proj")(y, train=train)
         if self.layer_scale:
             y = LayerScale(name="layer_scale")(y)
@@ -109,33 +109,29 @@ class MultiQueryAttention(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Lets every place of [B, H, W, C] look at all others."""
         batch, height, width, channels = x.shape
-        queries = self._conv(self.heads * self.size, "query.proj")(x)
+        conv = functools.partial(
+            layers.Conv, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype
+        )
+
+        def keys_or_values(name: str) -> jax.Array:
+            """Returns those of the places of the map, which a stride subsamples: [B, m, size]."""
+            y = x
+            if self.kv_stride > 1:
+                y = conv(
+                    channels, self.kernel_size, self.kv_stride, groups=channels,
+                    name=f"{name}.down_conv",
+                )(y)  # fmt: skip
+                y = self.norm(name=f"{name}.norm")(y, train=train)
+            return conv(self.size, 1, name=f"{name}.proj")(y).reshape(batch, -1, self.size)
+
+        queries = conv(self.heads * self.size, 1, name="query.proj")(x)
         queries = queries.reshape(batch, height * width, self.heads, self.size)
-        keys = self._shared(x, "key", train=train)
-        values = self._shared(x, "value", train=train)
+        keys, values = keys_or_values("key"), keys_or_values("value")
         scores = jnp.einsum("bnhd,bmd->bhnm", queries, keys) * self.size**-0.5
         weights = jax.nn.softmax(layers.at_least_float32(scores)).astype(self.dtype)
-        found = jnp.einsum("bhnm,bmd->bnhd", weights, values)
-        found = found.reshape(batch, height, width, self.heads * self.size)
-        return self._conv(channels, "output.proj")(found)
-
-    def _shared(self, x: jax.Array, name: str, *, train: bool) -> jax.Array:
-        """Returns the keys or values of the places of the map, [B, places, size]."""
-        if self.kv_stride > 1:
-            channels = x.shape[-1]
-            x = self._conv(
-                channels, f"{name}.down_conv", self.kernel_size, self.kv_stride, groups=channels
-            )(x)
-            x = self.norm(name=f"{name}.norm")(x, train=train)
-        return self._conv(self.size, f"{name}.proj")(x).reshape(x.shape[0], -1, self.size)
-
-    def _conv(
-        self, features: int, name: str, kernel_size: int = 1, stride: int = 1, *, groups: int = 1
-    ) -> layers.Conv:
-        return layers.Conv(
-            features, kernel_size, stride, groups=groups, dtype=self.dtype,
-            kernel_init=nn.initializers.xavier_uniform(), name=name,
-        )  # fmt: skip
+        y = jnp.einsum("bhnm,bmd->bnhd", weights, values)
+        y = y.reshape(batch, height, width, self.heads * self.size)
+        return conv(channels, 1, name="output.proj")(y)
 
 
 class MobileAttention(Block):
@@ -143,11 +139,11 @@ class MobileAttention(Block):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        spec, parts = self.plan.spec, self.parts
+        spec, make = self.plan.spec, self.make
         attention = MultiQueryAttention(
-            spec.heads, spec.key_size, spec.kv_stride, spec.kernel_size, parts.norm, parts.dtype,
+            spec.heads, spec.key_size, spec.kv_stride, spec.kernel_side, make.norm, make.dtype,
             name="attn",
         )  # fmt: skip
-        y = parts.norm(name="norm")(x, train=train)
+        y = make.norm(name="norm")(x, train=train)
         y = LayerScale(name="layer_scale")(attention(y, train=train))
         return self.with_shortcut(x, y, train=train)

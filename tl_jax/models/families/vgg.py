@@ -5,7 +5,7 @@ timm writes the two hidden dense layers as convolutions over the whole 7x7 map, 
 
 import functools
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 from flax import linen as nn
@@ -16,6 +16,8 @@ from tl_jax.models.network import Network
 
 _HIDDEN = 4096
 _PRE_LOGITS_SIDE = 7
+
+LayerKind = Literal["conv", "norm", "act", "pool"]
 
 
 class PreLogits(nn.Module):
@@ -38,8 +40,6 @@ class PreLogits(nn.Module):
 class VGG(Network):
     """VGG: 3x3 convolutions, with a max pooling after each stage.
 
-    There are no residual branches, so `drop_path_rate` must be 0.
-
     Attributes:
       depths: convolutions in each stage.
       widths: channels of each stage.
@@ -51,22 +51,29 @@ class VGG(Network):
     batch_norm: bool = False
 
     classifier: ClassVar[str] = "head.fc"
+    stochastic_depth: ClassVar[bool] = False
 
-    def __post_init__(self):
-        super().__post_init__()
-        self.refuse_drop_path()
+    def layer_kinds(self) -> list[tuple[LayerKind, int]]:
+        """Returns the kind and width of each layer of `features`, which timm numbers in a row."""
+        unit: tuple[LayerKind, ...] = (
+            ("conv", "norm", "act") if self.batch_norm else ("conv", "act")
+        )
+        kinds: list[tuple[LayerKind, int]] = []
+        for depth, width in zip(self.depths, self.widths, strict=True):
+            kinds += [(kind, width) for kind in unit * depth]
+            kinds.append(("pool", width))
+        return kinds
 
     def body(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns the last feature map, [B, h, w, C]."""
-        conv = functools.partial(layers.Conv, use_bias=True, dtype=self.dtype)
-        norm = functools.partial(layers.BatchNorm, axis_name=self.axis_name, dtype=self.dtype)
         x = images
-        for index, (kind, width) in enumerate(_layers(self.depths, self.widths, self.batch_norm)):
-            name = f"features.{index}"
+        for i, (kind, width) in enumerate(self.layer_kinds()):
+            name = f"features.{i}"
             if kind == "conv":
-                x = conv(width, 3, name=name)(x)
+                x = layers.Conv(width, 3, use_bias=True, dtype=self.dtype, name=name)(x)
             elif kind == "norm":
-                x = norm(name=name)(x, train=train)
+                norm = layers.BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name=name)
+                x = norm(x, train=train)
             elif kind == "act":
                 x = layers.Activation(layers.relu, name=name)(x)
             else:
@@ -78,24 +85,6 @@ class VGG(Network):
         conv = functools.partial(layers.Conv, use_bias=True, dtype=self.dtype)
         x = PreLogits(self.drop_rate, conv, name="pre_logits")(x, train=train)
         return layers.global_average(x)
-
-
-def _layers(
-    depths: tuple[int, ...], widths: tuple[int, ...], batch_norm: bool
-) -> list[tuple[str, int]]:
-    """Returns the kind and width of each layer of `features`, which timm numbers in a row."""
-    one = ("conv", "norm", "act") if batch_norm else ("conv", "act")
-    kinds = []
-    for depth, width in zip(depths, widths, strict=True):
-        kinds += [(kind, width) for kind in one * depth] + [("pool", width)]
-    return kinds
-
-
-def stages(depths: tuple[int, ...], widths: tuple[int, ...], batch_norm: bool) -> tuple[str, ...]:
-    """Returns the names of the stage features: each stage's last activation, and the last pool."""
-    kinds = [kind for kind, _ in _layers(depths, widths, batch_norm)]
-    before_pools = [i - 1 for i, kind in enumerate(kinds) if kind == "pool"]
-    return tuple(f"features.{i}" for i in (*before_pools, len(kinds) - 1))
 
 
 _TORCHVISION_NAMES = {
@@ -113,25 +102,26 @@ def rename(key: str) -> str:
     return key
 
 
-def _architecture(depths: tuple[int, ...], batch_norm: bool) -> Architecture:
-    return Architecture(
-        build=functools.partial(VGG, depths=depths, batch_norm=batch_norm),
-        classifier=VGG.classifier,
-        stem="features.0",
-        stages=stages(depths, VGG.widths, batch_norm),
-        rename=rename,
-    )
-
-
-_DEPTHS = {
-    "vgg11": (1, 1, 2, 2, 2),
-    "vgg13": (2, 2, 2, 2, 2),
-    "vgg16": (2, 2, 3, 3, 3),
-    "vgg19": (2, 2, 4, 4, 4),
+NETWORKS: dict[str, VGG] = {
+    "vgg11": VGG(depths=(1, 1, 2, 2, 2)),
+    "vgg13": VGG(depths=(2, 2, 2, 2, 2)),
+    "vgg16": VGG(depths=(2, 2, 3, 3, 3)),
+    "vgg19": VGG(depths=(2, 2, 4, 4, 4)),
+    "vgg11_bn": VGG(depths=(1, 1, 2, 2, 2), batch_norm=True),
+    "vgg13_bn": VGG(depths=(2, 2, 2, 2, 2), batch_norm=True),
+    "vgg16_bn": VGG(depths=(2, 2, 3, 3, 3), batch_norm=True),
+    "vgg19_bn": VGG(depths=(2, 2, 4, 4, 4), batch_norm=True),
 }
 
+
+def stages(network: VGG) -> tuple[str, ...]:
+    """Returns the names of the stage features: each stage's last activation, and the last pool."""
+    kinds = [kind for kind, _ in network.layer_kinds()]
+    before_pools = [i - 1 for i, kind in enumerate(kinds) if kind == "pool"]
+    return tuple(f"features.{i}" for i in (*before_pools, len(kinds) - 1))
+
+
 ARCHITECTURES = {
-    name + suffix: _architecture(depths, bool(suffix))
-    for suffix in ("", "_bn")
-    for name, depths in _DEPTHS.items()
+    name: Architecture(network, stem="features.0", stages=stages(network), rename=rename)
+    for name, network in NETWORKS.items()
 }

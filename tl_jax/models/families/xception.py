@@ -23,18 +23,18 @@ class SeparableConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        inputs = x.shape[-1]
-        x = self.conv(inputs, 3, groups=inputs, name="conv1")(x)
+        channels = x.shape[-1]
+        x = self.conv(channels, 3, groups=channels, name="conv1")(x)
         return self.conv(self.features, 1, name="pointwise")(x)
 
 
 class Block(nn.Module):
     """Separable convolutions with a shortcut, and a max pooling where the stride is 2.
 
-    timm numbers the layers of the long branch in a row, `rep.0`, `rep.1`.
+    timm numbers the layers of the residual branch in a row, `rep.0`, `rep.1`.
 
     Attributes:
-      widths: outputs of the separable convolutions.
+      widths: output channels of the separable convolutions.
       stride: of the block; 2 projects the shortcut.
       start_with_relu: False for the first block, whose input has been through one.
       conv, norm: make the layers.
@@ -48,23 +48,23 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        y = x
-        place = 0 if self.start_with_relu else -1
-        for width in self.widths:
-            if place >= 0:
-                y = layers.Activation(layers.relu, name=f"rep.{place}")(y)
-            y = SeparableConv(width, self.conv, name=f"rep.{place + 1}")(y)
-            y = self.norm(name=f"rep.{place + 2}")(y, train=train)
-            place += 3
+        y, index = x, 0
+        for i, width in enumerate(self.widths):
+            if i > 0 or self.start_with_relu:
+                y = layers.Activation(layers.relu, name=f"rep.{index}")(y)
+                index += 1
+            y = SeparableConv(width, self.conv, name=f"rep.{index}")(y)
+            y = self.norm(name=f"rep.{index + 1}")(y, train=train)
+            index += 2
         if self.stride == 1:
             return y + x
-        y = layers.MaxPool(3, self.stride, padding=1, name=f"rep.{place}")(y)
+        y = layers.MaxPool(3, self.stride, padding=1, name=f"rep.{index}")(y)
         x = self.conv(self.widths[-1], 1, self.stride, name="skip")(x)
         return y + self.norm(name="skipbn")(x, train=train)
 
 
-# Widths of the separable convolutions and stride of `block1` and those after it: entry flow,
-# middle flow, and the first block of the exit flow.
+# Widths of the separable convolutions and stride of `block1` to `block12`: entry flow, middle flow,
+# and the first block of the exit flow.
 _BLOCKS = (
     ((128, 128), 2),
     ((256, 256), 2),
@@ -75,9 +75,7 @@ _BLOCKS = (
 
 
 class Xception(Network):
-    """Xception.
-
-    timm has no stochastic depth here, so `drop_path_rate` must be 0.
+    """Xception; timm has no stochastic depth here.
 
     Attributes:
       blocks: widths of each block's separable convolutions, and its stride.
@@ -86,10 +84,7 @@ class Xception(Network):
     blocks: tuple[tuple[tuple[int, ...], int], ...] = _BLOCKS
 
     classifier: ClassVar[str] = "fc"
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.refuse_drop_path()
+    stochastic_depth: ClassVar[bool] = False
 
     def body(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns the last feature map, [B, h, w, C]."""
@@ -107,12 +102,14 @@ class Xception(Network):
         return layers.Activation(layers.relu, name="act4")(norm(name="bn4")(x, train=train))
 
 
+NETWORKS: dict[str, Xception] = {"legacy_xception": Xception()}
+
 ARCHITECTURES = {
-    "legacy_xception": Architecture(
-        build=Xception,
-        classifier=Xception.classifier,
+    name: Architecture(
+        network,
         stem="conv1",
         # The activations that start a block are those of the block before it.
         stages=("act2", "block2.rep.0", "block3.rep.0", "block12.rep.0", "act4"),
     )
+    for name, network in NETWORKS.items()
 }
