@@ -13,11 +13,10 @@ from typing import Any
 
 import jax
 import torch
-from flax import linen as nn
 
 from experiments.torch_peer import import_timm, is_torchvision, torchvision_name
 from tl_jax.models import registry
-from tl_jax.weights.state_dict import abstract_variables
+from tl_jax.models.variables import abstract_variables
 
 WEIGHTS_FOLDER = Path(__file__).parents[1] / "tl_jax" / "weights"
 # As tl_jax.weights.index.PretrainedConfig has them; empty ones are left out of the file.
@@ -56,7 +55,7 @@ _UNTRAINED = {
 
 
 def parameter_counts(architectures: list[str]) -> dict[str, int]:
-    """Counts the parameters of the reference networks; of our own, where there is none."""
+    """Counts the parameters of the reference networks, or of ours where there is none."""
     timm, counts = import_timm(), {}
     for arch in architectures:
         if arch in timm.list_models():
@@ -64,12 +63,9 @@ def parameter_counts(architectures: list[str]) -> dict[str, int]:
                 network = timm.create_model(arch)
             counts[arch] = sum(p.numel() for p in network.parameters())
         else:
-            counts[arch] = _count(registry.create_model(arch, num_classes=1000))
+            params = abstract_variables(registry.create_model(arch, num_classes=1000))["params"]
+            counts[arch] = sum(leaf.size for leaf in jax.tree.leaves(params))
     return counts
-
-
-def _count(model: nn.Module) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(abstract_variables(model)["params"]))
 
 
 def index_text(counts: Mapping[str, int]) -> str:
@@ -114,10 +110,10 @@ def _entries(arch: str) -> tuple[str, dict[str, dict[str, Any]]]:
     configs = {default: config} | {
         name: timm.models.get_pretrained_cfg(name) for name in timm.list_pretrained(f"{arch}.*")
     }
-    return default, {name: _timm_entry(name, config.to_dict()) for name, config in configs.items()}
+    return default, {name: timm_entry(name, config.to_dict()) for name, config in configs.items()}
 
 
-def _timm_entry(name: str, config: dict[str, Any]) -> dict[str, Any]:
+def timm_entry(name: str, config: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of timm's entry that the index keeps.
 
     Raises:

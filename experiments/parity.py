@@ -1,4 +1,4 @@
-"""Compares every architecture with its peer in torch, and writes what was found.
+"""Compares every architecture with its peer in torch, and writes the errors.
 
     python -m experiments.parity ['resnet*' ...] [--redo] [--keys] [--list]
 
@@ -10,11 +10,11 @@ random weights and statistics, converts them, and compares, on two images of an 
 - the logits and the running statistics of one forward pass in training mode,
 - the export: bit-equal, and taken by the peer with `strict=True`.
 
-One JSON file an architecture goes to `experiments/results/parity/`; what has passed is not done
-again unless `--redo` says so, what has failed is. A Markdown table of all rows is written beside
-them, and the table of the families to `docs/architectures.md`. `--keys` compares only names and
-shapes, of the variables, stem, classifier and stages, which takes no computation. `--list` renders
-the tables anew and compares nothing.
+The rows go to `experiments/results/parity/FAMILY.jsonl`, one line an architecture; what has passed
+is not done again unless `--redo` says so, what has failed is. A Markdown table of all rows is
+written beside them, and the table of the families to `docs/architectures.md`. `--keys` compares
+only names and shapes, of the variables, stem, classifier and stages, which takes no computation.
+`--list` renders the tables anew and compares nothing.
 
 In float32 convolutions take the form that accelerators run, which compiles faster; the tests
 compare the form for CPUs with the same peers.
@@ -30,7 +30,6 @@ import fnmatch
 import functools
 import gc
 import importlib.metadata
-import json
 import os
 import sys
 import time
@@ -49,15 +48,12 @@ from experiments import parity_table
 from experiments.torch_peer import create_peer, random_images, settle
 from tl_jax import trees
 from tl_jax.models import layers, registry
-from tl_jax.models.features import logits_and_features
+from tl_jax.models.architecture import Architecture
 from tl_jax.models.network import Network
+from tl_jax.models.outputs import logits_and_features
+from tl_jax.models.variables import abstract_variables, from_state_dict
 from tl_jax.weights import index
-from tl_jax.weights.state_dict import (
-    abstract_variables,
-    from_state_dict,
-    to_state_dict,
-    torch_key,
-)
+from tl_jax.weights.state_dict import to_state_dict, torch_key
 
 CLASSES = 11
 BATCH = 2
@@ -83,6 +79,10 @@ NO_PEER = {
 PACKAGES = ("jax", "flax", "torch", "torchvision", "timm")
 
 
+# Every program runs once or twice: LLVM's optimisations would cost more than they save.
+_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
 class TooLargeError(Exception):
     """A comparison needs more memory than is allowed; the message says how much."""
 
@@ -95,32 +95,48 @@ def compare(name: str) -> dict[str, Any]:
     """
     size = image_size(name)
     network = make_peer(name, size)
-    model, x = build(name), random_images(size, BATCH)
-    state_dict = network.state_dict()
-    theirs = torch_outputs(network, name, x)
-    variables = from_state_dict(model, state_dict)
-    exported = check_export(network, variables, state_dict)
+    architecture, x = registry.architecture(name), random_images(size, BATCH)
     about = {
         "parameters": sum(p.numel() for p in network.parameters()),
         "layers": count_layers(network),
     }
-    del network, state_dict
     with layers.as_on_accelerators():
-        ours = our_outputs(model, name, variables, x)
-    found = errors(ours, theirs)
-    return {"name": name} | about | summarise(name, found, exported, deep=about["layers"] > DEEP)
+        relative_errors, exported = compare_networks(architecture, build(name), network, x)
+    deep = about["layers"] > DEEP
+    return {"name": name} | about | summarise(name, relative_errors, exported, deep=deep)
 
 
-def summarise(name: str, found: dict[str, float], exported: bool, *, deep: bool) -> dict[str, Any]:
-    """Returns the part of a row that tells the errors and whether they are allowed."""
+def compare_networks(
+    architecture: Architecture, model: Network, network: torch.nn.Module, x: torch.Tensor
+) -> tuple[dict[str, float], bool]:
+    """Compares a network with its peer, in float32.
+
+    Args:
+      architecture: names of classifier, stem and stages.
+      model: ours.
+      network: the peer in evaluation mode; it is left in training mode.
+      x: images [B, C, H, W].
+
+    Returns:
+      The relative error of each output, and whether the export is bit-equal.
+    """
+    state_dict = network.state_dict()
+    theirs = torch_outputs(network, architecture, x)
+    variables = from_state_dict(model, state_dict)
+    exported = check_export(network, variables, state_dict)
+    return errors(our_outputs(model, architecture, variables, x), theirs), exported
+
+
+def summarise(name: str, errors: dict[str, float], exported: bool, *, deep: bool) -> dict[str, Any]:
+    """Returns the part of a row that holds the errors and whether they are allowed."""
     architecture = registry.architecture(name)
-    statistics = [error for key, error in found.items() if "running" in key]
+    statistics = [error for key, error in errors.items() if "running" in key]
     row = {
-        "logits": found[architecture.classifier],
-        "stages": {stage: found[stage] for stage in architecture.stages},
-        "training_logits": found["training logits"],
+        "logits": errors[architecture.classifier],
+        "stages": {stage: errors[stage] for stage in architecture.stages},
+        "training_logits": errors["training logits"],
         "statistics": max(statistics, default=None),
-        "gradient": found["gradient"],
+        "gradient": errors["gradient"],
         "gradient_in": "float32",
         "export_is_bit_equal": exported,
     }
@@ -171,9 +187,9 @@ def count_layers(network: torch.nn.Module) -> int:
     return sum(isinstance(module, kinds) for module in network.modules())
 
 
-def projection(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def projection(num_classes: int) -> torch.Tensor:
     """Returns the weights of the logits in the scalar that is differentiated."""
-    return torch.randn(BATCH, CLASSES, generator=torch.Generator().manual_seed(2)).to(dtype)
+    return torch.randn(BATCH, num_classes, generator=torch.Generator().manual_seed(2))
 
 
 def channels_last(value: torch.Tensor) -> np.ndarray:
@@ -198,18 +214,20 @@ def errors(ours: Mapping[str, Any], theirs: Mapping[str, np.ndarray]) -> dict[st
     """
     if ours.keys() != theirs.keys():
         raise ValueError(f"only one side has {sorted(ours.keys() ^ theirs.keys())}")
-    found = {}
+    relative_errors = {}
     for key in theirs:
         try:
-            found[key] = relative_error(ours[key], theirs[key])
+            relative_errors[key] = relative_error(ours[key], theirs[key])
         except ValueError as error:
             raise ValueError(f"{key}: {error}") from error
-    return found
+    return relative_errors
 
 
-def torch_outputs(network: torch.nn.Module, name: str, x: torch.Tensor) -> dict[str, np.ndarray]:
+def torch_outputs(
+    network: torch.nn.Module, architecture: Architecture, x: torch.Tensor
+) -> dict[str, np.ndarray]:
     """Returns what the peer computes; it ends in training mode, with its statistics as before."""
-    architecture, outputs = registry.architecture(name), {}
+    outputs: dict[str, np.ndarray] = {}
 
     def keep(module: torch.nn.Module, args: Any, output: torch.Tensor, *, at: str) -> None:
         outputs[at] = channels_last(output.clone())
@@ -221,7 +239,7 @@ def torch_outputs(network: torch.nn.Module, name: str, x: torch.Tensor) -> dict[
     kernel = network.requires_grad_(False).get_submodule(architecture.stem).weight
     kernel.requires_grad_()
     logits = network(x)
-    (logits * projection(x.dtype)).sum().backward()
+    (logits * projection(logits.shape[1]).to(x.dtype)).sum().backward()
     for hook in hooks:
         hook.remove()
     outputs[architecture.classifier] = logits.detach().numpy()
@@ -230,7 +248,7 @@ def torch_outputs(network: torch.nn.Module, name: str, x: torch.Tensor) -> dict[
 
 
 def training_outputs(network: torch.nn.Module, x: torch.Tensor) -> dict[str, np.ndarray]:
-    """Returns logits and new running statistics of the peer in training mode; mends the latter."""
+    """Returns logits and new statistics of the peer in training mode, and restores the latter."""
     before = {key: value.clone() for key, value in network.named_buffers() if "running" in key}
     with torch.no_grad():
         logits = network.train()(x)
@@ -243,13 +261,13 @@ def training_outputs(network: torch.nn.Module, x: torch.Tensor) -> dict[str, np.
 
 
 def our_outputs(
-    model: Network, name: str, variables: Mapping[str, Any], x: torch.Tensor
+    model: Network, architecture: Architecture, variables: Mapping[str, Any], x: torch.Tensor
 ) -> dict[str, np.ndarray]:
     """Returns the same as `torch_outputs`, by this library."""
 
-    @jax.jit
+    @_jit
     def run(variables: Any, images: jax.Array) -> dict[str, Any]:
-        gradient, outputs = stem_gradient(model, name, variables, images)
+        gradient, outputs = stem_gradient(model, architecture, variables, images)
         logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
         return outputs | {"gradient": gradient, "training logits": logits, "updated": updated}
 
@@ -258,13 +276,12 @@ def our_outputs(
 
 
 def stem_gradient(
-    model: Network, name: str, variables: Mapping[str, Any], images: jax.Array
+    model: Network, architecture: Architecture, variables: Mapping[str, Any], images: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the gradient of the scalar with respect to the stem's kernel, logits and stages."""
-    architecture = registry.architecture(name)
     path = kernel_path(variables["params"], architecture.stem)
     flat = trees.flatten(variables["params"])
-    weights = jnp.asarray(projection().numpy(), images.dtype)
+    weights = jnp.asarray(projection(model.num_classes).numpy(), images.dtype)
 
     def scalar(kernel: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         changed = {**variables, "params": trees.unflatten(flat | {path: kernel})}
@@ -301,12 +318,13 @@ def float64_gradient_error(name: str) -> float:
     size = image_size(name, small=True)
     network = make_peer(name, size).double()
     x = random_images(size, BATCH).double()
-    theirs = torch_outputs(network, name, x)
+    architecture = registry.architecture(name)
+    theirs = torch_outputs(network, architecture, x)
     with jax.enable_x64(True):
         model = build(name, dtype=jnp.float64)
         variables = from_state_dict(model, network.state_dict())
         variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), variables)
-        gradient = jax.jit(lambda v, images: stem_gradient(model, name, v, images)[0])
+        gradient = _jit(lambda v, images: stem_gradient(model, architecture, v, images)[0])
         ours = gradient(variables, jnp.asarray(channels_last(x)))
     return relative_error(ours, theirs["gradient"])
 
@@ -324,14 +342,14 @@ def key_differences(name: str) -> list[str]:
         torch_key(path): torch_shape(path, leaf.shape)
         for path, leaf in trees.flatten(abstract_variables(build(name))).items()
     }
-    found = [f"only ours: {key}" for key in ours.keys() - theirs.keys()]
-    found += [f"only the peer's: {key}" for key in theirs.keys() - ours.keys()]
-    found += [
+    differences = [f"only ours: {key}" for key in ours.keys() - theirs.keys()]
+    differences += [f"only the peer's: {key}" for key in theirs.keys() - ours.keys()]
+    differences += [
         f"{key}: ours is {ours[key]}, the peer's {theirs[key]}"
         for key in ours.keys() & theirs.keys()
         if ours[key] != theirs[key]
     ]
-    return sorted(found) + _name_differences(name, network)
+    return sorted(differences) + _name_differences(name, network)
 
 
 def _name_differences(name: str, network: torch.nn.Module) -> list[str]:
@@ -356,7 +374,7 @@ def torch_shape(path: trees.Path, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def row_of(name: str) -> dict[str, Any]:
-    """Returns an architecture's row, whatever happens: errors, a failure, or why there is none."""
+    """Returns an architecture's row: its errors, why it failed, or why it was not compared."""
     start = time.perf_counter()
     needed = memory_needed(name)
     if name in NO_PEER:
@@ -369,7 +387,7 @@ def row_of(name: str) -> dict[str, Any]:
             row = compare(name)
         except TooLargeError as error:
             row = {"name": name, "not_compared": str(error)}
-        except Exception as error:  # Any failure of one is a row, and the others go on.
+        except Exception as error:  # A failure becomes a row, and the others go on.
             traceback.print_exc()
             row = {"name": name, "passed": False, "error": f"{type(error).__name__}: {error}"}
     jax.clear_caches()
@@ -398,45 +416,40 @@ def selected(patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise ValueError(f"no architecture matches {pattern!r}")
-    found = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
-    return sorted(found, key=lambda name: (index.parameter_count(name), name))
+    matched = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
+    return sorted(matched, key=lambda name: (index.parameter_count(name), name))
 
 
 def check_keys(names: Sequence[str]) -> bool:
-    """Prints the differences of names and shapes; whether there are none."""
+    """Prints the differences of names and shapes, and returns whether there are none."""
     failed = 0
     for name in names:
-        found = [] if name in NO_PEER else key_differences(name)
-        failed += bool(found)
-        for line in found[:8]:
+        differences = [] if name in NO_PEER else key_differences(name)
+        failed += bool(differences)
+        for line in differences[:8]:
             print(f"{name}: {line}")
-        if len(found) > 8:
-            print(f"{name}: and {len(found) - 8} more")
+        if len(differences) > 8:
+            print(f"{name}: and {len(differences) - 8} more")
     print(f"{len(names)} architectures, {failed} differ in names or shapes")
     return failed == 0
 
 
 def check_numbers(names: Sequence[str], *, redo: bool) -> bool:
-    """Compares, prints and writes rows; whether all passed."""
-    good = True
+    """Compares, prints and writes rows, and returns whether all passed."""
+    all_passed, earlier = True, parity_table.read_rows()
     for i, name in enumerate(names, start=1):
-        path = parity_table.row_path(name)
-        if path.exists() and not redo:
-            row = json.loads(path.read_text("utf-8"))
-            if row.get("passed", "not_compared" in row):
-                continue
+        row = earlier.get(name, {})
+        if row.get("passed", "not_compared" in row) and not redo:
+            continue
         row = row_of(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(row, indent=1) + "\n", "utf-8")
+        parity_table.write_row(row)
         print(f"{i}/{len(names)} {parity_table.line(row)}", flush=True)
-        good &= row.get("passed", True)
-    return good
+        all_passed &= row.get("passed", True)
+    return all_passed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; 0 if nothing failed."""
-    # Every program runs once or twice: LLVM's optimisations would cost more than they save.
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    """Runs the command, and returns its exit code: 0 if nothing failed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("patterns", nargs="*", default=["*"], metavar="PATTERN")
     parser.add_argument("--redo", action="store_true", help="repeat what has passed, too")
@@ -450,9 +463,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if options.keys:
         return 0 if check_keys(names) else 1
-    good = options.list or check_numbers(names, redo=options.redo)
+    all_passed = options.list or check_numbers(names, redo=options.redo)
     print(parity_table.write())
-    return 0 if good else 1
+    return 0 if all_passed else 1
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""The tables of the comparisons with torch: rows as JSON in, Markdown out."""
+"""The rows of the comparisons with torch, one file a family, and the tables made of them."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from tl_jax import files
 from tl_jax.models import registry
 from tl_jax.weights import index
 
@@ -19,17 +20,23 @@ _FAMILY_HEADER = (
 )
 
 
-def row_path(name: str) -> Path:
-    """Returns the file of an architecture's row."""
-    return FOLDER / f"{name.replace('/', '-')}.json"
+def read_rows(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
+    """Returns all rows by architecture, in the registry's order."""
+    rows = {}
+    for family in registry.FAMILIES:
+        path = folder / f"{family}.jsonl"
+        text = path.read_text("utf-8") if path.exists() else ""
+        rows |= {row["name"]: row for row in map(json.loads, text.splitlines())}
+    return {name: rows[name] for name in registry.ARCHITECTURES if name in rows}
 
 
-def read_rows() -> dict[str, dict[str, Any]]:
-    """Returns the rows that there are, in the registry's order."""
-    paths = {name: row_path(name) for name in registry.ARCHITECTURES}
-    return {
-        name: json.loads(path.read_text("utf-8")) for name, path in paths.items() if path.exists()
-    }
+def write_row(row: dict[str, Any], folder: Path = FOLDER) -> None:
+    """Writes a row to its family's file, in the place of an earlier one of that architecture."""
+    family = registry.family_of(row["name"])
+    rows = read_rows(folder) | {row["name"]: row}
+    names = [name for name in registry.FAMILIES[family].architectures if name in rows]
+    lines = [json.dumps(rows[name]) + "\n" for name in names]
+    files.write_text(folder / f"{family}.jsonl", "".join(lines))
 
 
 def line(row: dict[str, Any]) -> str:
@@ -82,18 +89,19 @@ def write() -> str:
     """Writes both tables from the rows on disk, and returns the summary line."""
     rows = read_rows()
     FOLDER.mkdir(parents=True, exist_ok=True)
-    FOLDER.joinpath("README.md").write_text(_table(rows), "utf-8")
+    FOLDER.joinpath("README.md").write_text(table(rows), "utf-8")
     docs = ROOT / "docs"
     docs.mkdir(exist_ok=True)
-    docs.joinpath("architectures.md").write_text(_family_table(rows), "utf-8")
+    docs.joinpath("architectures.md").write_text(family_table(rows), "utf-8")
     return summary(rows)
 
 
-def _table(rows: dict[str, dict[str, Any]]) -> str:
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """Returns the table of all rows, in Markdown."""
     lines = [
         "# Every architecture beside its peer in torch",
         "",
-        "Written by `python -m experiments.parity`, which tells what is compared and how.",
+        "Written by `python -m experiments.parity`, which says what is compared and how.",
         "Relative errors in float32; a gradient marked `64` was compared in float64, because",
         "in float32 rounding moves a few pre-activations across the kink of a ReLU.",
         "",
@@ -124,7 +132,8 @@ def _table_line(row: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _family_table(rows: dict[str, dict[str, Any]]) -> str:
+def family_table(rows: dict[str, dict[str, Any]]) -> str:
+    """Returns the table of the families and their worst errors, in Markdown."""
     lines = [
         "# Architectures",
         "",
@@ -138,10 +147,10 @@ def _family_table(rows: dict[str, dict[str, Any]]) -> str:
     ]
     published = [name.partition(".")[0] for name in index.pretrained_names()]
     for family, about in registry.FAMILIES.items():
-        found = [rows[n] for n in about.architectures if rows.get(n, {}).get("passed")]
+        passed = [rows[n] for n in about.architectures if rows.get(n, {}).get("passed")]
         papers = ", ".join(f"[{p}](https://arxiv.org/abs/{p})" for p in about.papers)
         worst = [
-            _number(max((measure(row) for row in found), default=None))
+            _number(max((measure(row) for row in passed), default=None))
             for measure in (lambda r: r["logits"], worst_stage, lambda r: r["gradient"])
         ]
         weights = sum(name in about.architectures for name in published)
