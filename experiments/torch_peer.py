@@ -1,32 +1,37 @@
-"""The reference networks: timm's and torchvision's in torch, made fit for a comparison."""
+"""The reference networks: timm's and torchvision's in torch, prepared for comparisons."""
 
 import functools
+import sys
 from types import ModuleType
 
 import torch
 
-# timm imports torchvision, which names these operators when it registers their shapes. Its C++ part
-# is built for one release of torch and is absent beside a torch from elsewhere.
+# torchvision registers the shapes of these operators when it is imported. Its compiled part, which
+# defines them, is built for one release of torch and is missing beside a torch from elsewhere.
+_OPERATORS = ("nms", "qnms")
 _SCHEMA = "{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+# A torch.library.Library drops its schemas when it is collected.
+_LIBRARIES: list[torch.library.Library] = []
 _TORCHVISION = "torchvision/"
-# What timm sets only where it loads pretrained weights, which is the network that users get.
+# timm sets these only together with pretrained weights, which is the network that users get.
 _AS_PRETRAINED = {"fbnetc_100": {"bn_eps": 1e-3}}
 
 
 def import_timm() -> ModuleType:
-    """Returns the module timm, also where torchvision's compiled operators are missing."""
-    if not _LIBRARIES and not hasattr(torch.ops.torchvision, "nms"):
+    """Imports timm, also where torchvision's compiled operators are missing."""
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        # Defined only now: where torchvision works, a second definition aborts the process.
         library = torch.library.Library("torchvision", "DEF")
-        for op in ("nms", "qnms"):
+        for op in _OPERATORS:
             library.define(_SCHEMA.format(op=op))
         _LIBRARIES.append(library)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
     import timm
 
     return timm
-
-
-# A torch.library.Library drops its schemas when it is collected.
-_LIBRARIES: list[torch.library.Library] = []
 
 
 def is_torchvision(name: str) -> bool:
@@ -71,16 +76,16 @@ def _torchvision_network(name: str, num_classes: int) -> torch.nn.Module:
 
 
 def settle(network: torch.nn.Module, classifier: str, images: torch.Tensor) -> None:
-    """Draws what a fresh network has at constant values, and puts it in evaluation mode.
+    """Draws the parameters and statistics that are constant in a fresh network.
 
-    Like a trained network it is then well conditioned: running statistics fit what a layer sees,
-    and the biases are of the size of what varies, so that activations cut many channels in part, at
-    0 or at 6, and hardly any as a whole. Independent random values would let the activations grow
-    or fade, normalising channels that hardly vary would blow rounding up a hundred times, and large
-    biases would hide a difference behind what is constant.
+    The network is then well conditioned, like a trained one: running statistics fit the inputs of
+    their layers, and biases are of the size of the deviations, so that activations cut many
+    channels in part, at 0 or at 6, and hardly any completely. With independent random values the
+    activations would grow or vanish, normalising channels that hardly vary would multiply rounding
+    errors a hundred times, and large biases would hide differences.
 
     Args:
-      network: in torch.
+      network: in torch; it is in evaluation mode afterwards.
       classifier: dotted name of its last layer.
       images: [B, C, H, W], what the statistics are fitted to.
     """
@@ -116,7 +121,7 @@ def _draw(module: torch.nn.Module, field: str, value: torch.Tensor) -> None:
 def _fit_statistics(norm: torch.nn.Module, args: tuple[torch.Tensor]) -> None:
     """Sets running statistics to about, but not exactly, those of what the layer gets."""
     mean, var = args[0].mean((0, 2, 3)), args[0].var((0, 2, 3))
-    # A channel that hardly varies would be blown up, and with it what rounding left in it.
+    # A channel that hardly varies would be scaled up, and its rounding errors with it.
     var = var + 0.1 * var.mean()
     if getattr(norm, "running_mean", None) is not None:
         norm.running_mean.copy_(mean + 0.2 * var.sqrt() * torch.randn_like(mean))

@@ -44,7 +44,7 @@ def time_ours(model: str, file: str) -> dict[str, float]:
 
 
 def time_timms(model: str, file: str) -> dict[str, float]:
-    """Returns the same of timm."""
+    """Returns the same for timm."""
     start = time.perf_counter()
     from experiments.torch_peer import import_timm
 
@@ -55,7 +55,7 @@ def time_timms(model: str, file: str) -> dict[str, float]:
     return {"import": imported - start, "load": time.perf_counter() - imported}
 
 
-_TIMERS: dict[str, Callable[[str, str], dict[str, float]]] = {
+TIMERS: dict[str, Callable[[str, str], dict[str, float]]] = {
     "tl_jax": time_ours,
     "timm": time_timms,
 }
@@ -79,13 +79,13 @@ def measure(model: str, repeats: int) -> dict[str, Any]:
         turns: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
         for turn in range(repeats + 1):
             for side in SIDES:
-                found = in_new_process(side, model, file)
+                seconds = in_new_process(side, model, file)
                 if turn:
-                    turns[side].append(found)
+                    turns[side].append(seconds)
     sides = {
-        side: {what: statistics.median(t[what] for t in found) for what in ("import", "load")}
-        | {"both": statistics.median(t["import"] + t["load"] for t in found), "turns": found}
-        for side, found in turns.items()
+        side: {what: statistics.median(t[what] for t in times) for what in ("import", "load")}
+        | {"both": statistics.median(t["import"] + t["load"] for t in times), "turns": times}
+        for side, times in turns.items()
     }
     ratios = {what: sides["timm"][what] / sides["tl_jax"][what] for what in ("load", "both")}
     return {"model": model, **sides, "speed_over_timm": ratios}
@@ -94,20 +94,22 @@ def measure(model: str, repeats: int) -> dict[str, Any]:
 def in_new_process(side: str, model: str, file: Path) -> dict[str, float]:
     """Measures one side in a fresh interpreter."""
     command = [sys.executable, "-W", "ignore", "-m", __spec__.name, "--model", model]
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, "--side", side, "--file", str(file)], capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        sys.exit(f"{side} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    if process.returncode:
+        sys.exit(f"{side} failed:\n{process.stderr}")
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def table(result: dict[str, Any]) -> str:
     """Returns the result as a small table."""
     lines = [f"{'':8}{'import s':>10}{'load s':>8}{'both s':>8}"]
     for side in SIDES:
-        of = result[side]
-        lines.append(f"{side:8}{of['import']:10.2f}{of['load']:8.3f}{of['both']:8.2f}")
+        seconds = result[side]
+        lines.append(
+            f"{side:8}{seconds['import']:10.2f}{seconds['load']:8.3f}{seconds['both']:8.2f}"
+        )
     ratios = result["speed_over_timm"]
     lines.append(
         f"tl_jax has {result['model']} ready {ratios['both']:.2f} times as fast as timm in a new "
@@ -128,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--file", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.side is not None:
-        print(json.dumps(_TIMERS[options.side](options.model, options.file)))
+        print(json.dumps(TIMERS[options.side](options.model, options.file)))
         return
     result = report.facts(LIBRARIES) | measure(options.model, options.repeats)
     path = report.write(options.results, f"load_weights-{options.model}", result)

@@ -1,4 +1,4 @@
-"""What every benchmark writes beside its figures: the date, the machine and the libraries."""
+"""The facts that every benchmark writes beside its figures: date, machine and libraries."""
 
 import datetime
 import importlib.metadata
@@ -13,7 +13,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 
 
 def facts(libraries: Sequence[str]) -> dict[str, Any]:
-    """Returns what the figures were taken on; call it before anything is timed."""
+    """Returns date, machine and versions; call it before anything is timed."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": {
@@ -28,9 +28,9 @@ def facts(libraries: Sequence[str]) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """Returns the processor's name, as well as the system tells it."""
+    """Returns the processor's name, or its architecture where the system does not say."""
     table = Path("/proc/cpuinfo")
-    lines = table.read_text().splitlines() if table.exists() else []
+    lines = table.read_text("utf-8").splitlines() if table.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 

@@ -2,7 +2,11 @@
 
 import json
 
+import pytest
+
 from experiments.benchmarks import load_weights
+
+pytestmark = pytest.mark.slow
 
 
 def test_both_sides_are_measured_and_written(tmp_path, capsys):
