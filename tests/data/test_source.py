@@ -1,13 +1,13 @@
-"""The protocol: every kind of source keeps it, so that nothing else need know the kinds."""
+"""Sources: every kind behaves alike, so that nothing else needs to know the kinds."""
 
-import inspect
 import pickle
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tl_jax.data.images import decode
-from tl_jax.data.source import EncodedSource, Source, Task, check_tasks, tasks_of
+from tl_jax.data.source import Source, Task, as_source, check_tasks
 from tl_jax.data.sources.open import open_source
 
 KINDS = ["digits", "elpv", "folder", "manifest", "npz", "prepared", "tfds"]
@@ -16,7 +16,7 @@ ENCODED = {"elpv", "folder", "manifest", "prepared", "tfds"}
 
 @pytest.fixture(scope="module")
 def specs(tmp_path_factory, elpv_dir):
-    """A specification of each kind; the small ones hold three images of two classes."""
+    """A specification of each kind; the small ones have four images of two classes."""
     root = tmp_path_factory.mktemp("kinds")
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, 6, 5, 3), np.uint8)
@@ -24,7 +24,7 @@ def specs(tmp_path_factory, elpv_dir):
     for i, image in enumerate(images):
         path = root / "folder" / "train" / "ba"[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        decode.Image.fromarray(image).save(path)
+        Image.fromarray(image).save(path)
         rows.append(f"{path.relative_to(root)},{'ba'[i % 2]}")
     (root / "list.csv").write_text("\n".join(rows) + "\n")
     np.savez(root / "a.npz", images=images, labels=list("baba"))
@@ -39,58 +39,60 @@ def specs(tmp_path_factory, elpv_dir):
     }
 
 
-@pytest.fixture(params=KINDS)
-def source(request, specs, elpv_dir):
+@pytest.fixture(scope="module", params=KINDS)
+def opened(request, specs, elpv_dir):
+    """The kind, the specification and the source."""
     split = "test[:4]" if request.param in ("elpv", "prepared", "tfds") else "train"
-    opened = open_source(specs[request.param], split, data_dir=elpv_dir)
-    return request.param, specs[request.param], split, opened
+    spec = specs[request.param]
+    return request.param, spec, open_source(spec, split, data_dir=elpv_dir)
 
 
-def test_every_kind_keeps_the_protocol(source):
-    _, spec, split, opened = source
-    members = [name for name, _ in inspect.getmembers(Source) if not name.startswith("_")]
-    assert {"labels", "tasks", "skipped"} <= set(members)
-    assert not [name for name in members if not hasattr(opened, name)]
-    assert (opened.name, opened.split, opened.skipped) == (spec, split, ())
-    assert opened.class_names == opened.tasks[0].class_names
-    assert tasks_of(opened) == opened.tasks
+def test_every_kind_is_a_source(opened):
+    _, spec, source = opened
+    assert isinstance(source, Source)
+    assert (source.name, source.skipped) == (spec, ())
+    assert source.split in ("train", "test[:4]")
+    assert source.class_names == source.tasks[0].class_names
+    assert len(source.class_names) > 1
 
 
-def test_labels_are_those_of_the_examples(source):
-    opened = source[-1]
-    labels = opened.labels()
-    assert (labels.dtype, labels.shape) == (np.int32, (len(opened),))
-    for i in range(0, len(opened), 1 + len(opened) // 8):
-        example = opened[i]
+def test_labels_are_those_of_the_examples(opened):
+    source = opened[-1]
+    labels = source.labels()
+    assert (labels.dtype, labels.shape) == (np.int32, (len(source),))
+    for i in range(0, len(source), 1 + len(source) // 8):
+        example = source[i]
         assert type(example["label"]) is int
         assert example["label"] == labels[i]
         assert example["image"].dtype == np.uint8
         assert example["image"].shape[2:] == (3,)
 
 
-def test_encoded_images_are_those_of_the_examples(source):
-    kind, _, _, opened = source
-    assert isinstance(opened, EncodedSource) == (kind in ENCODED)
-    if isinstance(opened, EncodedSource):
-        data, facts = opened.encoded(len(opened) - 1)
-        example = opened[len(opened) - 1]
+def test_encoded_images_are_those_of_the_examples(opened):
+    kind, _, source = opened
+    last = len(source) - 1
+    encoded = source.encoded(last)
+    assert (encoded is not None) == (kind in ENCODED)
+    if encoded is not None:
+        data, facts = encoded
+        example = source[last]
         np.testing.assert_array_equal(decode.decode(data), example.pop("image"))
         assert facts == example
 
 
-def test_labels_need_no_decoding(source, monkeypatch):
+def test_labels_need_no_decoding(opened, monkeypatch):
     monkeypatch.setattr(decode, "decode", lambda *a, **k: pytest.fail("an image was decoded"))
-    assert len(source[-1].labels()) == len(source[-1])
+    assert len(opened[-1].labels()) == len(opened[-1])
 
 
-def test_every_kind_can_be_sent_to_another_process(source):
-    opened = source[-1]
-    copy = pickle.loads(pickle.dumps(opened))
-    assert (copy.name, len(copy), copy.tasks) == (opened.name, len(opened), opened.tasks)
-    np.testing.assert_array_equal(copy[1]["image"], opened[1]["image"])
+def test_every_kind_can_be_sent_to_another_process(opened):
+    source = opened[-1]
+    copy = pickle.loads(pickle.dumps(source))
+    assert (copy.name, len(copy), copy.tasks) == (source.name, len(source), source.tasks)
+    np.testing.assert_array_equal(copy[1]["image"], source[1]["image"])
 
 
-def test_the_main_labels_of_elpv_may_be_the_other(specs, elpv_dir):
+def test_the_main_label_of_elpv_may_be_the_other(elpv_dir):
     both = open_source("elpv", "test[:50]", data_dir=elpv_dir)
     other = open_source("elpv", "test[:50]", data_dir=elpv_dir, labels=("cell_type",))
     assert [task.name for task in both.tasks] == ["label", "cell_type"]
@@ -99,18 +101,77 @@ def test_the_main_labels_of_elpv_may_be_the_other(specs, elpv_dir):
     assert len(set(other.labels())) == 2
 
 
-def test_a_source_without_tasks_has_the_one_of_its_classes():
-    class Plain:
-        class_names = ("a", "b")
+class Minimal(Source):
+    """A source that defines what it must."""
 
-    assert tasks_of(Plain()) == (Task("label", ("a", "b")),)
+    name, split = "minimal", "train"
+
+    def __init__(self, *tasks, labels):
+        self.tasks, self._labels = tasks, labels
+
+    def __len__(self):
+        return len(self._labels)
+
+    def __getitem__(self, index):
+        return {"image": np.zeros((2, 2, 3), np.uint8), "label": self._labels[index]}
+
+
+def test_a_source_has_defaults():
+    source = Minimal(Task("kind", ("a", "b")), Task("size", ("c",)), labels=[1, -1, 0])
+    assert (source.class_names, source.skipped) == (("a", "b"), ())
+    assert source.encoded(0) is None
+    assert (source.labels().dtype, source.labels().tolist()) == (np.int32, [1, -1, 0])
+
+
+def test_default_labels_of_a_multi_label_task_are_vectors():
+    task = Task("kind", ("a", "b"), multi_label=True)
+    labels = Minimal(task, labels=[[1, 0], [-1, -1]]).labels()
+    assert (labels.dtype, labels.tolist()) == (np.int8, [[1, 0], [-1, -1]])
+
+
+class Duck:
+    """What can be wrapped as a source: its members, and another base class."""
+
+    name, split, class_names = "duck", "test", ["a", "b"]
+
+    def labels(self):
+        return np.array([1, 0])
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return {"image": np.zeros((2, 2, 3), np.uint8), "label": 1 - index}
+
+
+def test_an_object_with_the_members_of_a_source_can_be_wrapped():
+    source = as_source(Duck())
+    assert isinstance(source, Source)
+    assert (source.name, source.split, source.skipped) == ("duck", "test", ())
+    assert source.tasks == (Task("label", ("a", "b")),)
+    assert (len(source), source[0]["label"], source.labels().tolist()) == (2, 1, [1, 0])
+    assert source.encoded(0) is None
+    assert as_source(source) is source
+
+
+def test_a_wrapped_source_keeps_its_optional_members():
+    class Rich(Duck):
+        tasks = (Task("x", ("a", "b")), Task("y", ("c",)))
+        skipped = ("bad.png: it is empty",)
+
+        def encoded(self, index):
+            return b"png", {"label": index}
+
+    source = as_source(Rich())
+    assert (source.tasks, source.skipped) == (Rich.tasks, Rich.skipped)
+    assert source.encoded(1) == (b"png", {"label": 1})
 
 
 @pytest.mark.parametrize("names", [("label", "image"), ("a", "label"), ("a", "mask"), ("a", "a")])
-def test_tasks_that_would_hide_something_are_refused(names):
+def test_names_of_tasks_that_are_taken_are_refused(names):
     with pytest.raises(ValueError, match="expected each once, and none but the first"):
         check_tasks("x", tuple(Task(name, ("y",)) for name in names))
 
 
-def test_the_main_task_may_be_called_as_it_likes():
+def test_the_main_task_may_have_any_name():
     check_tasks("x", (Task("image", ("y",)), Task("b", ("y",))))

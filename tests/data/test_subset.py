@@ -1,4 +1,4 @@
-"""Subsets: seeded, nested, stratified, disjoint, recorded; and sources as their whole was."""
+"""Subsets: seeded, nested, stratified, disjoint, recorded; and sources like those they are of."""
 
 import hashlib
 import itertools
@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from tl_jax.data.source import EncodedSource, Task
+from tl_jax.data.source import Task
 from tl_jax.data.sources.arrays import from_arrays
 from tl_jax.data.sources.open import open_source
 from tl_jax.data.subset import Subset, carve, few_shot
@@ -21,49 +21,49 @@ def source_of(labels, names=None, split="train"):
 
 
 @pytest.fixture
-def whole():
+def source():
     """100 examples of three classes, 60, 30 and 8, and 2 without a label."""
     labels = np.repeat([0, 1, 2, -1], [60, 30, 8, 2])
     return source_of(labels[np.argsort(np.sin(np.arange(100)))], ["a", "b", "c"])
 
 
 @pytest.mark.parametrize("shots", [1, 5, 8])
-def test_each_class_gives_as_many_shots(whole, shots):
-    few = few_shot(whole, shots, seed=0)
+def test_each_class_gives_as_many_shots(source, shots):
+    few = few_shot(source, shots, seed=0)
     assert np.bincount(few.labels()).tolist() == [shots] * 3
     assert len(set(few.indices)) == len(few) == 3 * shots
     for i in range(len(few)):
         assert few[i]["image"][0, 0, 0] == few.indices[i]
-        assert few[i]["label"] == few.labels()[i] == whole[few.indices[i]]["label"]
+        assert few[i]["label"] == few.labels()[i] == source[few.indices[i]]["label"]
 
 
-def test_more_shots_contain_the_fewer_of_the_same_seed(whole):
-    draws = [set(few_shot(whole, shots, seed=3).indices) for shots in range(1, 9)]
+def test_more_shots_contain_the_fewer_of_the_same_seed(source):
+    draws = [set(few_shot(source, shots, seed=3).indices) for shots in range(1, 9)]
     assert all(few < more for few, more in itertools.pairwise(draws))
 
 
-def test_the_seed_decides_what_is_drawn(whole):
-    assert few_shot(whole, 3, seed=1).indices == few_shot(whole, 3, seed=1).indices
-    assert few_shot(whole, 3, seed=1).indices != few_shot(whole, 3, seed=2).indices
+def test_the_seed_decides_what_is_drawn(source):
+    assert few_shot(source, 3, seed=1).indices == few_shot(source, 3, seed=1).indices
+    assert few_shot(source, 3, seed=1).indices != few_shot(source, 3, seed=2).indices
 
 
-def test_a_draw_is_what_it_always_was(whole):
-    # Recorded results compare only as long as the draws stay: this pins them.
-    assert few_shot(whole, 2, seed=0).indices == DRAWN
-    assert carve(whole, 0.05, seed=0)[1].indices == CARVED
+def test_draws_are_pinned(source):
+    # Recorded results compare only as long as the draws stay the same.
+    assert few_shot(source, 2, seed=0).indices == DRAWN
+    assert carve(source, 0.05, seed=0)[1].indices == CARVED
 
 
-def test_classes_with_too_few_examples_are_named(whole):
+def test_classes_with_too_few_examples_are_named(source):
     with pytest.raises(ValueError, match=r"fewer than 9 examples: 'c \(8\)'; choose fewer"):
-        few_shot(whole, 9, seed=0)
+        few_shot(source, 9, seed=0)
     with pytest.raises(ValueError, match=r"fewer than 1 examples: 'd \(0\)'"):
         few_shot(source_of([0, 1], ["b", "c", "d"]), 1, seed=0)
 
 
 @pytest.mark.parametrize("shots", [0, -1])
-def test_shots_are_positive(whole, shots):
+def test_shots_are_positive(source, shots):
     with pytest.raises(ValueError, match="expected 1 or more"):
-        few_shot(whole, shots, seed=0)
+        few_shot(source, shots, seed=0)
 
 
 def test_few_shots_of_a_multi_label_task_are_refused():
@@ -72,28 +72,28 @@ def test_few_shots_of_a_multi_label_task_are_refused():
 
 
 @pytest.mark.parametrize("fraction", [0.001, 0.1, 0.2, 0.5, 0.999])
-def test_parts_are_disjoint_complete_and_stratified(whole, fraction):
-    kept, held = carve(whole, fraction, seed=0)
-    assert sorted(kept.indices + held.indices) == list(range(100))
-    assert (kept.split, held.split) == ("train", "validation")
+def test_parts_are_disjoint_complete_and_stratified(source, fraction):
+    rest, held = carve(source, fraction, seed=0)
+    assert sorted(rest.indices + held.indices) == list(range(100))
+    assert (rest.split, held.split) == ("train", "validation")
     counts = np.unique(held.labels(), return_counts=True)
     for label, size in zip((0, 1, 2), (60, 30, 8), strict=True):
         expected = min(max(round(size * fraction), 1), size - 1)
         assert counts[1][counts[0] == label] == expected
 
 
-def test_the_seed_decides_what_is_held_out(whole):
-    assert carve(whole, 0.2, seed=1)[1].indices == carve(whole, 0.2, seed=1)[1].indices
-    assert carve(whole, 0.2, seed=1)[1].indices != carve(whole, 0.2, seed=2)[1].indices
+def test_the_seed_decides_what_is_held_out(source):
+    assert carve(source, 0.2, seed=1)[1].indices == carve(source, 0.2, seed=1)[1].indices
+    assert carve(source, 0.2, seed=1)[1].indices != carve(source, 0.2, seed=2)[1].indices
 
 
 def test_sets_of_labels_are_strata_of_a_multi_label_task():
     labels = np.repeat([[0, 0], [0, 1], [1, 1], [-1, -1]], [40, 20, 10, 1], axis=0)
-    kept, held = carve(source_of(labels), 0.1, seed=0)
-    found = np.unique(held.labels(), axis=0, return_counts=True)
-    assert found[0].tolist() == [[0, 0], [0, 1], [1, 1]]
-    assert found[1].tolist() == [4, 2, 1]
-    assert kept[0]["label"].tolist() == [0, 0]
+    rest, held = carve(source_of(labels), 0.1, seed=0)
+    groups = np.unique(held.labels(), axis=0, return_counts=True)
+    assert groups[0].tolist() == [[0, 0], [0, 1], [1, 1]]
+    assert groups[1].tolist() == [4, 2, 1]
+    assert rest[0]["label"].tolist() == [0, 0]
 
 
 def test_a_class_of_one_example_cannot_be_held_out():
@@ -102,14 +102,14 @@ def test_a_class_of_one_example_cannot_be_held_out():
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0])
-def test_the_fraction_lies_between_0_and_1(whole, fraction):
+def test_the_fraction_is_between_0_and_1(source, fraction):
     with pytest.raises(ValueError, match="expected 0 < fraction < 1"):
-        carve(whole, fraction, seed=0)
+        carve(source, fraction, seed=0)
 
 
-def test_two_parts_need_two_names(whole):
-    with pytest.raises(ValueError, match="the split's own name"):
-        carve(whole, 0.5, seed=0, held_out="train")
+def test_two_parts_need_two_names(source):
+    with pytest.raises(ValueError, match="which is the split's name"):
+        carve(source, 0.5, seed=0, held_out="train")
 
 
 def test_a_part_that_would_be_empty_is_refused():
@@ -118,10 +118,10 @@ def test_a_part_that_would_be_empty_is_refused():
         carve(source_of(labels), 0.1, seed=0)
 
 
-def test_a_part_has_the_tasks_and_names_of_the_whole(whole):
-    part = carve(whole, 0.2, seed=0)[0]
-    assert (part.name, part.split, part.skipped) == (whole.name, whole.split, ())
-    assert (part.tasks, part.class_names) == (whole.tasks, ("a", "b", "c"))
+def test_a_part_has_the_tasks_and_names_of_the_whole(source):
+    part = carve(source, 0.2, seed=0)[0]
+    assert (part.name, part.split, part.skipped) == (source.name, source.split, ())
+    assert (part.tasks, part.class_names) == (source.tasks, ("a", "b", "c"))
 
 
 def test_a_source_that_knows_its_classes_alone_can_be_divided():
@@ -142,38 +142,37 @@ def test_a_source_that_knows_its_classes_alone_can_be_divided():
     assert sorted(few.labels()) == [0, 1]
 
 
-def test_the_record_says_which_part_it_is(whole):
-    few = few_shot(whole, 2, seed=7)
+def test_the_record_says_which_part_it_is(source):
+    few = few_shot(source, 2, seed=7)
     digest = hashlib.sha256(np.asarray(few.indices, "<i8").tobytes()).hexdigest()
     expected = {"kind": "few_shot", "seed": 7, "shots": 2, "count": 6, "sha256": digest}
     assert few.record == expected
-    kept, held = carve(few, 0.5, seed=1)
-    assert kept.record["of"] == held.record["of"] == expected
+    rest, held = carve(few, 0.5, seed=1)
+    assert rest.record["of"] == held.record["of"] == expected
     assert (held.record["kind"], held.record["fraction"], held.record["count"]) == (
         "carve",
         0.5,
         3,
     )
-    assert kept.record["sha256"] != held.record["sha256"]
-    assert json.loads(json.dumps(kept.record)) == kept.record
+    assert rest.record["sha256"] != held.record["sha256"]
+    assert json.loads(json.dumps(rest.record)) == rest.record
 
 
-def test_parts_of_files_give_their_bytes_and_parts_of_arrays_do_not(whole, tmp_path, save_image):
+def test_parts_of_files_give_their_bytes_and_parts_of_arrays_do_not(source, tmp_path, save_image):
     for name in ("a", "b"):
         for i in range(4):
             save_image(tmp_path / "in" / name / f"{i}.png", seed=i)
     folder = open_source(f"folder:{tmp_path / 'in'}", "train", data_dir=tmp_path / "d")
     part = few_shot(folder, 1, seed=0)
     assert isinstance(part, Subset)
-    assert isinstance(part, EncodedSource)
     data, facts = part.encoded(1)
     assert data == folder.paths[part.indices[1]].read_bytes()
     assert facts == {"label": 1, "path": str(folder.paths[part.indices[1]])}
-    assert not isinstance(few_shot(whole, 1, seed=0), EncodedSource)
+    assert few_shot(source, 1, seed=0).encoded(0) is None
 
 
-def test_a_part_can_be_sent_to_another_process(whole):
-    part = few_shot(whole, 2, seed=0)
+def test_a_part_can_be_sent_to_another_process(source):
+    part = few_shot(source, 2, seed=0)
     copy = pickle.loads(pickle.dumps(part))
     assert copy.indices == part.indices
     np.testing.assert_array_equal(copy[3]["image"], part[3]["image"])

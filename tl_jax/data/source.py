@@ -1,21 +1,31 @@
-"""The protocol of a source: a split of labelled images that can be read in any order."""
+"""The base class of sources: one split of labelled images whose examples are read in any order."""
 
+import abc
 import dataclasses
-from pathlib import Path
-from typing import Any, Protocol, TypedDict, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 RESERVED = ("extent", "image", "index", "label", "mask", "path", "size")
-"""Keys of examples and batches that no further task may be called by."""
+"""Keys of examples and batches; no task but the first may have one of these names."""
+
+Example = dict[str, Any]
+"""One labelled image.
+
+`image` is uint8 RGB [H, W, 3], at the file's own size. `label` is the main task's: the index of the
+class, -1 if it is missing; for a multi-label task int8 [classes], 1 for a class that the image has,
+0 for one that it does not have, -1 where that is not known. The labels of further tasks are under
+the tasks' names, in the same forms. A source may add keys of its own, such as `path`.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One question asked of every image.
+    """One set of classes that every image is labelled with.
 
     Attributes:
-      name: of the column or feature that holds the labels.
+      name: name of the column or feature that holds the labels.
       class_names: the classes, in the order of the labels.
       multi_label: whether an image may have any number of the classes, and not exactly one.
     """
@@ -25,87 +35,135 @@ class Task:
     multi_label: bool = False
 
 
-class Example(TypedDict):
-    """One labelled image; a source may add keys of its own.
+class Source(abc.ABC):
+    """One split of a set of labelled images.
 
-    The labels of further tasks lie under the tasks' names, in the forms of `label`.
+    A subclass sets `name`, `split` and `tasks`, and defines `__len__` and `__getitem__`. It
+    overrides `labels` if it knows the labels without decoding images, and `encoded` if its images
+    are files. Worker processes get a pickled copy.
+
+    Attributes:
+      name: what the source was opened by; messages and records use it.
+      split: name of the split.
+      tasks: what the images are labelled with; the first task is the main one.
+      skipped: the images left out because they cannot be decoded, each as "NAME: REASON".
+
+    Examples:
+      >>> class Squares(Source):
+      ...     name, split = "squares", "train"
+      ...     tasks = (Task("label", ("dark", "bright")),)
+      ...
+      ...     def __len__(self):
+      ...         return 4
+      ...
+      ...     def __getitem__(self, index):
+      ...         label = index % 2
+      ...         return {"image": np.full((8, 8, 3), 255 * label, np.uint8), "label": label}
+      >>> Squares().class_names, Squares().labels().tolist()
+      (('dark', 'bright'), [0, 1, 0, 1])
     """
 
-    image: np.ndarray
-    """uint8 RGB [H, W, 3], at the file's own size."""
-    label: int | np.ndarray
-    """Of the main task: the index of the class, -1 if it is missing; for a multi-label task int8
-    [classes], 1 for a class that the image has, 0 for one that it has not, -1 if that is not
-    known."""
-
-
-class Source(Protocol):
-    """One split of a set of labelled images."""
-
-    @property
-    def name(self) -> str:
-        """What the source was opened by."""
-
-    @property
-    def split(self) -> str:
-        """Name of the split."""
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        """What the images are labelled with; the first task is the main one."""
+    name: str
+    split: str
+    tasks: tuple[Task, ...]
+    skipped: tuple[str, ...] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The main task's classes, in the order of the labels."""
+        return self.tasks[0].class_names
 
-    @property
-    def skipped(self) -> tuple[str, ...]:
-        """Names of the images left out because they cannot be decoded, each with the reason."""
-
-    def labels(self) -> np.ndarray:
-        """Returns the main task's labels of all examples, read without decoding an image.
-
-        int32 [N], or int8 [N, classes] for a multi-label task; -1 where one is missing.
-        """
-
+    @abc.abstractmethod
     def __len__(self) -> int:
         """Returns the number of examples."""
 
+    @abc.abstractmethod
     def __getitem__(self, index: int) -> Example:
-        """Reads and decodes example `index`, 0 <= index < len; safe to call from threads."""
+        """Reads and decodes example `index`, 0 <= index < len; called from several threads."""
+
+    def labels(self) -> np.ndarray:
+        """Returns the main task's labels of all examples; by default it reads every example.
+
+        Returns:
+          int32 [N], or int8 [N, classes] for a multi-label task; -1 where a label is missing.
+        """
+        labels = [self[index]["label"] for index in range(len(self))]
+        return np.asarray(labels, np.int8 if self.tasks[0].multi_label else np.int32)
+
+    def encoded(self, index: int) -> tuple[bytes, Example] | None:
+        """Returns an example's image file as bytes, and the example without `image`.
+
+        None, the default, if images are not stored as files: only decoded ones can be had.
+        """
+        del index
+        return None
 
 
-@runtime_checkable
-class EncodedSource(Protocol):
-    """What a source offers besides if its images are files, or the bytes of files."""
+class SourceLike(Protocol):
+    """What an object needs to be made a source by `as_source`."""
 
-    def encoded(self, index: int) -> tuple[bytes, dict[str, Any]]:
-        """Returns the bytes of an example's file, and the example without its image."""
+    @property
+    def name(self) -> str:
+        """As in `Source`."""
+
+    @property
+    def split(self) -> str:
+        """As in `Source`."""
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """As in `Source`."""
+
+    def labels(self) -> np.ndarray:
+        """As in `Source`."""
+
+    def __len__(self) -> int:
+        """As in `Source`."""
+
+    def __getitem__(self, index: int) -> Example:
+        """As in `Source`."""
 
 
-@runtime_checkable
-class _WithTasks(Protocol):
-    tasks: tuple[Task, ...]
+def as_source(source: Source | SourceLike) -> Source:
+    """Returns `source`, wrapped if its class does not derive from `Source`.
+
+    An object without `tasks` has the single task "label" with its `class_names`. Its `skipped` and
+    `encoded` are used if it has them.
+    """
+    return source if isinstance(source, Source) else _Wrapped(source)
 
 
-def tasks_of(source: Source) -> tuple[Task, ...]:
-    """Returns the tasks of a source; one that knows only `class_names` has the task "label"."""
-    if isinstance(source, _WithTasks):
-        return tuple(source.tasks)
-    return (Task("label", tuple(source.class_names)),)
+class _Wrapped(Source):
+    def __init__(self, wrapped: SourceLike) -> None:
+        self._wrapped = wrapped
+        self.name, self.split = wrapped.name, wrapped.split
+        label_task = Task("label", tuple(wrapped.class_names))
+        self.tasks = tuple(getattr(wrapped, "tasks", (label_task,)))
+        self.skipped = tuple(getattr(wrapped, "skipped", ()))
+
+    def __len__(self) -> int:
+        return len(self._wrapped)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._wrapped[index]
+
+    def labels(self) -> np.ndarray:
+        return self._wrapped.labels()
+
+    def encoded(self, index: int) -> tuple[bytes, Example] | None:
+        read = getattr(self._wrapped, "encoded", None)
+        return None if read is None else read(index)
 
 
 def check_tasks(name: str, tasks: tuple[Task, ...]) -> None:
-    """Raises ValueError if two tasks, or a further task and a key of the examples, share a name."""
+    """Checks that the names of a source's tasks are usable as keys of its examples.
+
+    Raises:
+      ValueError: if two tasks have one name, or a task after the first has a reserved one.
+    """
     names = [task.name for task in tasks]
-    taken = [key for key in names[1:] if key in RESERVED]
-    if taken or len(set(names)) < len(names):
+    if len(set(names)) < len(names) or set(names[1:]) & set(RESERVED):
         raise ValueError(
             f"got the labels {', '.join(map(repr, names))} of {name}; expected each once, and none "
             f"but the first, the main one, called {', '.join(RESERVED)}: rename the others"
         )
-
-
-def cache_dir() -> Path:
-    """Returns the folder where prepared sets and results of checks are kept between runs."""
-    return Path.home() / ".cache" / "tl_jax"

@@ -1,10 +1,9 @@
-"""Parts of a source: a few examples a class, and stratified parts to train on and to hold out.
+"""Subsets of a source: a few examples of each class, and stratified parts to train on and hold out.
 
-What a part holds depends on the labels, their order and the seed alone, so it is the same on every
-machine; its `record` says which part it is, for the record of a run.
+A subset depends on the labels, their order and the seed alone, so it is the same on every machine;
+its `record` identifies it in the record of a run.
 """
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,51 +11,32 @@ from typing import Any
 import numpy as np
 
 from tl_jax import messages
-from tl_jax.data.partition import check_fraction, hold_out, shuffled
-from tl_jax.data.source import EncodedSource, Example, Source, Task, tasks_of
+from tl_jax.data import splits
+from tl_jax.data.source import Example, Source, SourceLike, as_source
 
 
-@dataclasses.dataclass(frozen=True)
-class Subset:
+class Subset(Source):
     """Some examples of a source, in their order; itself a source.
 
     Attributes:
-      source: the whole.
-      split: name of the part.
-      indices: of the examples within the whole, each once.
-      record: what the part is, as JSON: `kind` ("few_shot" or "carve"), `seed`, `shots` or
-        `fraction`, `count`, and `sha256` of the indices (as little-endian 64-bit numbers); and
-        if the whole is a part itself, its record under `of`.
+      source: the source that it is part of.
+      indices: indices of the examples in `source`, each once.
+      record: what identifies the subset, as JSON: `kind` ("few_shot" or "carve"), `seed`, `shots`
+        or `fraction`, `count`, and `sha256` of the indices (as little-endian 64-bit integers); if
+        `source` is a subset too, `of` is its record.
     """
 
-    source: Source
-    split: str
-    indices: tuple[int, ...]
-    record: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        """As in `Source`."""
-        return self.source.name
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        """As in `Source`."""
-        return tasks_of(self.source)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """As in `Source`."""
-        return tuple(self.source.class_names)
-
-    @property
-    def skipped(self) -> tuple[str, ...]:
-        """Images that were left out of the whole."""
-        return tuple(self.source.skipped)
-
-    def labels(self) -> np.ndarray:
-        """As in `Source`."""
-        return self.source.labels()[list(self.indices)]
+    def __init__(
+        self, source: Source, split: str, indices: Sequence[int], record: Mapping[str, Any]
+    ) -> None:
+        self.source = source
+        self.name, self.split = source.name, split
+        self.tasks, self.skipped = source.tasks, source.skipped
+        self.indices = tuple(sorted(indices))
+        digest = hashlib.sha256(np.asarray(self.indices, "<i8").tobytes()).hexdigest()
+        self.record = {**record, "count": len(self.indices), "sha256": digest}
+        if isinstance(source, Subset):
+            self.record["of"] = source.record
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -64,115 +44,115 @@ class Subset:
     def __getitem__(self, index: int) -> Example:
         return self.source[self.indices[index]]
 
+    def labels(self) -> np.ndarray:
+        """As in `Source`."""
+        return self.source.labels()[list(self.indices)]
 
-class EncodedSubset(Subset):
-    """A subset of a source whose images are files, or the bytes of files."""
-
-    source: EncodedSource
-
-    def encoded(self, index: int) -> tuple[bytes, dict[str, Any]]:
-        """As in `EncodedSource`."""
+    def encoded(self, index: int) -> tuple[bytes, Example] | None:
+        """As in `Source`."""
         return self.source.encoded(self.indices[index])
 
 
-def few_shot(source: Source, shots: int, *, seed: int) -> Subset:
+def few_shot(source: Source | SourceLike, shots: int, *, seed: int) -> Subset:
     """Returns a few examples of each class, drawn at random.
 
     The draws are nested: five shots contain the one shot of the same seed. Examples without a label
-    are not drawn.
+    are never drawn.
 
     Args:
-      source: the whole, with one label an image.
+      source: a source with one label an image.
       shots: examples of each class.
       seed: chooses them.
 
     Raises:
       ValueError: if `shots` is not positive, a class has fewer examples, or the source's main task
         is multi-label.
+
+    Examples:
+      >>> from tl_jax.data.sources.arrays import from_arrays
+      >>> source = from_arrays(np.zeros((6, 8, 8), np.uint8), ["cat", "dog"] * 3)
+      >>> few_shot(source, 2, seed=0).labels().tolist()
+      [0, 1, 0, 1]
     """
     if shots < 1:
         raise ValueError(f"got shots={shots}; expected 1 or more examples a class")
-    task = tasks_of(source)[0]
+    source = as_source(source)
+    task = source.tasks[0]
     if task.multi_label:
         raise ValueError(
             f"{source.name} has the multi-label task {task.name!r}; a few shots a class need one "
             "label an image: take a slice, or a stratified part (`carve`)"
         )
-    classes = _strata(source)
-    counts = {each: len(classes.get((i,), ())) for i, each in enumerate(task.class_names)}
-    few = [f"{each} ({count})" for each, count in counts.items() if count < shots]
-    if few:
+    strata = _strata(source)
+    classes = [strata.get((label,), []) for label in range(len(task.class_names))]
+    too_few = [
+        f"{name} ({len(names)})"
+        for name, names in zip(task.class_names, classes, strict=True)
+        if len(names) < shots
+    ]
+    if too_few:
         raise ValueError(
             f"classes of split {source.split!r} of {source.name} with fewer than {shots} examples: "
-            f"{messages.some(few)}; choose fewer shots"
+            f"{messages.some(too_few)}; choose fewer shots"
         )
-    drawn = [shuffled(classes[(i,)], seed=seed)[:shots] for i in range(len(counts))]
-    facts = {"kind": "few_shot", "seed": seed, "shots": shots}
-    return _subset(source, source.split, [place for each in drawn for place in each], facts)
+    indices = [int(name) for names in classes for name in splits.shuffled(names, seed=seed)[:shots]]
+    record = {"kind": "few_shot", "seed": seed, "shots": shots}
+    return Subset(source, source.split, indices, record)
 
 
 def carve(
-    source: Source, fraction: float, *, seed: int, held_out: str = "validation"
+    source: Source | SourceLike, fraction: float, *, seed: int, held_out: str = "validation"
 ) -> tuple[Subset, Subset]:
     """Divides a source into a part to train on and a part to hold out, stratified by its labels.
 
-    Each class gives the fraction of its examples, rounded, but one at least to each part; for a
-    multi-label task, so does each set of labels, without a least number. So do the examples without
-    a label.
+    Each class gives the fraction of its examples, rounded, but at least one to each part. For a
+    multi-label task each set of labels is divided so, and so are the examples without a label, but
+    without that minimum.
 
     Args:
-      source: the whole.
-      fraction: part to hold out, 0 < fraction < 1.
+      source: the source to divide.
+      fraction: share to hold out, 0 < fraction < 1.
       seed: chooses the examples.
-      held_out: name of the split that the second part becomes; the first keeps its own.
+      held_out: name of the split that the second part becomes; the first keeps its name.
 
     Raises:
-      ValueError: if the fraction is none, a class has a single example, both parts would have one
-        name, or nothing would be held out.
+      ValueError: if the fraction is out of range, a class has a single example, both parts would
+        have one name, or one of them would be empty.
     """
-    check_fraction(fraction, name="fraction")
+    splits.check_fraction(fraction, name="fraction")
+    source = as_source(source)
     if held_out == source.split:
-        raise ValueError(f"got held_out={held_out!r}, the split's own name; expected another")
-    task = tasks_of(source)[0]
+        raise ValueError(f"got held_out={held_out!r}, which is the split's name; expected another")
+    task = source.tasks[0]
     strata = _strata(source)
-    known = {} if task.multi_label else {(i,): each for i, each in enumerate(task.class_names)}
-    lonely = [known[key] for key, places in strata.items() if key in known and len(places) < 2]
-    if lonely:
+    classes = {} if task.multi_label else {(i,): name for i, name in enumerate(task.class_names)}
+    single = [classes[key] for key, names in strata.items() if key in classes and len(names) < 2]
+    if single:
         raise ValueError(
             f"classes of split {source.split!r} of {source.name} with a single example: "
-            f"{messages.some(lonely)}; a class needs two, one to train on and one to hold out"
+            f"{messages.some(single)}; a class needs two, one to train on and one to hold out"
         )
-    dealt = [
-        hold_out(places, fraction=fraction, seed=seed, both=key in known)
-        for key, places in strata.items()
-    ]
-    facts = {"kind": "carve", "seed": seed, "fraction": fraction}
-    kept, held = (
-        _subset(source, split, [place for pair in dealt for place in pair[side]], facts)
-        for side, split in enumerate((source.split, held_out))
-    )
-    if not len(held) or not len(kept):
+    indices: tuple[list[int], list[int]] = ([], [])
+    for key, names in strata.items():
+        parts = splits.hold_out(names, fraction=fraction, seed=seed, nonempty=key in classes)
+        for part, chosen in zip(indices, parts, strict=True):
+            part += map(int, chosen)
+    if not all(indices):
         raise ValueError(
             f"holding out {fraction} of the {len(source)} examples of {source.name} leaves "
-            f"{len(kept)} to train on and {len(held)} held out; expected some in both"
+            f"{len(indices[0])} to train on and {len(indices[1])} held out; expected some in both"
         )
-    return kept, held
+    record = {"kind": "carve", "seed": seed, "fraction": fraction}
+    return (
+        Subset(source, source.split, indices[0], record),
+        Subset(source, held_out, indices[1], record),
+    )
 
 
 def _strata(source: Source) -> dict[tuple[int, ...], list[str]]:
-    """Returns the places of the examples of each label, or set of labels, as names."""
+    """Returns the indices of the examples of each label, or set of labels, as strings."""
     labels = source.labels()
-    rows = labels.reshape(len(labels), -1).tolist()
     strata: dict[tuple[int, ...], list[str]] = {}
-    for place, row in enumerate(rows):
-        strata.setdefault(tuple(row), []).append(str(place))
+    for index, row in enumerate(labels.reshape(len(labels), -1).tolist()):
+        strata.setdefault(tuple(row), []).append(str(index))
     return dict(sorted(strata.items()))
-
-
-def _subset(source: Source, split: str, places: Sequence[str], facts: Mapping[str, Any]) -> Subset:
-    indices = tuple(sorted(int(place) for place in places))
-    digest = hashlib.sha256(np.asarray(indices, "<i8").tobytes()).hexdigest()
-    of = {"of": dict(source.record)} if isinstance(source, Subset) else {}
-    record = {**facts, "count": len(indices), "sha256": digest, **of}
-    kind = EncodedSubset if isinstance(source, EncodedSource) else Subset
-    return kind(source, split, indices, record)

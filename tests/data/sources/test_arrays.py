@@ -1,11 +1,10 @@
-"""Arrays in memory: all forms of images and labels, `.npz` files, and errors that name the mend."""
+"""Arrays in memory: all forms of images and labels, and errors that say how to mend them."""
 
 import numpy as np
 import pytest
 
 from tl_jax.data.images.decode import as_rgb
-from tl_jax.data.sources.arrays import from_arrays, open_npz
-from tl_jax.data.sources.open import open_source
+from tl_jax.data.sources.arrays import from_arrays
 
 
 def pictures(*shape, seed=0):
@@ -101,86 +100,3 @@ def test_what_is_no_array_is_refused(images):
 def test_labels_that_do_not_fit_are_refused(labels, names, message):
     with pytest.raises(ValueError, match=message):
         from_arrays(pictures(2, 4, 4), labels, names)
-
-
-LAYOUTS = {
-    "keras": ("x_train", "y_train", "x_test", "y_test"),
-    "medmnist": ("train_images", "train_labels", "test_images", "test_labels"),
-    "upper": ("X_train", "Y_train", "X_test", "Y_test"),
-}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_npz_files_are_read_as_keras_and_medmnist_write_them(tmp_path, layout):
-    train, test = pictures(10, 4, 4), pictures(3, 4, 4, seed=1)
-    labels = np.arange(10)[:, None] % 4, np.array([[1], [0], [5]])
-    values = (train, labels[0], test, labels[1])
-    np.savez(tmp_path / "a.npz", **dict(zip(LAYOUTS[layout], values, strict=True)))
-    source = open_source(f"npz:{tmp_path / 'a.npz'}", "test")
-    # The classes are those of all splits: 5 occurs in the test split alone.
-    assert source.class_names == tuple("012345")
-    np.testing.assert_array_equal(source[2]["image"][..., 1], test[2])
-    assert source.labels().tolist() == [1, 0, 5]
-    both = open_source(f"npz:{tmp_path / 'a.npz'}", "train[80%:]+test[:1]")
-    assert both.labels().tolist() == [0, 1, 1]
-    np.testing.assert_array_equal(both[1]["image"][..., 0], train[9])
-    np.testing.assert_array_equal(both[2]["image"][..., 0], test[0])
-
-
-def test_npz_files_without_splits_are_the_training_split(tmp_path):
-    path = tmp_path / "мои данные.npz"
-    np.savez(path, images=pictures(4, 4, 4, 3), labels=[1, 0, 1, 1], class_names=["нет", "да"])
-    source = open_npz(path, "train")
-    assert (len(source), source.class_names, source.name) == (4, ("нет", "да"), f"npz:{path}")
-    assert len(open_npz(path, "train[:50%]")) == 2
-    with pytest.raises(ValueError, match="no split 'validation' in .*; it has train"):
-        open_npz(path, "validation")
-
-
-@pytest.mark.parametrize("key", ["val", "valid", "validation"])
-def test_npz_validation_splits_have_one_name(tmp_path, key):
-    arrays = {"train_images": pictures(2, 4, 4), "train_labels": [0, 1]}
-    arrays |= {f"{key}_images": pictures(1, 4, 4), f"{key}_labels": [1]}
-    np.savez(tmp_path / "a.npz", **arrays)
-    assert len(open_npz(tmp_path / "a.npz", "validation")) == 1
-
-
-def test_npz_files_with_other_arrays_say_what_is_expected(tmp_path):
-    np.savez(tmp_path / "a.npz", images=pictures(2, 4, 4), classes=[0, 1])
-    with pytest.raises(ValueError, match="holds the arrays images, classes; expected `images` and"):
-        open_npz(tmp_path / "a.npz", "train")
-
-
-def test_npz_counts_must_agree(tmp_path):
-    np.savez(tmp_path / "a.npz", images=pictures(2, 4, 4), labels=[0, 1, 1])
-    with pytest.raises(ValueError, match=r"2 images and 3 labels in split 'train' of npz:"):
-        open_npz(tmp_path / "a.npz", "train")
-
-
-def test_npz_labels_of_two_forms_are_named(tmp_path):
-    arrays = {"x_train": pictures(2, 4, 4), "y_train": [0, 1]}
-    np.savez(tmp_path / "a.npz", **arrays, x_test=pictures(1, 4, 4), y_test=["a"])
-    with pytest.raises(ValueError, match=r"several forms: train int64\[2\], test <U1\[1\]"):
-        open_npz(tmp_path / "a.npz", "train")
-
-
-def test_npz_files_that_are_none_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected a .npz file"):
-        open_npz(tmp_path / "a.npz", "train")
-    (tmp_path / "a.npz").write_text("images")
-    with pytest.raises(ValueError, match="no whole .npz file"):
-        open_npz(tmp_path / "a.npz", "train")
-    objects = np.array(["a", None], dtype=object)
-    np.savez(tmp_path / "b.npz", images=pictures(2, 4, 4), labels=objects)
-    with pytest.raises(ValueError, match=r"cannot read 'labels' .* dtype=str"):
-        open_npz(tmp_path / "b.npz", "train")
-
-
-def test_damaged_npz_files_are_named(tmp_path):
-    path = tmp_path / "a.npz"
-    np.savez_compressed(path, images=pictures(50, 8, 8), labels=np.arange(50))
-    content = bytearray(path.read_bytes())
-    content[200:1200] = bytes(1000)
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"cannot read 'images' of .*a\.npz"):
-        open_npz(path, "train")

@@ -35,8 +35,8 @@ def test_images_and_labels_are_scikit_learns():
         np.testing.assert_allclose(image[..., 2], table.images[places[i]] * 255 / 16, atol=0.51)
 
 
-def test_splits_are_what_they_always_were():
-    # Recorded results compare only as long as the splits stay: this pins them.
+def test_splits_are_pinned():
+    # Recorded results compare only as long as the splits stay the same.
     first = {name: open_source("digits", name).labels()[:8].tolist() for name in SPLITS}
     assert first == FIRST
 

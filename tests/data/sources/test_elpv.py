@@ -1,4 +1,4 @@
-"""ELPV: the package's facts, fixed splits, and a preparation that needs no TensorFlow."""
+"""ELPV: the package's data, fixed splits, and record files written without TensorFlow."""
 
 import importlib.util
 import json
@@ -8,16 +8,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.support.slim import ROOT
 from tl_jax.data.images import decode
 from tl_jax.data.sources import elpv
-from tl_jax.data.sources.open import open_source
+from tl_jax.data.sources.open import open_source, split_names
 
-ROOT = Path(__file__).parents[2]
 SPLITS = {"train": 1575, "validation": 395, "test": 654}
 
 
@@ -28,7 +27,7 @@ def cells():
 
 @pytest.fixture(scope="module")
 def records(elpv_dir):
-    """Every record of each split, its image decoded no further than needed."""
+    """Every record of each split, its image still encoded."""
     sources = {split: open_source("elpv", split, data_dir=elpv_dir) for split in SPLITS}
     return {split: list(source.records) for split, source in sources.items()}
 
@@ -49,8 +48,8 @@ def test_splits_are_disjoint_complete_and_stratified(cells):
             assert abs(count - elpv.SHARES[name] * whole[stratum]) <= 1
 
 
-def test_splits_are_what_they_always_were(cells):
-    # Recorded results compare only as long as the splits stay: this pins them.
+def test_splits_are_pinned(cells):
+    # Recorded results compare only as long as the splits stay the same.
     first = {name: min(c.path for c in part) for name, part in elpv.split_cells(cells).items()}
     assert first == FIRST
 
@@ -85,6 +84,7 @@ def test_labels_of_a_whole_split_come_in_its_order(elpv_dir, records):
 
 
 def test_slices_of_a_split_can_be_opened(elpv_dir):
+    assert set(split_names("elpv", data_dir=elpv_dir)) == SPLITS.keys()
     assert len(open_source("elpv", "train[:10%]", data_dir=elpv_dir)) == 158
 
 
@@ -125,7 +125,7 @@ def test_the_default_folder_is_the_environments(elpv_dir, monkeypatch):
     assert len(open_source("elpv", "test")) == SPLITS["test"]
 
 
-# Fails every import of TensorFlow, and lets those pass that only ask whether it is there.
+# Fails every import of TensorFlow, but lets a library ask whether it is installed.
 NO_TENSORFLOW = """
 import sys
 class Refuse:
@@ -141,51 +141,52 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 """
 
-PREPARE = """
+OPEN = """
+import sys
 from tl_jax.data.sources.open import open_source
 source = open_source("elpv", "test", data_dir=sys.argv[1])
 print("examples", len(source), source[0]["image"].shape)
 """
 
+PREPARE = """
+from pathlib import Path
+from tl_jax.data.prepare.pack import prepare_source
+folder = Path(sys.argv[1], "digits")
+prepare_source("digits", folder, splits=["validation"], progress=False)
+print("digits", len(open_source(f"prepared:{folder}", "validation")))
+"""
 
-def test_preparing_and_reading_imports_no_tensorflow(tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-c", NO_TENSORFLOW + PREPARE, str(tmp_path)],
-        capture_output=True,
+
+def start(code, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
         cwd=ROOT,
     )
-    assert result.returncode == 0, result.stderr
-    assert "imported" not in result.stdout
-    assert "examples 654 (300, 300, 3)" in result.stdout
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_no_set_and_the_next_writes_it_without_tensorflow(tmp_path):
+    killed = start(OPEN, tmp_path)
+    parent = tmp_path / "elpv/defect"
+    while killed.poll() is None and not list(parent.glob("incomplete.*/*")):
+        time.sleep(0.005)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert not (parent / "1.0.0").exists()
+    second = start(NO_TENSORFLOW + OPEN + PREPARE, tmp_path)
+    output, errors = second.communicate()
+    assert second.returncode == 0, errors
+    assert "imported" not in output
+    assert output.splitlines()[-2:] == ["examples 654 (300, 300, 3)", "digits 269"]
 
 
 def test_the_refusal_of_tensorflow_works():
-    result = subprocess.run(
-        [sys.executable, "-c", NO_TENSORFLOW + "import tensorflow.io"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert "imported tensorflow" in result.stdout
-
-
-def test_a_killed_preparation_is_started_again(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", "import sys" + PREPARE, str(tmp_path)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=ROOT,
-    )
-    parent = tmp_path / "elpv/defect"
-    while process.poll() is None and not list(parent.glob("incomplete.*/*")):
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (parent / "1.0.0").exists()
-    assert len(open_source("elpv", "test", data_dir=tmp_path)) == SPLITS["test"]
+    output, _ = start(NO_TENSORFLOW + "import tensorflow.io").communicate()
+    assert "imported tensorflow" in output
 
 
 FIRST = {

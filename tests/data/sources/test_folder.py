@@ -1,4 +1,4 @@
-"""Image folders: both layouts, seeded splits, and a clear error for whatever does not fit."""
+"""Image folders: both layouts, seeded splits, and a clear error for everything that is wrong."""
 
 import re
 from collections import Counter
@@ -6,23 +6,18 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tl_jax.data.images import decode, verify
-from tl_jax.data.sources.folder import open_folder
+from tl_jax.data.images import decode
+from tl_jax.data.sources.open import open_source, open_with_options, split_names
+from tl_jax.data.sources.options import OpenOptions
 
 
 @pytest.fixture
 def open_in(tmp_path):
     """Opens a split of `tmp_path/images`, its record of good files beside it."""
 
-    def open_split(split, *, seed=0, validation_fraction=0.25, on_corrupt="raise"):
-        return open_folder(
-            tmp_path / "images",
-            split,
-            seed=seed,
-            validation_fraction=validation_fraction,
-            on_corrupt=on_corrupt,
-            data_dir=tmp_path / "data",
-        )
+    def open_split(split, **options):
+        options = {"validation_fraction": 0.25, "data_dir": tmp_path / "data", **options}
+        return open_source(f"folder:{tmp_path / 'images'}", split, **options)
 
     return open_split
 
@@ -60,7 +55,7 @@ def test_the_validation_split_has_three_names(root, open_in, split):
     assert len(open_in(split)) == 4
 
 
-def test_an_unknown_split_names_the_splits_there_are(root, open_in):
+def test_an_unknown_split_names_the_known_ones(root, open_in):
     with pytest.raises(ValueError, match=r"no split 'tran'.*train, val; did you mean 'train'"):
         open_in("tran")
 
@@ -83,12 +78,14 @@ def test_names_with_blanks_and_other_letters_and_all_formats(tmp_path, save_imag
         save_image(tmp_path / "images/train/ein Café" / name)
     source = open_in("train")
     assert source.class_names == ("ein Café",)
-    found = {p.relative_to(tmp_path / "images/train/ein Café").as_posix() for p in source.paths}
-    assert found == set(names)
+    names_read = {
+        p.relative_to(tmp_path / "images/train/ein Café").as_posix() for p in source.paths
+    }
+    assert names_read == set(names)
     assert all(source[i]["image"].shape == (7, 9, 3) for i in range(len(names)))
 
 
-def test_files_that_are_no_images_are_passed_over(root, open_in):
+def test_files_that_are_not_images_are_ignored(root, open_in):
     (root / "train/cat/notes.txt").write_text("x")
     (root / "train/cat/._0.png").write_text("x")
     (root / "train/.cache").mkdir()
@@ -102,17 +99,19 @@ def test_folders_behind_links_are_read(root, tmp_path, save_image, open_in):
     assert root / "train/cat/linked/more/9.png" in open_in("train").paths
 
 
-def test_a_class_absent_from_a_split_is_named(root, open_in):
+def test_a_class_missing_from_a_split_is_named(root, open_in):
     for path in (root / "val/dog").iterdir():
         path.unlink()
     (root / "val/dog").rmdir()
-    with pytest.raises(ValueError, match=r"absent from split 'val' \(.*\): 'dog'"):
+    with pytest.raises(ValueError, match=r"missing from split 'val' \(.*\): 'dog'"):
         open_in("val")
 
 
 def test_a_class_that_only_a_split_has_is_named(root, save_image, open_in):
     save_image(root / "val/dogs/0.png")
-    with pytest.raises(ValueError, match=r"training split has not: 'dogs'; did you mean 'dog'"):
+    with pytest.raises(
+        ValueError, match=r"training split does not have: 'dogs'; did you mean 'dog'"
+    ):
         open_in("val")
 
 
@@ -185,8 +184,8 @@ def test_corrupt_images_raise_one_error_that_names_ten_and_counts_all(flat, open
 
 
 def test_corrupt_images_are_skipped_on_request_and_listed(root, open_in):
-    whole = (root / "train/cat/1.png").read_bytes()
-    (root / "train/cat/1.png").write_bytes(whole[:-30])
+    content = (root / "train/cat/1.png").read_bytes()
+    (root / "train/cat/1.png").write_bytes(content[:-30])
     source = open_in("train", on_corrupt="skip")
     assert len(source) == 5
     assert source.labels().tolist() == [0, 0, 1, 1, 1]
@@ -206,20 +205,25 @@ def test_a_misspelt_on_corrupt_is_refused(root, open_in):
         open_in("train", on_corrupt="ignore")
 
 
-def test_good_files_are_decoded_once_and_changed_ones_again(root, open_in, monkeypatch):
-    decoded = []
-    real = decode.decode
-    monkeypatch.setattr(verify.decode, "decode", lambda path: decoded.append(path) or real(path))
-    open_in("train")
-    assert len(decoded) == 6
-    open_in("train")
-    assert len(decoded) == 6
+def test_files_are_verified_once_and_not_at_all_on_request(root, open_in, tmp_path, monkeypatch):
+    options = OpenOptions(data_dir=tmp_path / "other", verify=False)
     (root / "train/cat/0.png").write_bytes(b"no image")
-    with pytest.raises(decode.CorruptImageError):
-        open_in("train")
-    assert decoded[6:] == [root / "train/cat/0.png"]
-    with pytest.raises(decode.CorruptImageError):
-        open_in("train")
+    assert len(open_with_options(f"folder:{root}", "train", options)) == 6
+    assert not (tmp_path / "other").exists()
+    for _ in range(2):
+        with pytest.raises(decode.CorruptImageError):
+            open_in("train")
+    (root / "train/cat/0.png").unlink()
+    monkeypatch.setattr(decode, "decode", lambda path: pytest.fail(f"{path} was decoded again"))
+    assert len(open_in("train")) == 5
+
+
+def test_split_names_are_those_of_the_folders(root, tmp_path, save_image):
+    assert split_names(f"folder:{root}") == ("train", "val")
+    save_image(tmp_path / "flat/a/0.png")
+    assert split_names(f"folder:{tmp_path}/flat") == ("train", "validation")
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        split_names(f"folder:{tmp_path}/nowhere")
 
 
 def test_slices_are_random_parts_of_a_split_and_complete(flat, open_in):
@@ -235,11 +239,13 @@ def test_slices_are_random_parts_of_a_split_and_complete(flat, open_in):
         assert [whole.class_names[i] for i in part.labels()] == [p.parent.name for p in part.paths]
 
 
-def test_slices_do_not_depend_on_the_place_of_the_folder(flat, open_in, tmp_path):
+def test_slices_do_not_depend_on_where_the_folder_is(flat, open_in, tmp_path):
     first = [path.relative_to(flat) for path in open_in("train[:50%]").paths]
     (tmp_path / "other").mkdir()
     moved = flat.rename(tmp_path / "other" / "images")
-    again = open_folder(moved, "train[:50%]", seed=0, validation_fraction=0.25, data_dir=tmp_path)
+    again = open_source(
+        f"folder:{moved}", "train[:50%]", validation_fraction=0.25, data_dir=tmp_path
+    )
     assert [path.relative_to(moved) for path in again.paths] == first
 
 
@@ -261,7 +267,7 @@ def test_an_empty_slice_is_refused(root, open_in, split):
         open_in(split)
 
 
-def test_a_folder_called_as_an_image_is_named(root, open_in, save_image):
+def test_a_folder_with_the_name_of_an_image_is_named(root, open_in, save_image):
     save_image(root / "train/cat/x.jpg/0.png")
     with pytest.raises(decode.CorruptImageError, match=r"train/cat/x\.jpg: "):
         open_in("train")

@@ -13,27 +13,18 @@ import pytest
 from PIL import Image
 
 from tl_jax.data.images import decode
-from tl_jax.data.source import EncodedSource, Task
-from tl_jax.data.sources import manifest
-from tl_jax.data.sources.manifest import open_manifest
-from tl_jax.data.sources.open import open_source
+from tl_jax.data.source import Task
+from tl_jax.data.sources.open import open_source, open_with_options, split_names
+from tl_jax.data.sources.options import OpenOptions
 
 
 @pytest.fixture
 def open_in(tmp_path):
     """Opens a split of a table in `tmp_path`, its record of good files beside it."""
 
-    def open_split(path, split="train", *, labels=("label",), fraction=0.25, seed=0, **others):
-        return open_manifest(
-            path,
-            split,
-            seed=seed,
-            validation_fraction=fraction,
-            labels=labels,
-            image_column=others.get("image_column"),
-            on_corrupt=others.get("on_corrupt", "raise"),
-            data_dir=tmp_path / "data",
-        )
+    def open_split(path, split="train", **options):
+        options = {"validation_fraction": 0.25, "data_dir": tmp_path / "data", **options}
+        return open_source(f"manifest:{path}", split, **options)
 
     return open_split
 
@@ -165,7 +156,6 @@ def test_bytes_in_parquet_are_images(open_in, packed, tmp_path):
     table = {"image": images, "label": ["a", "b", "a"], "split": ["train"] * 3}
     pyarrow.parquet.write_table(pyarrow.table(table), path, row_group_size=2)
     source = open_in(path)
-    assert isinstance(source, EncodedSource)
     assert source.encoded(1) == (cells[1], {"label": 1, "path": "row 2 of t.parquet"})
     for copy in (source, pickle.loads(pickle.dumps(source))):
         np.testing.assert_array_equal(copy[2]["image"], decode.decode(cells[2]))
@@ -204,7 +194,7 @@ def test_rows_of_one_file_are_held_out_together(write, open_in):
     assert not names[0] & names[1]
 
 
-def test_what_is_held_out_does_not_depend_on_the_place_of_the_table(write, open_in, tmp_path):
+def test_held_out_rows_do_not_depend_on_where_the_table_is(write, open_in, tmp_path):
     path = write("t.csv", rows_of("ab" * 10))
     before = [Path(open_in(path, "validation")[i]["path"]).name for i in range(4)]
     moved = path.parent.rename(tmp_path / "moved") / path.name
@@ -252,7 +242,7 @@ def test_missing_files_are_listed_together(write, open_in):
     message = str(caught.value)
     assert f"  line 5: no file {path.parent / '3.png'}\n" in message
     assert message.count("no file") == 10
-    assert f"and 3 more\npaths count from {path.parent}" in message
+    assert f"and 3 more\npaths are relative to {path.parent}" in message
 
 
 def test_cells_that_hold_no_image_are_named(write, open_in):
@@ -262,9 +252,11 @@ def test_cells_that_hold_no_image_are_named(write, open_in):
         open_in(write("t.jsonl", rows))
 
 
-def test_labels_that_are_none_are_listed(write, open_in):
+def test_cells_that_are_not_labels_are_listed(write, open_in):
     rows = rows_of(["a", 1.5, {"x": 1}, ["a", None]], ["train"] * 4)
-    with pytest.raises(ValueError, match=r"^3 labels in column 'label'") as caught:
+    with pytest.raises(
+        ValueError, match=r"^3 labels in column 'label' .* cannot be read"
+    ) as caught:
         open_in(write("t.jsonl", rows))
     for part in ("line 2: got 1.5", "line 3: got {'x': 1}", "line 4: ['a', None] has an empty"):
         assert part in str(caught.value)
@@ -331,7 +323,7 @@ def test_bytes_are_decoded_once_for_as_long_as_the_table_stays(open_in, tmp_path
 
     decoded = []
     real = decode.decode
-    monkeypatch.setattr(manifest.decode, "decode", lambda data: decoded.append(1) or real(data))
+    monkeypatch.setattr(decode, "decode", lambda data: decoded.append(1) or real(data))
     write_table([png(0), b"no image", png(2)])
     for _ in range(2):
         with pytest.raises(decode.CorruptImageError, match="row 2: "):
@@ -345,6 +337,19 @@ def test_bytes_are_decoded_once_for_as_long_as_the_table_stays(open_in, tmp_path
     record.write_text("{")  # As a full disk might leave it.
     assert len(open_in(tmp_path / "t.parquet")) == 3
     assert len(decoded) == 9
+
+
+def test_images_are_not_decoded_without_verification(write, tmp_path):
+    path = write("t.csv", rows_of("ab", ["train"] * 2))
+    (path.parent / "0.png").write_bytes(b"no image")
+    options = OpenOptions(data_dir=tmp_path / "d", verify=False)
+    assert len(open_with_options(f"manifest:{path}", "train", options)) == 2
+
+
+def test_split_names_are_those_of_the_column(write):
+    named = write("t.csv", rows_of("abc", ["x", "y", "val"]))
+    assert split_names(f"manifest:{named}") == ("x", "y", "validation")
+    assert split_names(f"manifest:{write('u.csv', rows_of('ab'))}") == ("train", "validation")
 
 
 def test_a_misspelt_on_corrupt_is_refused(write, open_in):

@@ -2,8 +2,7 @@
 
 import pytest
 
-from tl_jax.data.sources import open as open_module
-from tl_jax.data.sources.open import open_source
+from tl_jax.data.sources.open import open_source, split_names
 
 
 def test_a_folder_is_opened(tmp_path, save_image):
@@ -38,30 +37,40 @@ def test_a_misspelt_source_names_the_nearest(spec, nearest):
 
 @pytest.mark.parametrize("spec", ["elpv", "tfds:mnist", "digits", "npz:x.npz", "prepared:x"])
 def test_prepared_sets_take_no_skipping(spec, tmp_path):
-    with pytest.raises(ValueError, match="only 'folder' and 'manifest' take it"):
+    with pytest.raises(ValueError, match="got on_corrupt='skip'.* uses (none|only labels): leave"):
         open_source(spec, "train", data_dir=tmp_path, on_corrupt="skip")
 
 
 @pytest.mark.parametrize(
-    ("options", "takers"),
+    ("spec", "options", "used"),
     [
-        ({"labels": ("a",)}, "'elpv' and 'manifest' and 'prepared' and 'tfds'"),
-        ({"image_column": "a"}, "'manifest'"),
+        ("digits", {"labels": ("a",)}, "none"),
+        ("folder:x", {"labels": ("a",)}, "only on_corrupt"),
+        ("elpv", {"image_column": "a"}, "only labels"),
     ],
 )
-def test_an_option_that_would_be_ignored_is_refused(options, takers):
-    with pytest.raises(ValueError, match=f"with 'digits'; only {takers} take it"):
-        open_source("digits", "train", **options)
+def test_an_option_that_would_be_ignored_is_refused(spec, options, used):
+    with pytest.raises(ValueError, match=rf"got {next(iter(options))}=.* '{spec}' uses {used}: "):
+        open_source(spec, "train", **options)
+
+
+def test_a_misspelt_on_corrupt_is_refused():
+    with pytest.raises(ValueError, match="got on_corrupt='ignore'; expected 'raise' or 'skip'"):
+        open_source("folder:x", "train", on_corrupt="ignore")
 
 
 @pytest.mark.parametrize("spec", ["folder:x", "manifest:x.csv"])
-def test_results_of_checks_are_kept_on_this_machine(spec):
+def test_results_of_checks_are_kept_on_this_machine(spec, tmp_path, save_image, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        for i in range(2):
+            save_image(tmp_path / "x" / name / f"{i}.png")
+    (tmp_path / "x.csv").write_text("image,label\nx/a/0.png,a\nx/a/1.png,a\n")
     with pytest.raises(ValueError, match="expected a folder of this machine"):
         open_source(spec, "train", data_dir="gs://bucket/sets")
 
 
 def test_every_kind_is_listed():
-    with pytest.raises(ValueError, match="unknown source") as caught:
-        open_source("x", "train")
-    for kind in open_module._KINDS:
-        assert f"'{kind}" in str(caught.value)
+    kinds = "digits elpv fashion_mnist folder manifest npz prepared tfds".split()
+    with pytest.raises(ValueError, match=".*".join(f"'{kind}" for kind in kinds)):
+        split_names("x")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tl_jax.data.source import Task
 from tl_jax.data.sources import tfds as tfds_source
-from tl_jax.data.sources.open import open_source
+from tl_jax.data.sources.open import open_source, split_names
 
 
 class Tiny(tfds.core.GeneratorBasedBuilder):
@@ -91,7 +91,7 @@ class Several(Tiny):
 
 
 class Unsupervised(Several):
-    """The same, without a word on which of them is to be learnt."""
+    """The same, which does not say which of them to learn."""
 
     SUPERVISED = None
 
@@ -123,6 +123,11 @@ def test_slices_are_disjoint_and_complete(data_dir):
     heights = [source[i]["image"].shape[0] for source in parts for i in range(len(source))]
     assert [len(source) for source in parts] == [7, 3]
     assert sorted(heights) == list(range(4, 14))
+
+
+def test_split_names_are_those_of_the_set(data_dir):
+    assert split_names("tfds:tiny", data_dir=data_dir) == ("train",)
+    assert split_names(f"prepared:{data_dir}/tiny") == ("train",)
 
 
 def test_a_config_can_be_named(elpv_dir):
@@ -195,7 +200,7 @@ def test_an_unknown_label_names_the_nearest(data_dir):
 
 
 @pytest.mark.parametrize("place", ["tiny/1.0.0", "tiny"])
-def test_a_prepared_folder_opens_whatever_it_is_called(data_dir, tmp_path, place):
+def test_a_prepared_folder_may_have_any_name(data_dir, tmp_path, place):
     copy = tmp_path / "мой набор 1"
     shutil.copytree(data_dir / place, copy)
     source = open_source(f"prepared:{copy}", "train[:40%]")
@@ -223,14 +228,14 @@ def test_the_home_folder_is_known(data_dir, monkeypatch):
 
 @pytest.fixture
 def bucket(data_dir, monkeypatch):
-    """A far file system: "gs://bucket" shows the prepared sets, as TFDS's paths see it."""
+    """A remote file system: "gs://bucket" has the prepared sets, for TFDS's own paths."""
     far, near = "gs://bucket", str(data_dir)
 
-    def there(path):
+    def local(path):
         return os.fspath(path).replace(far, near)
 
     def glob(original, path):
-        return [found.replace(near, far) for found in original(there(path))]
+        return [file.replace(near, far) for file in original(local(path))]
 
     class Opened:
         """Stands for the records, which array_record itself would fetch."""
@@ -240,7 +245,7 @@ def bucket(data_dir, monkeypatch):
 
     monkeypatch.setattr(array_record_data_source, "ArrayRecordDataSource", Opened)
     see = {
-        name: lambda original, path, *rest: original(there(path), *rest)
+        name: lambda original, path, *rest: original(local(path), *rest)
         for name in ("exists", "isdir", "listdir", "open")
     }
     with epath_testing.mock_epath(glob=glob, **see):

@@ -1,39 +1,49 @@
-"""Reads the files of Debian packages, where they are fetched but not installed."""
+"""Reads the files of Debian packages, where they are downloaded but not installed."""
 
-import contextlib
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 
-@contextlib.contextmanager
-def data_archive(package: Path) -> Iterator[tarfile.TarFile]:
-    """Opens the files of a Debian package: the member `data.tar.*` of an `ar` archive.
+def read_files(package: Path, is_wanted: Callable[[str], bool]) -> dict[str, bytes]:
+    """Returns files of a Debian package by their names, in the package's order.
 
-    The archive is a stream: its members can be read once, in their order.
+    Args:
+      package: the package, `name_version.deb`.
+      is_wanted: tells from its name, such as "./usr/share/doc/x", whether to read a file.
 
     Raises:
-      ValueError: if the file is no Debian package, is cut short, or is compressed in a way that
+      ValueError: if the file is not a Debian package, is truncated, or is compressed in a way that
         Python cannot read.
     """
+    contents = {}
     with package.open("rb") as file:
-        if file.read(8) != b"!<arch>\n":
-            raise ValueError(f"{package} is no Debian package; expected a file name_version.deb")
-        while len(header := file.read(60)) == 60:
-            size = int(header[48:58])
-            if header.startswith(b"data.tar"):
-                with _open(package, file) as archive:
-                    yield archive
-                return
-            file.seek(size + size % 2, 1)  # Members begin at even places.
-    raise ValueError(f"{package} has no data.tar: it is no whole Debian package; fetch it again")
+        _seek_data(package, file)
+        try:
+            with tarfile.open(fileobj=file, mode="r|*") as archive:
+                for member in archive:
+                    if not member.isfile() or not is_wanted(member.name):
+                        continue
+                    if (content := archive.extractfile(member)) is not None:
+                        contents[member.name] = content.read()
+        except tarfile.ReadError as error:
+            raise ValueError(
+                f"cannot read the files of {package}: {error}; unpack it (`dpkg-deb -x "
+                f"{package.name} FOLDER`) and name the folder"
+            ) from error
+    return contents
 
 
-def _open(package: Path, file: object) -> tarfile.TarFile:
-    try:
-        return tarfile.open(fileobj=file, mode="r|*")
-    except tarfile.ReadError as error:
-        raise ValueError(
-            f"cannot read the files of {package}: {error}; unpack it (`dpkg-deb -x {package.name} "
-            "FOLDER`) and name the folder"
-        ) from error
+def _seek_data(package: Path, file: IO[bytes]) -> None:
+    """Moves to the member `data.tar.*` of an `ar` archive."""
+    if file.read(8) != b"!<arch>\n":
+        raise ValueError(f"{package} is no Debian package; expected a file name_version.deb")
+    while len(header := file.read(60)) == 60:
+        if header.startswith(b"data.tar"):
+            return
+        size = int(header[48:58])
+        file.seek(size + size % 2, 1)  # Members begin at even offsets.
+    raise ValueError(
+        f"{package} has no data.tar: it is not a complete Debian package; fetch it again"
+    )

@@ -1,4 +1,4 @@
-"""The ELPV set of solar cells as a TFDS builder, prepared from its PyPI package.
+"""The ELPV set of solar cells as a TFDS builder that reads its PyPI package.
 
 2,624 gray photographs, 300 x 300 pixels, of functional and defective solar cells, taken by
 electroluminescence from 44 modules. The data are under CC-BY-NC-SA-4.0: not for commercial use.
@@ -10,19 +10,23 @@ import dataclasses
 import importlib.util
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tl_jax.data.partition import partition
-from tl_jax.data.source import cache_dir
+from tl_jax import files
+from tl_jax.data import splits
 from tl_jax.data.sources import tfds as tfds_source
+from tl_jax.data.sources.options import OpenOptions
 
+OPTIONS = frozenset({"labels"})
 SHARES = {"train": 0.60, "validation": 0.15, "test": 0.25}
 _SEED = 0
+
+Examples = Iterator[tuple[str, dict[str, Any]]]
 
 _CITATION = """@article{Deitsch2019,
   author = {Deitsch, Sergiu and Christlein, Vincent and Berger, Stephan and Buerhop-Lutz, Claudia
@@ -85,13 +89,15 @@ class Elpv(tfds.core.GeneratorBasedBuilder):
             ),
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Examples]:
         del dl_manager  # Nothing is downloaded.
         folder = package_data()
-        splits = split_cells(read_cells(folder))
-        return {name: self._generate_examples(folder, cells) for name, cells in splits.items()}
+        cells_by_split = split_cells(read_cells(folder))
+        return {
+            split: self._generate_examples(folder, cells) for split, cells in cells_by_split.items()
+        }
 
-    def _generate_examples(self, folder: Path, cells: list[Cell]) -> Iterator:
+    def _generate_examples(self, folder: Path, cells: list[Cell]) -> Examples:
         for cell in cells:
             yield (
                 cell.path,
@@ -111,46 +117,45 @@ def package_data() -> Path:
     Raises:
       ModuleNotFoundError: if the package is not installed.
     """
-    found = importlib.util.find_spec("elpv_dataset")
-    if found is None or found.origin is None:
+    package = importlib.util.find_spec("elpv_dataset")
+    if package is None or package.origin is None:
         raise ModuleNotFoundError(
             "the images of `elpv` come with the package elpv-dataset, which is not installed: "
             "`pip install elpv-dataset` (90 MB; data under CC-BY-NC-SA-4.0)"
         )
-    return Path(found.origin).parent / "data"
+    return Path(package.origin).parent / "data"
 
 
 def read_cells(folder: Path) -> list[Cell]:
-    """Reads `labels.csv`: a path, a probability and a type in each row, between blanks."""
+    """Reads `labels.csv`: a path, a probability and a type in each row, separated by blanks."""
     rows = (line.split() for line in (folder / "labels.csv").read_text().splitlines())
     return [Cell(path, float(probability), kind) for path, probability, kind in rows]
 
 
 def split_cells(cells: list[Cell]) -> dict[str, list[Cell]]:
-    """Deals the cells out to the splits, within each pair of probability and cell type."""
-    strata: dict[tuple[float, str], dict[str, Cell]] = defaultdict(dict)
+    """Divides the cells into the splits, within each pair of probability and cell type."""
+    by_path = {cell.path: cell for cell in cells}
+    strata: dict[tuple[float, str], list[str]] = defaultdict(list)
     for cell in cells:
-        strata[cell.probability, cell.cell_type][cell.path] = cell
-    splits: dict[str, list[Cell]] = {name: [] for name in SHARES}
-    for _, stratum in sorted(strata.items()):
-        parts = partition(list(stratum), shares=list(SHARES.values()), seed=_SEED)
-        for name, part in zip(SHARES, parts, strict=True):
-            splits[name] += [stratum[path] for path in part]
-    return splits
+        strata[cell.probability, cell.cell_type].append(cell.path)
+    parts = splits.partition_strata(
+        (paths for _, paths in sorted(strata.items())), shares=SHARES, seed=_SEED
+    )
+    return {split: [by_path[path] for path in paths] for split, paths in parts.items()}
 
 
-def prepare(data_dir: str | Path | None = None) -> Elpv:
-    """Returns the builder, its array_record files prepared if they are not there yet.
+def build(data_dir: str | Path | None = None) -> Elpv:
+    """Returns the builder, its array_record files written if they do not exist yet.
 
-    TFDS writes into a temporary folder and renames it at the end, so a preparation that was
-    killed leaves nothing that could be mistaken for a whole one.
+    TFDS writes into a temporary folder and renames it at the end, so a killed process leaves
+    nothing that could be mistaken for a complete set.
 
     Args:
       data_dir: folder of prepared sets, on any file system that TFDS writes; the default is
         `TFDS_DATA_DIR`, or the user's cache.
     """
-    named = data_dir or os.environ.get("TFDS_DATA_DIR") or cache_dir() / "tfds"
-    root = os.fspath(tfds.core.Path(named).expanduser())
+    folder = data_dir or os.environ.get("TFDS_DATA_DIR") or files.cache_dir() / "tfds"
+    root = tfds_source.expanded(folder)
     builder = Elpv(config="defect", data_dir=root, file_format="array_record")
     try:
         builder.download_and_prepare()
@@ -162,19 +167,25 @@ def prepare(data_dir: str | Path | None = None) -> Elpv:
     return builder
 
 
-def open_elpv(
-    split: str, *, labels: Sequence[str] = (), data_dir: str | Path | None = None
-) -> tfds_source.TfdsSource:
-    """Opens a split of ELPV, prepared first where needed.
+def open(address: str, split: str, options: OpenOptions) -> tfds_source.TfdsSource:
+    """Opens a split of ELPV, written to array_record files first where needed.
 
     Args:
+      address: "", as there is one set.
       split: "train", "validation" or "test", or a slice of one in TFDS's syntax.
-      labels: of "label" (whether the cell is defective) and "cell_type", those to learn, the main
-        one first; the default is both in this order.
-      data_dir: as in `prepare`.
+      options: `labels` are those of "label" (whether the cell is defective) and "cell_type" to
+        learn, the main one first, by default both in this order; `data_dir` as in `build`.
 
     Raises:
-      ModuleNotFoundError: if it must be prepared and the package is not installed.
+      ModuleNotFoundError: if the files must be written and the package is not installed.
       ValueError: if the split is unknown.
     """
-    return tfds_source.from_builder(prepare(data_dir), split, name="elpv", labels=labels)
+    del address
+    builder = build(options.data_dir)
+    return tfds_source.from_builder(builder, split, name="elpv", labels=options.labels)
+
+
+def split_names(address: str, options: OpenOptions) -> tuple[str, ...]:
+    """Returns the names of the three splits."""
+    del address
+    return tuple(build(options.data_dir).info.splits)

@@ -13,10 +13,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from tl_jax.data import slices
+from tl_jax.data import splits
 from tl_jax.data.source import Task
 from tl_jax.data.sources import arrays, debian
+from tl_jax.data.sources.options import OpenOptions
 
+OPTIONS: frozenset[str] = frozenset()
 INSTALLED = Path("/usr/share/datasets/fashion-mnist")
 CLASS_NAMES = (
     "T-shirt/top",
@@ -30,70 +32,75 @@ CLASS_NAMES = (
     "Bag",
     "Ankle boot",
 )
-PREFIXES = {"train": "train", "test": "t10k"}
+
+_PREFIXES = {"train": "train", "test": "t10k"}
 _IMAGES, _LABELS = "{}-images-idx3-ubyte.gz", "{}-labels-idx1-ubyte.gz"
-_HOW = (
-    "install Debian's package dataset-fashion-mnist, or fetch it (`apt-get download "
+_HOW_TO_GET_IT = (
+    "install Debian's package dataset-fashion-mnist, or download it (`apt-get download "
     "dataset-fashion-mnist`, 31 MB) and open 'fashion_mnist:dataset-fashion-mnist_VERSION_all.deb'"
-    "; a folder of the four *-ubyte.gz files does too"
+    "; a folder of the four *-ubyte.gz files works too"
 )
 
 
-def open_fashion_mnist(split: str, path: Path | None = None) -> arrays.ArraySource:
+def open(address: str, split: str, options: OpenOptions) -> arrays.ArraySource:
     """Opens a split of Fashion-MNIST.
 
     Args:
+      address: the folder of the files, or the Debian package; "" is where the package installs
+        them.
       split: "train" or "test", a slice such as "train[:90%]", which counts in the files' order (it
         is random), or a sum of these.
-      path: the folder of the files, or the Debian package; the default is where it is installed.
+      options: none of them is used.
 
     Raises:
       FileNotFoundError: if the files are not there; the message says how to get them.
       ValueError: if a file is damaged, or the split is unknown.
     """
-    place = path or INSTALLED
-    name = "fashion_mnist" if path is None else f"fashion_mnist:{path}"
-    files = _files(place)
+    del options
+    path = Path(address).expanduser() if address else INSTALLED
+    files = _read_files(path)
     targets = {
-        key: read_idx(files[_LABELS.format(prefix)], f"{prefix} labels of {place}").astype(np.int32)
-        for key, prefix in PREFIXES.items()
+        name: read_idx(files[_LABELS.format(prefix)], f"{prefix} labels of {path}").astype(np.int32)
+        for name, prefix in _PREFIXES.items()
     }
-    wanted = {part.split for part in slices.parse(split, PREFIXES)} & set(PREFIXES)
+    wanted = {each.split for each in splits.parse(split, _PREFIXES)} & _PREFIXES.keys()
     images = {
-        key: read_idx(files[_IMAGES.format(PREFIXES[key])], f"{key} images of {place}")
-        for key in wanted
+        name: read_idx(files[_IMAGES.format(_PREFIXES[name])], f"{name} images of {path}")
+        for name in wanted
     }
-    task = Task("label", CLASS_NAMES)
-    return arrays.open_splits(images, targets, split, task=task, name=name)
+    return arrays.select_split(
+        images,
+        targets,
+        split,
+        task=Task("label", CLASS_NAMES),
+        name=f"fashion_mnist:{path}" if address else "fashion_mnist",
+    )
 
 
-def _files(place: Path) -> dict[str, bytes]:
-    """Returns the four files' contents by their names."""
-    names = [form.format(prefix) for prefix in PREFIXES.values() for form in (_IMAGES, _LABELS)]
-    if place.is_dir():
-        found = {name: (place / name).read_bytes() for name in names if (place / name).is_file()}
-    elif place.is_file():
-        found = _packed(place, names)
+def split_names(address: str, options: OpenOptions) -> tuple[str, ...]:
+    """Returns the names of the two splits."""
+    del address, options
+    return tuple(_PREFIXES)
+
+
+def _read_files(path: Path) -> dict[str, bytes]:
+    """Returns the content of the four files by their names."""
+    names = [form.format(prefix) for prefix in _PREFIXES.values() for form in (_IMAGES, _LABELS)]
+    if path.is_dir():
+        files = {name: (path / name).read_bytes() for name in names if (path / name).is_file()}
+    elif path.is_file():
+        packed = debian.read_files(path, lambda name: PurePosixPath(name).name in names)
+        files = {PurePosixPath(name).name: content for name, content in packed.items()}
     else:
-        raise FileNotFoundError(f"there is no Fashion-MNIST at {place}: {_HOW}")
-    missing = [name for name in names if name not in found]
+        raise FileNotFoundError(f"there is no Fashion-MNIST at {path}: {_HOW_TO_GET_IT}")
+    missing = [name for name in names if name not in files]
     if missing:
-        raise FileNotFoundError(f"{place} lacks {', '.join(missing)}: {_HOW}")
-    return found
-
-
-def _packed(package: Path, names: list[str]) -> dict[str, bytes]:
-    found = {}
-    with debian.data_archive(package) as archive:
-        for member in archive:
-            name = PurePosixPath(member.name).name
-            if name in names and member.isfile():
-                found[name] = archive.extractfile(member).read()
-    return found
+        raise FileNotFoundError(f"{path} lacks {', '.join(missing)}: {_HOW_TO_GET_IT}")
+    return files
 
 
 def read_idx(data: bytes, name: str) -> np.ndarray:
-    """Reads a gzipped idx file of bytes, the format of MNIST, to a uint8 array.
+    """Reads a gzipped idx file of bytes, the format of MNIST, as a uint8 array.
 
     Args:
       data: the file's content: 0, 0, 8 (the type), the number of axes, the length of each as a
@@ -101,7 +108,7 @@ def read_idx(data: bytes, name: str) -> np.ndarray:
       name: what messages call it.
 
     Raises:
-      ValueError: if it is something else, or damaged.
+      ValueError: if it has another format, or is damaged.
     """
     try:
         raw = gzip.decompress(data)
@@ -112,7 +119,7 @@ def read_idx(data: bytes, name: str) -> np.ndarray:
     shape = struct.unpack(f">{axes}I", raw[4:start]) if len(raw) >= start else ()
     if not shape or len(raw) != start + math.prod(shape):
         raise ValueError(
-            f"the {name} are no whole idx file of bytes ({len(raw)} bytes, beginning with "
+            f"the {name} are not a complete idx file of bytes ({len(raw)} bytes, beginning with "
             f"{raw[:4].hex()}); fetch the file again"
         )
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)

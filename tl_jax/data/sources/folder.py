@@ -1,256 +1,218 @@
 """The source of images in labelled folders: `root/split/class/*` or `root/class/*`."""
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
 from tl_jax import messages
-from tl_jax.data import slices
+from tl_jax.data import splits
 from tl_jax.data.images import decode, verify
-from tl_jax.data.partition import check_fraction, hold_out, shuffled
-from tl_jax.data.source import Example, Task, cache_dir
+from tl_jax.data.source import Example, Source, Task
+from tl_jax.data.sources.options import OpenOptions
 
-VALIDATION_NAMES = ("validation", "val", "valid")
+OPTIONS = frozenset({"on_corrupt"})
+
 _SLICE_SEED = 0
 
-OnCorrupt = Literal["raise", "skip"]
-Files = Mapping[str, Sequence[Path]]
+FilesByClass = Mapping[str, Sequence[Path]]
 
 
 @dataclasses.dataclass(frozen=True)
-class FolderSource:
+class FolderSource(Source):
     """One split of an image folder; examples hold `image`, `label` and `path`.
 
     Attributes:
-      name, split, class_names, skipped: as in `Source`.
+      name, split, tasks, skipped: as in `Source`.
       paths: the image files, class by class.
       classes: index of each file's class.
     """
 
     name: str
     split: str
-    class_names: tuple[str, ...]
+    tasks: tuple[Task, ...]
     paths: tuple[Path, ...]
     classes: tuple[int, ...]
-    skipped: tuple[str, ...]
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        """The one task, "label"."""
-        return (Task("label", self.class_names),)
-
-    def labels(self) -> np.ndarray:
-        """As in `Source`."""
-        return np.asarray(self.classes, np.int32)
+    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Example:
         path = self.paths[index]
-        return {"image": decode.decode(path), **self._facts(index)}
+        return {"image": decode.decode(path), "label": self.classes[index], "path": str(path)}
 
-    def encoded(self, index: int) -> tuple[bytes, dict[str, Any]]:
-        """As in `EncodedSource`."""
-        return self.paths[index].read_bytes(), self._facts(index)
+    def labels(self) -> np.ndarray:
+        """As in `Source`."""
+        return np.asarray(self.classes, np.int32)
 
-    def _facts(self, index: int) -> dict[str, Any]:
-        return {"label": self.classes[index], "path": str(self.paths[index])}
+    def encoded(self, index: int) -> tuple[bytes, Example]:
+        """As in `Source`."""
+        path = self.paths[index]
+        return path.read_bytes(), {"label": self.classes[index], "path": str(path)}
 
 
-def open_folder(
-    root: Path,
-    split: str,
-    *,
-    seed: int,
-    validation_fraction: float,
-    on_corrupt: OnCorrupt = "raise",
-    data_dir: Path | None = None,
-) -> FolderSource:
+def open(address: str, split: str, options: OpenOptions) -> FolderSource:
     """Opens a split of an image folder and decodes every file of it once.
 
-    A root that holds `train/class/` has its splits in folders: `train`, `test`, any other by its
-    name, and the validation split as `validation`, `val` or `valid`. Any other root holds the
-    classes themselves and gives `train` and `validation`, held out class by class. Classes are
-    sorted by name; those of the training split are the reference. Files below a class folder are
-    found at any depth; files that are no images by their names and hidden ones are passed over.
+    A root with `train/class/` in it has its splits in folders: `train`, `test` and any other by its
+    name, the validation split as `validation`, `val` or `valid`. Any other root has the classes
+    themselves in it, and gives `train` and `validation`, held out class by class. Classes are
+    sorted by name, and every split must have those of the training split. Files below a class
+    folder are found at any depth; hidden files, and those without the suffix of an image, are
+    ignored.
 
     Slices are written as in TFDS. As there, they are cut from an order hashed from the files'
     names, not class by class: `train[:90%]` and `train[90%:]` are two random parts, and a small
     slice may lack a class.
 
     Args:
-      root: the folder.
+      address: the folder.
       split: name of the split, a slice such as "train[:90%]", or a sum of these.
-      seed: chooses the files held out of a root without split folders.
-      validation_fraction: part of each class held out of a root without split folders.
-      on_corrupt: "raise", or "skip" to leave out what cannot be decoded and list it in `skipped`.
-      data_dir: where to remember which files were found good; the default is the user's cache.
+      options: `seed`, `validation_fraction`, `on_corrupt`, `data_dir` and `verify` are used.
 
     Raises:
       FileNotFoundError: if there is no such folder.
-      ValueError: if the split is unknown; a class is empty, absent from the split, or known only
-        to the split.
-      CorruptImageError: if files cannot be decoded, with their names.
+      ValueError: if the split is unknown; a class is empty, missing from the split, or only in the
+        split.
+      CorruptImageError: if files cannot be decoded; they are named.
     """
-    if on_corrupt not in ("raise", "skip"):
-        raise ValueError(f"got on_corrupt={on_corrupt!r}; expected 'raise' or 'skip'")
+    root = _existing(address)
+    slices = splits.parse(split, _split_names(root))
+    parts = [_open_slice(root, each, options) for each in slices]
+    splits.check_not_empty(split, sum(map(len, parts)), name=f"folder:{root}")
+    return dataclasses.replace(
+        parts[0],
+        split=split,
+        paths=tuple(path for part in parts for path in part.paths),
+        classes=tuple(label for part in parts for label in part.classes),
+        skipped=tuple(name for part in parts for name in part.skipped),
+    )
+
+
+def split_names(address: str, options: OpenOptions) -> tuple[str, ...]:
+    """Returns the names of the split folders, or of the splits that are held out."""
+    del options
+    return tuple(_split_names(_existing(address)))
+
+
+def _existing(address: str) -> Path:
+    root = Path(address).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(
             f"no folder {root}; expected one with root/split/class/ or root/class/ in it (on this "
             "machine: sets on other file systems are opened by 'prepared:')"
         )
-    how = _How(seed, validation_fraction, on_corrupt, data_dir)
-    parts = slices.parse(split, split_names_of(root))
-    sources = [_cut(_open_whole(root, part.split, how), part, root) for part in parts]
-    slices.check_not_empty(split, [len(source) for source in sources], name=f"folder:{root}")
-    return _joined(sources, split)
+    return root
 
 
-@dataclasses.dataclass(frozen=True)
-class _How:
-    seed: int
-    validation_fraction: float
-    on_corrupt: OnCorrupt
-    data_dir: Path | None
-
-
-def _open_whole(root: Path, split: str, how: _How) -> FolderSource:
-    files = _files(root, split, how)
-    corrupt = verify.find_corrupt(
-        [path for paths in files.values() for path in paths], record_of(root, how.data_dir)
-    )
-    if corrupt and how.on_corrupt == "raise":
-        raise decode.CorruptImageError(_corrupt_message(root, split, corrupt))
-    kept = {name: [p for p in paths if p not in corrupt] for name, paths in files.items()}
-    for name in kept:
-        if not kept[name]:
-            raise ValueError(
-                f"no image of class {name!r} in split {split!r} of {root} can be decoded; "
-                "replace its files, or remove the class everywhere"
-            )
-    return FolderSource(
-        name=f"folder:{root}",
-        split=split,
-        class_names=tuple(kept),
-        paths=tuple(path for paths in kept.values() for path in paths),
-        classes=tuple(label for label, name in enumerate(kept) for _ in kept[name]),
-        skipped=tuple(f"{path}: {reason}" for path, reason in corrupt.items()),
-    )
-
-
-def _cut(source: FolderSource, part: slices.Part, root: Path) -> FolderSource:
-    names = [path.relative_to(root).as_posix() for path in source.paths]
-    positions = part.positions(len(names))
-    if len(positions) == len(names):
-        return source
-    chosen = set(shuffled(names, seed=_SLICE_SEED)[positions.start : positions.stop])
-    kept = [i for i, name in enumerate(names) if name in chosen]
-    return dataclasses.replace(
-        source,
-        paths=tuple(source.paths[i] for i in kept),
-        classes=tuple(source.classes[i] for i in kept),
-    )
-
-
-def _joined(sources: Sequence[FolderSource], split: str) -> FolderSource:
-    return dataclasses.replace(
-        sources[0],
-        split=split,
-        paths=tuple(path for source in sources for path in source.paths),
-        classes=tuple(label for source in sources for label in source.classes),
-        skipped=tuple(name for source in sources for name in source.skipped),
-    )
-
-
-def _files(root: Path, split: str, how: _How) -> Files:
-    if _has_splits(root):
-        return _split_folder(root, split)
-    return _held_out(root, split, seed=how.seed, fraction=how.validation_fraction)
-
-
-def _has_splits(root: Path) -> bool:
+def _has_split_folders(root: Path) -> bool:
     return (root / "train").is_dir() and bool(_folders(root / "train"))
 
 
-def split_called(name: str) -> str:
-    """Returns the split that is meant by a name: "val" and "valid" are "validation"."""
-    return "validation" if name in VALIDATION_NAMES else name
-
-
-def split_names_of(root: Path) -> list[str]:
-    """Returns the splits of an image folder: its folders' names, or those that are held out."""
-    if _has_splits(root):
+def _split_names(root: Path) -> list[str]:
+    if _has_split_folders(root):
         return [path.name for path in _folders(root)]
     return ["train", "validation"]
 
 
-def _split_folder(root: Path, split: str) -> Files:
-    folder = _find_split(root, split)
-    classes, reference = _classes(folder), _classes(root / "train")
-    absent = [name for name in reference if name not in classes]
-    surplus = [name for name in classes if name not in reference]
-    if absent:
+def _open_slice(root: Path, part: splits.Slice, options: OpenOptions) -> FolderSource:
+    """Opens a slice of one split; the whole split is checked."""
+    if _has_split_folders(root):
+        listed = _split_folder(root, part.split)
+    else:
+        listed = _held_out(root, part.split, options)
+    corrupt: dict[Path, str] = {}
+    if options.verify:
+        record = verify.record_path(root, options.local_data_dir)
+        corrupt = verify.corrupt_files([p for paths in listed.values() for p in paths], record)
+    problems = tuple(f"{path}: {reason}" for path, reason in corrupt.items())
+    if problems and options.on_corrupt == "raise":
+        raise verify.corrupt_error(f"split {part.split!r} of {root}", problems)
+    paths, classes = [], []
+    for label, (name, files) in enumerate(listed.items()):
+        good = [path for path in files if path not in corrupt]
+        if not good:
+            raise ValueError(
+                f"no image of class {name!r} in split {part.split!r} of {root} can be decoded; "
+                "replace its files, or remove the class everywhere"
+            )
+        paths += good
+        classes += [label] * len(good)
+    positions = part.positions(len(paths))
+    if len(positions) < len(paths):
+        names = [path.relative_to(root).as_posix() for path in paths]
+        order = splits.shuffled(names, seed=_SLICE_SEED)
+        chosen = set(order[positions.start : positions.stop])
+        indices = [i for i, name in enumerate(names) if name in chosen]
+        paths, classes = [paths[i] for i in indices], [classes[i] for i in indices]
+    return FolderSource(
+        name=f"folder:{root}",
+        split=part.split,
+        tasks=(Task("label", tuple(listed)),),
+        paths=tuple(paths),
+        classes=tuple(classes),
+        skipped=problems,
+    )
+
+
+def _split_folder(root: Path, split: str) -> FilesByClass:
+    """Returns the files of a split that has a folder of its own."""
+    folders = {path.name: path for path in _folders(root)}
+    synonyms = splits.VALIDATION_NAMES if split in splits.VALIDATION_NAMES else ()
+    folder = next((folders[name] for name in (split, *synonyms) if name in folders), None)
+    if folder is None:
         raise ValueError(
-            f"classes absent from split {split!r} ({folder}): {messages.some(absent)}; the training "
-            f"split has {len(reference)} classes: add images of these, or remove them from it"
+            f"no split {split!r} in {root}; it has {', '.join(folders)}"
+            f"{messages.hint(split, folders)}"
         )
-    if surplus:
+    classes, reference = _files_by_class(folder), _files_by_class(root / "train")
+    missing = [name for name in reference if name not in classes]
+    unknown = [name for name in classes if name not in reference]
+    if missing:
         raise ValueError(
-            f"classes of split {split!r} ({folder}) that the training split has not: "
-            f"{messages.some(surplus)}{messages.hint(surplus[0], reference)}; rename or remove their "
-            "folders"
+            f"classes missing from split {split!r} ({folder}): {messages.some(missing)}; the "
+            f"training split has {len(reference)} classes: add images of these, or remove them "
+            "from it"
+        )
+    if unknown:
+        raise ValueError(
+            f"classes of split {split!r} ({folder}) that the training split does not have: "
+            f"{messages.some(unknown)}{messages.hint(unknown[0], reference)}; rename or remove "
+            "their folders"
         )
     return classes
 
 
-def _find_split(root: Path, split: str) -> Path:
-    present = {path.name: path for path in _folders(root)}
-    names = VALIDATION_NAMES if split in VALIDATION_NAMES else (split,)
-    for name in (split, *names):
-        if name in present:
-            return present[name]
-    raise ValueError(
-        f"no split {split!r} in {root}; it has {', '.join(present)}{messages.hint(split, present)}"
-    )
-
-
-def _held_out(root: Path, split: str, *, seed: int, fraction: float) -> Files:
-    if split not in ("train", *VALIDATION_NAMES):
+def _held_out(root: Path, split: str, options: OpenOptions) -> FilesByClass:
+    """Returns the files of a split of a root without split folders, sorted in each class."""
+    split = splits.canonical_name(split)
+    if split not in ("train", "validation"):
         raise ValueError(
             f"no split {split!r} in {root}, which has classes but no split folders and gives "
             f"'train' and 'validation'{messages.hint(split, ('train', 'validation'))}"
         )
-    check_fraction(fraction, name="validation_fraction")
-    part = 0 if split == "train" else 1
-    return {
-        name: _deal(root, name, paths, seed=seed, fraction=fraction)[part]
-        for name, paths in _classes(root).items()
-    }
-
-
-def _deal(
-    root: Path, name: str, paths: Sequence[Path], *, seed: int, fraction: float
-) -> tuple[list[Path], list[Path]]:
-    """Divides a class into training and held-out files: at least one of each, sorted."""
-    if len(paths) < 2:
-        raise ValueError(
-            f"class {name!r} in {root} has one image; a class needs two, one to train on and one "
-            "to hold out"
+    fraction = options.validation_fraction
+    splits.check_fraction(fraction, name="validation_fraction")
+    listed = {}
+    for name, paths in _files_by_class(root).items():
+        if len(paths) < 2:
+            raise ValueError(
+                f"class {name!r} in {root} has one image; a class needs two, one to train on and "
+                "one to hold out"
+            )
+        by_name = {path.relative_to(root).as_posix(): path for path in paths}
+        train, held_out = splits.hold_out(
+            list(by_name), fraction=fraction, seed=options.seed, nonempty=True
         )
-    by_name = {path.relative_to(root).as_posix(): path for path in paths}
-    dealt = hold_out(list(by_name), fraction=fraction, seed=seed, both=True)
-    training, held_out = ([by_name[key] for key in sorted(keys)] for keys in dealt)
-    return training, held_out
+        listed[name] = [by_name[key] for key in sorted(train if split == "train" else held_out)]
+    return listed
 
 
-def _classes(folder: Path) -> dict[str, list[Path]]:
-    classes = {path.name: _images(path) for path in _folders(folder)}
+def _files_by_class(folder: Path) -> dict[str, list[Path]]:
+    classes = {path.name: _image_files(path) for path in _folders(folder)}
     if not classes:
         raise ValueError(f"no class folders in {folder}; expected one folder of images a class")
     empty = [name for name, paths in classes.items() if not paths]
@@ -266,28 +228,13 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _images(folder: Path) -> list[Path]:
-    found = []
+def _image_files(folder: Path) -> list[Path]:
+    def is_image(name: str) -> bool:
+        return not name.startswith(".") and name.lower().endswith(decode.IMAGE_SUFFIXES)
+
+    files = []
     for parent, folders, names in os.walk(folder, followlinks=True):
-        # A folder called as an image is taken for one, so that it is named among the corrupt.
-        found += [Path(parent, name) for name in [*folders, *names] if _is_image(name)]
-        folders[:] = [name for name in folders if not name.startswith(".") and not _is_image(name)]
-    return sorted(found)
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and name.lower().endswith(decode.IMAGE_SUFFIXES)
-
-
-def record_of(root: Path, data_dir: Path | None) -> Path:
-    """Returns the file that remembers which images of a folder or manifest were found good."""
-    key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    return (data_dir or cache_dir()) / "verified" / f"{key}.json"
-
-
-def _corrupt_message(root: Path, split: str, corrupt: Mapping[Path, str]) -> str:
-    return messages.report(
-        f"{len(corrupt)} images in split {split!r} of {root} cannot be decoded:",
-        [f"{path}: {reason}" for path, reason in corrupt.items()],
-        "replace or remove them, or leave them out with data.on_corrupt='skip'",
-    )
+        # A folder with the name of an image is listed as one, so that it is reported as corrupt.
+        files += [Path(parent, name) for name in [*folders, *names] if is_image(name)]
+        folders[:] = [name for name in folders if not name.startswith(".") and not is_image(name)]
+    return sorted(files)

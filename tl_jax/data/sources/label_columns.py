@@ -1,6 +1,7 @@
 """Turns the labels in a table's column, names or numbers or lists of them, into arrays."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,79 +10,88 @@ from tl_jax import messages
 from tl_jax.data.source import Task
 from tl_jax.data.sources import tables
 
-_BETWEEN = "|"
+_SEPARATOR = "|"
 _INTEGER = re.compile(r"[+-]?\d+")
-
-# The names that one cell holds; None where it is empty.
-_Cell = tuple[str, ...] | None
 
 
 def encode(table: tables.Table, column: str) -> tuple[Task, np.ndarray]:
-    """Returns the task of a column, and the encoded labels of all rows.
+    """Returns the task of a column, and the labels of all rows.
 
     Returns:
-      The task, called as the column, its classes sorted (as numbers, if all are whole numbers) or
-      in the order that the file itself gives them; and int32 [rows], or int8 [rows, classes] if
-      a cell holds a list; -1 where a cell is empty.
+      The task, which has the column's name, its classes sorted (as numbers, if all are whole
+      numbers) or in the order that the file itself gives them; and int32 [rows], or int8
+      [rows, classes] if a cell holds a list; -1 where a cell is empty.
 
     Raises:
-      ValueError: if cells hold no labels; all are listed. Or if the whole column is empty.
+      ValueError: if cells are not labels, with a list of them; or if the whole column is empty.
     """
-    cells, several = _cells(table, column)
-    names = table.class_names.get(column) or _sorted({n for cell in cells for n in cell or ()})
-    if not names:
-        raise ValueError(f"column {column!r} of {table.path} holds no label; expected some")
-    places = {name: place for place, name in enumerate(names)}
-    if not several:
-        codes = [places[cell[0]] if cell else -1 for cell in cells]
-        return Task(column, names), np.asarray(codes, np.int32)
-    codes = np.zeros((len(cells), len(names)), np.int8)
-    for row, cell in enumerate(cells):
-        codes[row, [places[name] for name in cell or ()]] = 1
-    codes[[row for row, cell in enumerate(cells) if cell is None]] = -1
-    return Task(column, names, multi_label=True), codes
-
-
-def _sorted(names: set[str]) -> tuple[str, ...]:
-    if all(_INTEGER.fullmatch(name) for name in names):
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return tuple(sorted(names))
-
-
-def _cells(table: tables.Table, column: str) -> tuple[list[_Cell], bool]:
-    """Returns the names in each cell of a column, and whether it is of lists."""
     values = table.columns[column]
-    if table.path.suffix.lower() in (".csv", ".tsv") and any(_BETWEEN in v for v in values if v):
-        values = [v and [name for name in v.split(_BETWEEN) if name.strip()] for v in values]
-    several = any(isinstance(value, list) for value in values)
-    cells: list[_Cell] = []
+    if table.path.suffix.lower() in (".csv", ".tsv") and any(_SEPARATOR in v for v in values if v):
+        values = [v and [name for name in v.split(_SEPARATOR) if name.strip()] for v in values]
+    known = table.class_names.get(column)
+    names_by_row: list[tuple[str, ...] | None] = []
     problems = []
     for row, value in enumerate(values):
         try:
-            cells.append(_names(value, table.class_names.get(column)))
+            names_by_row.append(_names(value, known))
         except ValueError as error:
             problems.append(f"{table.place(row)}: {error}")
     if problems:
         raise ValueError(
             messages.report(
-                f"{len(problems)} labels in column {column!r} of {table.path} are none:",
+                f"{len(problems)} labels in column {column!r} of {table.path} cannot be read:",
                 problems,
                 "expected a name, a whole number, a list of these, or nothing",
             )
         )
-    return cells, several
+    classes = known or _sorted({name for names in names_by_row for name in names or ()})
+    if not classes:
+        raise ValueError(f"column {column!r} of {table.path} holds no label; expected some")
+    indices = {name: index for index, name in enumerate(classes)}
+    if not any(isinstance(value, list) for value in values):
+        labels = [indices[names[0]] if names else -1 for names in names_by_row]
+        return Task(column, classes), np.asarray(labels, np.int32)
+    vectors = np.zeros((len(names_by_row), len(classes)), np.int8)
+    for vector, names in zip(vectors, names_by_row, strict=True):
+        if names is None:
+            vector[:] = -1
+        else:
+            vector[[indices[name] for name in names]] = 1
+    return Task(column, classes, multi_label=True), vectors
 
 
-def _names(value: Any, known: tuple[str, ...] | None) -> _Cell:
+def present(task: Task, targets: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Returns for each class whether any of the rows has it."""
+    labels = targets[rows]
+    if task.multi_label:
+        return (labels == 1).any(axis=0)
+    return np.isin(np.arange(len(task.class_names)), labels)
+
+
+def _sorted(names: Iterable[str]) -> tuple[str, ...]:
+    in_order = sorted(names)
+    if all(_INTEGER.fullmatch(name) for name in in_order):
+        in_order.sort(key=int)
+    return tuple(in_order)
+
+
+def _names(value: Any, known: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Returns the names of the classes in a cell, or None if it is empty.
+
+    `known` are the classes that the file itself names; numbers are then indices of these.
+    """
     if isinstance(value, list):
-        parts = [_names(part, known) for part in value]
-        if None in parts:
-            raise ValueError(f"{value!r} has an empty entry")
-        return tuple(name for part in parts for name in part)
+        names: list[str] = []
+        for entry in value:
+            entry_names = _names(entry, known)
+            if entry_names is None:
+                raise ValueError(f"{value!r} has an empty entry")
+            names += entry_names
+        return tuple(names)
     if value is None or value != value or (isinstance(value, str) and not value.strip()):
-        return None  # Empty; of all values only NaN is not itself.
+        return None  # `value != value` is true of NaN alone.
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # pandas makes floats of integers where some are missing.
+        value = int(value)  # pandas turns integers into floats where some are missing.
     if not isinstance(value, str | int):
         raise ValueError(f"got {value!r} of type {type(value).__name__}")
     if known is None:
@@ -95,11 +105,3 @@ def _names(value: Any, known: tuple[str, ...] | None) -> _Cell:
     if not 0 <= value < len(known):
         raise ValueError(f"got {value}, and the file names {len(known)} classes")
     return (known[value],)
-
-
-def present(task: Task, targets: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Returns for each class whether any of the rows has it."""
-    labels = targets[rows]
-    if task.multi_label:
-        return (labels == 1).any(axis=0)
-    return np.isin(np.arange(len(task.class_names)), labels)

@@ -3,157 +3,190 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tl_jax import messages
-from tl_jax.data import slices
+from tl_jax.data import splits
 from tl_jax.data.images import decode, verify
-from tl_jax.data.partition import check_fraction, hold_out, shuffled
-from tl_jax.data.source import Example, Task, check_tasks
-from tl_jax.data.sources import tables
-from tl_jax.data.sources.folder import VALIDATION_NAMES, OnCorrupt, record_of, split_called
-from tl_jax.data.sources.label_columns import encode, present
+from tl_jax.data.source import Example, Source, Task, check_tasks
+from tl_jax.data.sources import label_columns, tables
+from tl_jax.data.sources.options import OpenOptions
 
+OPTIONS = frozenset({"on_corrupt", "labels", "image_column"})
 IMAGE_COLUMNS = ("image", "path", "file", "file_name")
 SPLIT_COLUMN = "split"
+
 _SLICE_SEED = 0
+
+# The task of a column, and the labels of all rows.
+Labels = tuple[Task, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class ManifestSource:
+class ImageColumn:
+    """The column of a table that holds the images.
+
+    Attributes:
+      table: the table, without its columns.
+      cells: a path, bytes, or a dict of `bytes` and `path` for each row.
+    """
+
+    table: tables.Table
+    cells: tables.Cells
+
+    def content(self, row: int) -> tuple[Path | bytes, str]:
+        """Returns the file or the bytes of a row's image, and its name.
+
+        The name is the path of the file, or the row: "row 3 of birds.parquet".
+
+        Raises:
+          ValueError: if the cell holds no image.
+        """
+        cell = self.cells[row]
+        value = cell.get("bytes") or cell.get("path") if isinstance(cell, dict) else cell
+        if isinstance(value, bytes) and value:
+            return value, self._place(row)
+        if isinstance(value, str) and value:
+            path = self.table.path.parent / value
+            return path, str(path)
+        raise ValueError(f"{self.table.place(row)}: no image, but {cell!r}")
+
+    def key(self, row: int) -> str:
+        """Returns a name of a row's image that is the same on every machine."""
+        cell = self.cells[row]
+        return cell if isinstance(cell, str) else self._place(row)
+
+    def _place(self, row: int) -> str:
+        return f"{self.table.place(row)} of {self.table.path.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ManifestSource(Source):
     """One split of a table of images.
 
-    Examples hold `image`, `label`, the labels of further tasks, and `path` (of the file, or what
-    the table calls the image).
+    Examples hold `image`, `label`, the labels of further tasks, and `path` (of the file, or the row
+    of the table).
 
     Attributes:
       name, split, tasks, skipped: as in `Source`.
-      table: the file, without its columns.
-      images: the cells that hold the images: paths, bytes, or structs of both.
-      rows: int64 [N], the rows that the split holds, from 0.
-      targets: for each task the labels of all rows: int32, or int8 [rows, classes].
+      images: the column of images.
+      rows: int64 [N], the rows of the split, from 0.
+      targets: the labels of all rows for each task: int32, or int8 [rows, classes].
     """
 
     name: str
     split: str
     tasks: tuple[Task, ...]
-    table: tables.Table
-    images: Sequence[Any]
+    images: ImageColumn
     rows: np.ndarray
     targets: tuple[np.ndarray, ...]
     skipped: tuple[str, ...] = ()
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """As in `Source`."""
-        return self.tasks[0].class_names
-
-    def labels(self) -> np.ndarray:
-        """As in `Source`."""
-        return self.targets[0][self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Example:
-        data, name = self._data(index)
-        return {"image": decode.decode(data, name=name), **self._facts(index, name)}
-
-    def encoded(self, index: int) -> tuple[bytes, dict[str, Any]]:
-        """As in `EncodedSource`."""
-        data, name = self._data(index)
-        content = data.read_bytes() if isinstance(data, Path) else data
-        return content, self._facts(index, name)
-
-    def _data(self, index: int) -> tuple[Path | bytes, str]:
         row = int(self.rows[index])
-        data = _content(self.table, self.images[row])
-        return data, str(data) if isinstance(data, Path) else _title(self.table, row)
+        content, name = self.images.content(row)
+        return {"image": decode.decode(content, name=name), **self._labels(row), "path": name}
 
-    def _facts(self, index: int, name: str) -> dict[str, Any]:
-        row = self.rows[index]
-        labels = {
-            task.name: values[row] if task.multi_label else int(values[row])
-            for task, values in zip(self.tasks, self.targets, strict=True)
+    def labels(self) -> np.ndarray:
+        """As in `Source`."""
+        return self.targets[0][self.rows]
+
+    def encoded(self, index: int) -> tuple[bytes, Example]:
+        """As in `Source`."""
+        row = int(self.rows[index])
+        content, name = self.images.content(row)
+        data = content.read_bytes() if isinstance(content, Path) else content
+        return data, {**self._labels(row), "path": name}
+
+    def _labels(self, row: int) -> Example:
+        return {
+            "label" if number == 0 else task.name: (
+                values[row] if task.multi_label else int(values[row])
+            )
+            for number, (task, values) in enumerate(zip(self.tasks, self.targets, strict=True))
         }
-        main = labels.pop(self.tasks[0].name)
-        return {"label": main, **labels, "path": name}
 
 
-def open_manifest(
-    path: Path,
-    split: str,
-    *,
-    seed: int,
-    validation_fraction: float,
-    labels: Sequence[str] = ("label",),
-    image_column: str | None = None,
-    on_corrupt: OnCorrupt = "raise",
-    data_dir: Path | None = None,
-) -> ManifestSource:
+def open(address: str, split: str, options: OpenOptions) -> ManifestSource:
     """Opens a split of the images that a table lists, and decodes every one of them once.
 
     A row is an image. Its cell in the column `image` (or `path`, `file`, `file_name`) is the path
-    of a file, absolute or from the table's folder; in Parquet also its bytes, or a struct of
+    of a file, absolute or relative to the table's folder; in Parquet also its bytes, or a struct of
     `bytes` and `path` as Hugging Face's library writes it (bytes are kept in memory).
 
     A label is a name or a whole number; an empty cell is a missing label. A list in any cell of a
-    column (in CSV: names with `|` between them, a mere `|` for none) makes it a multi-label task.
-    The classes are those of the whole table, sorted: by name, or by number if all are numbers.
+    column (in CSV: names with `|` between them, a single `|` for an empty list) makes it a
+    multi-label task. The classes are those of the whole table, sorted: by name, or as numbers if
+    all are numbers.
 
     The column `split` gives the splits. Without one there are `train` and `validation`, held out
-    class by class (set by set of a multi-label task); rows of one file stay together. Slices are
-    written as in TFDS and cut from an order hashed from the images' names.
+    class by class (label set by label set of a multi-label task); rows of one file stay together.
+    Slices are written as in TFDS and cut from an order hashed from the images' names.
 
     Args:
-      path: the table: .csv, .tsv, .jsonl or .parquet.
+      address: the table: .csv, .tsv, .jsonl or .parquet.
       split: name of the split, a slice such as "train[:90%]", or a sum of these.
-      seed: chooses the rows held out of a table without splits.
-      validation_fraction: part of each class held out of a table without splits.
-      labels: the columns of labels, that of the main task first.
-      image_column: the column of images, if it is called otherwise.
-      on_corrupt: "raise", or "skip" to leave out what cannot be decoded and list it in `skipped`.
-      data_dir: where to remember which images were found good; the default is the user's cache.
+      options: all of them are used; the default of `labels` is the column `label`.
 
     Raises:
       FileNotFoundError: if there is no such table.
       ValueError: if it cannot be read; a column or split is unknown; a file is missing; a label is
-        no name; the training split lacks a class. All rows at fault are listed together.
+        not a name; the training split lacks a class. All such rows are listed together.
       CorruptImageError: if images cannot be decoded.
     """
-    if on_corrupt not in ("raise", "skip"):
-        raise ValueError(f"got on_corrupt={on_corrupt!r}; expected 'raise' or 'skip'")
+    path = Path(address).expanduser()
     table = tables.read(path)
-    images = table.columns[_image_column(table, image_column)]
-    for column in labels:
+    image_column = _image_column(table, options.image_column)
+    labels = []
+    for column in options.labels or ("label",):
         _check_column(table, column)
-    encoded = [encode(table, column) for column in labels]
-    tasks = tuple(task for task, _ in encoded)
+        labels.append(label_columns.encode(table, column))
+    tasks = tuple(task for task, _ in labels)
     check_tasks(str(path), tasks)
-    splits = _splits(table, images, encoded[0], seed=seed, fraction=validation_fraction)
-    _check_training(table, splits, encoded)
-    # Columns of no further use are let go; those of Parquet would not go to other processes either.
-    facts = dataclasses.replace(table, columns={})
-    targets = tuple(labels for _, labels in encoded)
-    whole = ManifestSource(f"manifest:{path}", split, tasks, facts, images, np.arange(0), targets)
-    chosen = dataclasses.replace(whole, rows=_select(whole, split, splits))
-    _check_files(chosen)
-    return _without_corrupt(chosen, on_corrupt, data_dir)
+    # The table's other columns are dropped: those of Parquet could not be sent to processes.
+    images = ImageColumn(dataclasses.replace(table, columns={}), table.columns[image_column])
+    if SPLIT_COLUMN in table.columns:
+        rows_by_split = _named_splits(table)
+    else:
+        rows_by_split = _held_out(images, labels[0], options)
+    _check_training_split(table, rows_by_split, labels)
+    source = ManifestSource(
+        name=f"manifest:{path}",
+        split=split,
+        tasks=tasks,
+        images=images,
+        rows=_select_rows(split, rows_by_split, images),
+        targets=tuple(targets for _, targets in labels),
+    )
+    _check_files(source)
+    return _without_corrupt(source, options) if options.verify else source
 
 
-def _image_column(table: tables.Table, named: str | None) -> str:
-    if named is not None:
-        _check_column(table, named)
-        return named
-    found = [name for name in IMAGE_COLUMNS if name in table.columns]
-    if not found:
-        raise ValueError(
-            f"{table.path} has the columns {messages.some(list(table.columns))}; expected the "
-            f"images in one called {', '.join(IMAGE_COLUMNS)}, or its name as image_column"
-        )
-    return found[0]
+def split_names(address: str, options: OpenOptions) -> tuple[str, ...]:
+    """Returns the names in the column `split`, or of the splits that are held out."""
+    del options
+    columns = tables.read(Path(address).expanduser()).columns
+    if SPLIT_COLUMN not in columns:
+        return ("train", "validation")
+    names = (str(value).strip() for value in columns[SPLIT_COLUMN] if value)
+    return tuple(dict.fromkeys(map(splits.canonical_name, names)))
+
+
+def _image_column(table: tables.Table, name: str | None) -> str:
+    if name is not None:
+        _check_column(table, name)
+        return name
+    for name in IMAGE_COLUMNS:
+        if name in table.columns:
+            return name
+    raise ValueError(
+        f"{table.path} has the columns {messages.some(list(table.columns))}; expected the images "
+        f"in one called {', '.join(IMAGE_COLUMNS)}, or its name as image_column"
+    )
 
 
 def _check_column(table: tables.Table, column: str) -> None:
@@ -164,17 +197,8 @@ def _check_column(table: tables.Table, column: str) -> None:
         )
 
 
-def _splits(
-    table: tables.Table,
-    images: Sequence[Any],
-    main: tuple[Task, np.ndarray],
-    *,
-    seed: int,
-    fraction: float,
-) -> dict[str, np.ndarray]:
-    """Returns the rows of each split."""
-    if SPLIT_COLUMN not in table.columns:
-        return _held_out(table, images, main, seed=seed, fraction=fraction)
+def _named_splits(table: tables.Table) -> dict[str, np.ndarray]:
+    """Returns the rows of each split that the table names."""
     names = [str(value).strip() if value else "" for value in table.columns[SPLIT_COLUMN]]
     empty = [table.place(row) for row, name in enumerate(names) if not name]
     if empty:
@@ -182,75 +206,59 @@ def _splits(
             messages.report(
                 f"{len(empty)} rows of {table.path} are of no split:",
                 empty,
-                "fill the column 'split' (train, validation, test ...), or remove it as a whole",
+                "fill the column 'split' (train, validation, test ...), or remove the whole column",
             )
         )
-    kinds = np.asarray([split_called(name) for name in names])
-    return {str(name): np.flatnonzero(kinds == name) for name in dict.fromkeys(kinds)}
+    canonical = np.asarray([splits.canonical_name(name) for name in names])
+    return {str(name): np.flatnonzero(canonical == name) for name in dict.fromkeys(canonical)}
 
 
-def _held_out(
-    table: tables.Table,
-    images: Sequence[Any],
-    main: tuple[Task, np.ndarray],
-    *,
-    seed: int,
-    fraction: float,
-) -> dict[str, np.ndarray]:
-    """Holds rows out by label. The rows of one file go one way, that of the first one's label."""
-    check_fraction(fraction, name="validation_fraction")
-    task, targets = main
-    files: dict[str, list[int]] = {}
+def _held_out(images: ImageColumn, labels: Labels, options: OpenOptions) -> dict[str, np.ndarray]:
+    """Holds rows out, stratified by label.
+
+    All rows of one file are in the same part; the label of its first row is its stratum.
+    """
+    fraction = options.validation_fraction
+    splits.check_fraction(fraction, name="validation_fraction")
+    (task, targets), table = labels, images.table
+    rows_by_file: dict[str, list[int]] = {}
     for row in range(len(table)):
-        files.setdefault(_identity(table, images, row), []).append(row)
+        rows_by_file.setdefault(images.key(row), []).append(row)
     strata: dict[tuple[int, ...], list[str]] = {}
-    for name, rows in files.items():
-        strata.setdefault(tuple(np.atleast_1d(targets[rows[0]]).tolist()), []).append(name)
-    whole = set() if task.multi_label else {key for key in strata if key != (-1,)}
-    lonely = [
-        f"{table.place(files[strata[key][0]][0])}: the only image of class "
-        f"{task.class_names[key[0]]!r}"
-        for key in sorted(whole)
-        if len(strata[key]) < 2
+    for key, rows in rows_by_file.items():
+        strata.setdefault(tuple(np.atleast_1d(targets[rows[0]]).tolist()), []).append(key)
+    classes = set() if task.multi_label else strata.keys() - {(-1,)}
+    single = [
+        f"{table.place(rows_by_file[strata[label][0]][0])}: the only image of class "
+        f"{task.class_names[label[0]]!r}"
+        for label in sorted(classes)
+        if len(strata[label]) < 2
     ]
-    if lonely:
+    if single:
         raise ValueError(
             messages.report(
-                f"{len(lonely)} classes of {table.path} have one image:",
-                lonely,
+                f"{len(single)} classes of {table.path} have one image:",
+                single,
                 "a class needs two, one to train on and one to hold out; or write a column 'split'",
             )
         )
-    dealt = [
-        hold_out(names, fraction=fraction, seed=seed, both=key in whole)
-        for key, names in sorted(strata.items())
-    ]
-    train, held = (
-        np.sort([row for pair in dealt for name in pair[side] for row in files[name]])
-        for side in (0, 1)
-    )
-    return {"train": train.astype(np.int64), "validation": held.astype(np.int64)}
+    rows_by_split: dict[str, list[int]] = {"train": [], "validation": []}
+    for label, keys in sorted(strata.items()):
+        parts = splits.hold_out(
+            keys, fraction=fraction, seed=options.seed, nonempty=label in classes
+        )
+        for rows, part in zip(rows_by_split.values(), parts, strict=True):
+            rows += [row for key in part for row in rows_by_file[key]]
+    return {split: np.sort(np.asarray(rows, np.int64)) for split, rows in rows_by_split.items()}
 
 
-def _identity(table: tables.Table, images: Sequence[Any], row: int) -> str:
-    """Returns what an image is called, the same on every machine."""
-    cell = images[row]
-    return cell if isinstance(cell, str) else _title(table, row)
-
-
-def _title(table: tables.Table, row: int) -> str:
-    return f"{table.place(row)} of {table.path.name}"
-
-
-def _check_training(
-    table: tables.Table,
-    splits: Mapping[str, np.ndarray],
-    encoded: Sequence[tuple[Task, np.ndarray]],
+def _check_training_split(
+    table: tables.Table, rows_by_split: Mapping[str, np.ndarray], labels: Sequence[Labels]
 ) -> None:
-    """Checks that every class has an example to learn from, if there is a training split."""
+    """Checks that every class has an example in the training split, if there is one."""
     problems = []
-    for task, targets in encoded if "train" in splits else ():
-        for label in np.flatnonzero(~present(task, targets, splits["train"])):
+    for task, targets in labels if "train" in rows_by_split else ():
+        for label in np.flatnonzero(~label_columns.present(task, targets, rows_by_split["train"])):
             has = (targets[:, label] == 1) if task.multi_label else (targets == label)
             where = f"; {table.place(int(has.argmax()))} has it" if has.any() else ""
             problems.append(f"class {task.class_names[label]!r} of {task.name!r}{where}")
@@ -264,99 +272,83 @@ def _check_training(
         )
 
 
-def _select(whole: ManifestSource, spec: str, splits: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Returns the rows that a split's specification selects, in their order, part by part."""
-    sizes = {name: len(rows) for name, rows in splits.items()}
-    if spec in VALIDATION_NAMES and spec not in sizes:
-        spec = "validation"
-    chosen = []
-    for split, positions in slices.select(spec, sizes, name=whole.name):
-        rows = splits[split]
+def _select_rows(
+    spec: str, rows_by_split: Mapping[str, np.ndarray], images: ImageColumn
+) -> np.ndarray:
+    """Returns the rows that a split's specification selects, slice by slice, each in order."""
+    sizes = {name: len(rows) for name, rows in rows_by_split.items()}
+    if spec not in sizes:
+        spec = splits.canonical_name(spec)
+    selected = []
+    for split, positions in splits.select(spec, sizes, name=f"manifest:{images.table.path}"):
+        rows = rows_by_split[split]
         if len(positions) < len(rows):
-            names = {f"{_identity(whole.table, whole.images, row)}#{row}": row for row in rows}
-            order = shuffled(list(names), seed=_SLICE_SEED)[positions.start : positions.stop]
-            rows = np.sort([names[name] for name in order])
-        chosen.append(rows)
-    return np.concatenate(chosen).astype(np.int64)
-
-
-def _content(table: tables.Table, cell: Any) -> Path | bytes | None:
-    """Returns the file or the bytes that a cell stands for; None if it is no image."""
-    if isinstance(cell, dict):
-        cell = cell.get("bytes") or cell.get("path")
-    if isinstance(cell, bytes) or not cell:
-        return cell or None
-    return table.path.parent / cell if isinstance(cell, str) else None
+            row_of = {f"{images.key(row)}#{row}": row for row in rows}
+            order = splits.shuffled(row_of, seed=_SLICE_SEED)
+            rows = np.sort([row_of[key] for key in order[positions.start : positions.stop]])
+        selected.append(rows)
+    return np.concatenate(selected).astype(np.int64)
 
 
 def _check_files(source: ManifestSource) -> None:
-    problems = []
-    for row in source.rows:
-        data = _content(source.table, source.images[row])
-        if data is None:
-            problems.append(f"{source.table.place(row)}: no image, but {source.images[row]!r}")
-        elif isinstance(data, Path) and not data.is_file():
-            problems.append(f"{source.table.place(row)}: no file {data}")
+    table, problems = source.images.table, []
+    for row in source.rows.tolist():
+        try:
+            content, _ = source.images.content(row)
+        except ValueError as error:
+            problems.append(str(error))
+        else:
+            if isinstance(content, Path) and not content.is_file():
+                problems.append(f"{table.place(row)}: no file {content}")
     if problems:
         raise ValueError(
             messages.report(
-                f"{len(problems)} images in split {source.split!r} of {source.table.path} are "
-                "missing:",
+                f"{len(problems)} images in split {source.split!r} of {table.path} are missing:",
                 problems,
-                f"paths count from {source.table.path.parent.resolve()}; mend or remove these rows",
+                f"paths are relative to {table.path.parent.resolve()}; mend or remove these rows",
             )
         )
 
 
-def _without_corrupt(
-    source: ManifestSource, on_corrupt: OnCorrupt, data_dir: Path | None
-) -> ManifestSource:
-    corrupt = _corrupt(source, record_of(source.table.path, data_dir))
-    if not corrupt:
-        return source
-    problems = [f"{_shown(source, row)}: {reason}" for row, reason in corrupt.items()]
-    where = f"split {source.split!r} of {source.table.path}"
-    if on_corrupt == "raise":
-        raise decode.CorruptImageError(
-            messages.report(
-                f"{len(problems)} images in {where} cannot be decoded:",
-                problems,
-                "replace or remove them, or leave them out with data.on_corrupt='skip'",
-            )
-        )
-    rows = np.asarray([row for row in source.rows if int(row) not in corrupt], np.int64)
-    for task, targets in zip(source.tasks, source.targets, strict=True):
-        lost = present(task, targets, source.rows) & ~present(task, targets, rows)
-        if lost.any() or not len(rows):
-            names = [task.class_names[label] for label in np.flatnonzero(lost)]
-            raise ValueError(
-                f"no image of {where} can be decoded in the classes {messages.some(names)} of "
-                f"{task.name!r}; replace the files, or remove the classes everywhere"
-            )
-    return dataclasses.replace(source, rows=rows, skipped=tuple(problems))
-
-
-def _shown(source: ManifestSource, row: int) -> str:
-    place, data = source.table.place(row), _content(source.table, source.images[row])
-    return f"{place} ({data})" if isinstance(data, Path) else place
-
-
-def _corrupt(source: ManifestSource, record: Path) -> dict[int, str]:
-    """Returns the rows whose image cannot be decoded, each with the reason."""
+def _without_corrupt(source: ManifestSource, options: OpenOptions) -> ManifestSource:
+    """Returns a source without the images that cannot be decoded, as `on_corrupt` says."""
+    images, table = source.images, source.images.table
+    record = verify.record_path(table.path, options.local_data_dir)
     paths: dict[int, Path] = {}
     packed = []
     for row in source.rows.tolist():
-        data = _content(source.table, source.images[row])
-        if isinstance(data, Path):
-            paths[row] = data
+        content, _ = images.content(row)
+        if isinstance(content, Path):
+            paths[row] = content
         else:
             packed.append(row)
-    reasons = verify.find_corrupt(list(dict.fromkeys(paths.values())), record)
-    found = {row: reasons[path] for row, path in paths.items() if path in reasons}
-    found |= verify.find_corrupt_rows(
-        source.table.path,
+    in_files = verify.corrupt_files(list(dict.fromkeys(paths.values())), record)
+    in_table = verify.corrupt_rows(
+        table.path,
         packed,
-        lambda row: _content(source.table, source.images[row]),
+        lambda row: images.content(row)[0],
         record.with_name(f"{record.stem}-bytes.json"),
     )
-    return dict(sorted(found.items()))
+    reasons = {row: in_files[path] for row, path in paths.items() if path in in_files} | in_table
+    if not reasons:
+        return source
+    corrupt = sorted(reasons)
+    problems = [
+        f"{table.place(row)}{f' ({paths[row]})' if row in paths else ''}: {reasons[row]}"
+        for row in corrupt
+    ]
+    place = f"split {source.split!r} of {table.path}"
+    if options.on_corrupt == "raise":
+        raise verify.corrupt_error(place, problems)
+    rows = source.rows[~np.isin(source.rows, corrupt)]
+    for task, targets in zip(source.tasks, source.targets, strict=True):
+        lost = label_columns.present(task, targets, source.rows) & ~label_columns.present(
+            task, targets, rows
+        )
+        if lost.any() or not len(rows):
+            names = [task.class_names[label] for label in np.flatnonzero(lost)]
+            raise ValueError(
+                f"no image of {place} can be decoded in the classes {messages.some(names)} of "
+                f"{task.name!r}; replace the files, or remove the classes everywhere"
+            )
+    return dataclasses.replace(source, rows=rows, skipped=tuple(problems))

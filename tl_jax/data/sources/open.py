@@ -1,18 +1,37 @@
 """Opens a source by its specification: `elpv`, `folder:PATH`, `tfds:NAME[/CONFIG][:VERSION]` ..."""
 
-import dataclasses
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from tl_jax import messages
 from tl_jax.data.source import Source
-from tl_jax.data.sources.folder import OnCorrupt, open_folder
+from tl_jax.data.sources.options import OnCorrupt, OpenOptions
 
-SPECS = (
-    "'digits', 'elpv', 'fashion_mnist[:FOLDER_OR_DEB]', 'folder:PATH', 'manifest:PATH', "
-    "'npz:PATH', 'prepared:PATH' or 'tfds:NAME[/CONFIG][:VERSION]'"
-)
+# How the specification of each kind is written; the kind's module has its name.
+_FORMS = {
+    "digits": "digits",
+    "elpv": "elpv",
+    "fashion_mnist": "fashion_mnist[:FOLDER_OR_DEB]",
+    "folder": "folder:PATH",
+    "manifest": "manifest:PATH",
+    "npz": "npz:PATH",
+    "prepared": "prepared:PATH",
+    "tfds": "tfds:NAME[/CONFIG][:VERSION]",
+}
+
+
+class Kind(Protocol):
+    """What the module of a kind of source has; `address` is what follows the colon."""
+
+    OPTIONS: frozenset[str]
+    """Those of `on_corrupt`, `labels` and `image_column` that it uses."""
+
+    def open(self, address: str, split: str, options: OpenOptions) -> Source:
+        """Opens a split."""
+
+    def split_names(self, address: str, options: OpenOptions) -> tuple[str, ...]:
+        """Returns the names of all splits, in the source's own order."""
 
 
 def open_source(
@@ -30,168 +49,126 @@ def open_source(
 
     Args:
       spec: where the images are:
-        "folder:PATH": labelled folders; see `folder.open_folder`.
-        "manifest:PATH": a table, .csv, .jsonl or .parquet; see `manifest.open_manifest`.
-        "npz:PATH": NumPy arrays; see `arrays.open_npz`.
-        "tfds:NAME[/CONFIG][:VERSION]", "prepared:PATH": a set that TFDS prepared, by its name or by
-        its folder; see `tfds_source`.
+        "folder:PATH": labelled folders; see `folder.open`.
+        "manifest:PATH": a table, .csv, .tsv, .jsonl or .parquet; see `manifest.open`.
+        "npz:PATH": NumPy arrays; see `npz.open`.
+        `tfds:NAME[/CONFIG][:VERSION]`, `prepared:PATH`: a set that TFDS or `prepare` wrote, by its
+        name or by its folder; see `tfds.open` and `prepared.open`.
         "elpv", "fashion_mnist[:FOLDER_OR_DEB]", "digits": sets that come with packages; see the
         modules of these names.
       split: name of the split, a slice such as "train[:90%]", or a sum of these.
       data_dir: folder of prepared sets, where "tfds:" may name any file system that TFDS reads
         ("gs://..."). The default is `TFDS_DATA_DIR`, and without it the user's cache for "elpv"
-        and TFDS's own for "tfds:". For "folder:" and "manifest:" it is where to remember which
-        files were found good.
+        and TFDS's own for "tfds:". For "folder:" and "manifest:" it is the folder that remembers
+        which images were decoded before.
       seed: chooses what is held out of a folder or manifest that has no splits.
-      validation_fraction: part of each class held out of a folder or manifest that has no splits.
+      validation_fraction: share of each class held out of a folder or manifest that has no splits.
       on_corrupt: what to do with images of a folder or manifest that cannot be decoded: "raise",
-        or "skip" to go on without and list them in the source's `skipped`. The other kinds take
-        only "raise": what is prepared was decoded then, and arrays are.
-      labels: of a manifest, "tfds:", "prepared:" or "elpv", the columns or features to learn, the
-        main one first; the default is a manifest's `label`, and all classes of the others.
+        or "skip" to go on without them and list them in the source's `skipped`. The other kinds
+        take only "raise": a prepared set and arrays have been decoded.
+      labels: the columns of a manifest, or the features of "tfds:", "prepared:" or "elpv", to
+        learn, the main one first; the default is a manifest's `label`, and all classes of the
+        others.
       image_column: column of a manifest that holds the images; the default is found by its name.
 
     Raises:
-      ValueError: if the specification or the split is unknown, or the set is unfit.
-      FileNotFoundError: if the folder, file or prepared set is not there.
+      ValueError: if the specification, an option or the split is wrong, or the set is unusable.
+      FileNotFoundError: if the folder, file or prepared set does not exist.
       ModuleNotFoundError: if the package that a set comes with is not installed.
       CorruptImageError: if images of a folder or manifest cannot be decoded.
+
+    Examples:
+      >>> open_source("digits", "train[:10%]")[0]["image"].shape
+      (8, 8, 3)
     """
-    kind, colon, rest = spec.partition(":")
-    how = _How(data_dir, seed, validation_fraction, on_corrupt, tuple(labels), image_column)
-    found = _KINDS.get(kind)
-    if found is None or (found.path == "needed" and not rest) or (found.path == "none" and colon):
-        forms = [name + ":" * (known.path != "none") for name, known in _KINDS.items()]
-        near = messages.hint(kind + colon, [*_KINDS, *forms] if found is None else forms)
-        raise ValueError(f"unknown source {spec!r}; expected {SPECS}{near}")
-    _check_options(spec, found, how)
-    return found.open(rest, split, how)
+    options = OpenOptions(
+        data_dir, seed, validation_fraction, on_corrupt, tuple(labels), image_column
+    )
+    return open_with_options(spec, split, options)
 
 
-@dataclasses.dataclass(frozen=True)
-class _How:
-    data_dir: str | Path | None
-    seed: int
-    validation_fraction: float
-    on_corrupt: OnCorrupt
-    labels: tuple[str, ...]
-    image_column: str | None
-
-    @property
-    def record_dir(self) -> Path | None:
-        if self.data_dir is None:
-            return None
-        if "://" in os.fspath(self.data_dir):
-            raise ValueError(
-                f"got data_dir={self.data_dir!r}; with 'folder:' and 'manifest:' it is where the "
-                "results of checks are kept: expected a folder of this machine"
-            )
-        return Path(self.data_dir).expanduser()
-
-    @property
-    def sets_dir(self) -> str | None:
-        # A string: pathlib would make "gs:/" of "gs://".
-        return None if self.data_dir is None else os.fspath(self.data_dir)
-
-
-def _check_options(spec: str, kind: "_Kind", how: _How) -> None:
-    """Refuses options that a source would not heed."""
+def open_with_options(spec: str, split: str, options: OpenOptions) -> Source:
+    """Opens a split as `open_source`, with its options in one object."""
+    kind, address = _parse(spec)
     given = {
-        "on_corrupt": how.on_corrupt if how.on_corrupt != "raise" else None,
-        "labels": how.labels or None,
-        "image_column": how.image_column,
+        "on_corrupt": None if options.on_corrupt == "raise" else options.on_corrupt,
+        "labels": options.labels or None,
+        "image_column": options.image_column,
     }
-    for option, value in given.items():
-        if value is not None and option not in kind.options:
-            takers = [f"'{name}'" for name, known in _KINDS.items() if option in known.options]
+    for name, value in given.items():
+        if value is not None and name not in kind.OPTIONS:
+            used = f"only {' and '.join(sorted(kind.OPTIONS))}" if kind.OPTIONS else "none"
             raise ValueError(
-                f"got {option}={value!r} with {spec!r}; only {' and '.join(takers)} take it"
+                f"got {name}={value!r}, but of the options {', '.join(given)} {spec!r} uses "
+                f"{used}: leave {name} out"
             )
+    return kind.open(address, split, options)
 
 
-def _folder(path: str, split: str, how: _How) -> Source:
-    return open_folder(
-        Path(path).expanduser(),
-        split,
-        seed=how.seed,
-        validation_fraction=how.validation_fraction,
-        on_corrupt=how.on_corrupt,
-        data_dir=how.record_dir,
-    )
+def split_names(spec: str, *, data_dir: str | Path | None = None) -> tuple[str, ...]:
+    """Returns the names of all splits of a source, in its own order.
+
+    Args:
+      spec: as in `open_source`.
+      data_dir: folder of prepared sets, as in `open_source`.
+
+    Raises:
+      ValueError, FileNotFoundError, ModuleNotFoundError: as `open_source`.
+
+    Examples:
+      >>> split_names("digits")
+      ('train', 'validation', 'test')
+    """
+    kind, address = _parse(spec)
+    return kind.split_names(address, OpenOptions(data_dir))
 
 
-def _manifest(path: str, split: str, how: _How) -> Source:
-    # Imported here, as below: what is not opened need not be installed.
-    from tl_jax.data.sources.manifest import open_manifest
-
-    return open_manifest(
-        Path(path).expanduser(),
-        split,
-        seed=how.seed,
-        validation_fraction=how.validation_fraction,
-        labels=how.labels or ("label",),
-        image_column=how.image_column,
-        on_corrupt=how.on_corrupt,
-        data_dir=how.record_dir,
-    )
+def _parse(spec: str) -> tuple[Kind, str]:
+    """Returns the module of a specification's kind, and its address."""
+    name, colon, address = spec.partition(":")
+    form = _FORMS.get(name, "")
+    needs_address, takes_address = form.startswith(f"{name}:"), ":" in form
+    if not form or (needs_address and not address) or (colon and not takes_address):
+        written = [f"{kind}:" if ":" in text else kind for kind, text in _FORMS.items()]
+        raise ValueError(
+            f"unknown source {spec!r}; expected {', '.join(map(repr, _FORMS.values()))}"
+            f"{messages.hint(name + colon, written if form else [*_FORMS, *written])}"
+        )
+    return _module(name), address
 
 
-def _npz(path: str, split: str, how: _How) -> Source:
-    from tl_jax.data.sources.arrays import open_npz
+def _module(kind: str) -> Kind:
+    """Imports the module of a kind: what is not opened need not be installed."""
+    match kind:
+        case "digits":
+            from tl_jax.data.sources import digits
 
-    del how  # Arrays have no options.
-    return open_npz(Path(path).expanduser(), split)
+            return digits
+        case "elpv":
+            from tl_jax.data.sources import elpv
 
+            return elpv
+        case "fashion_mnist":
+            from tl_jax.data.sources import fashion_mnist
 
-def _elpv(path: str, split: str, how: _How) -> Source:
-    from tl_jax.data.sources.elpv import open_elpv
+            return fashion_mnist
+        case "folder":
+            from tl_jax.data.sources import folder
 
-    del path  # It is one set.
-    return open_elpv(split, labels=how.labels, data_dir=how.sets_dir)
+            return folder
+        case "manifest":
+            from tl_jax.data.sources import manifest
 
+            return manifest
+        case "npz":
+            from tl_jax.data.sources import npz
 
-def _fashion_mnist(path: str, split: str, how: _How) -> Source:
-    from tl_jax.data.sources.fashion_mnist import open_fashion_mnist
+            return npz
+        case "prepared":
+            from tl_jax.data.sources import prepared
 
-    del how  # It is one set.
-    return open_fashion_mnist(split, Path(path).expanduser() if path else None)
+            return prepared
+        case _:
+            from tl_jax.data.sources import tfds
 
-
-def _digits(path: str, split: str, how: _How) -> Source:
-    from tl_jax.data.sources.digits import open_digits
-
-    del path, how  # They are one set.
-    return open_digits(split)
-
-
-def _prepared(path: str, split: str, how: _How) -> Source:
-    from tl_jax.data.sources.tfds import open_prepared
-
-    return open_prepared(path, split, labels=how.labels)
-
-
-def _tfds(name: str, split: str, how: _How) -> Source:
-    from tl_jax.data.sources.tfds import open_tfds
-
-    return open_tfds(name, split, labels=how.labels, data_dir=how.sets_dir)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Kind:
-    """How to open a kind of source: whether a path follows its name, and the options it heeds."""
-
-    open: Callable[[str, str, _How], Source]
-    path: str
-    options: tuple[str, ...] = ()
-
-
-_KINDS = {
-    "digits": _Kind(_digits, "none"),
-    "elpv": _Kind(_elpv, "none", ("labels",)),
-    "fashion_mnist": _Kind(_fashion_mnist, "may be"),
-    "folder": _Kind(_folder, "needed", ("on_corrupt",)),
-    "manifest": _Kind(_manifest, "needed", ("on_corrupt", "labels", "image_column")),
-    "npz": _Kind(_npz, "needed"),
-    "prepared": _Kind(_prepared, "needed", ("labels",)),
-    "tfds": _Kind(_tfds, "needed", ("labels",)),
-}
+            return tfds

@@ -4,9 +4,9 @@ import csv
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tl_jax import messages
 
@@ -14,9 +14,20 @@ if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet
 
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-_LONGEST_CELL = 2**27
+
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_MAX_CELL_CHARACTERS = 2**27
+
+
+class Cells(Protocol):
+    """The cells of a column, None where one is empty."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __getitem__(self, row: int, /) -> Any: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,47 +36,47 @@ class Table:
 
     Attributes:
       path: the file.
-      columns: the cells of each column, None where one is empty.
-      unit: what messages count: "line" of a text, "row" of Parquet.
-      numbers: number of each row within the file, from 1.
+      columns: the cells of each column.
+      unit: what messages call a row: "line" of a text file, "row" of Parquet.
+      numbers: number of each row in the file, from 1.
       class_names: names of the integers in a column, where the file itself gives them.
     """
 
     path: Path
-    columns: Mapping[str, Sequence[Any]]
+    columns: Mapping[str, Cells]
     unit: str
-    numbers: Sequence[int]
+    numbers: list[int] | range
     class_names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def place(self, row: int) -> str:
-        """Returns what messages call a row, counted from 0."""
+        """Returns what messages call a row; `row` counts from 0."""
         return f"{self.unit} {self.numbers[row]}"
 
 
 def read(path: Path) -> Table:
     """Reads a table.
 
-    CSV (or TSV) and JSONL are UTF-8 text. CSV begins with a line of column names; its cells are
-    strings, and empty ones are None. JSONL holds an object a line; keys that a line lacks are None.
-    A column of Parquet is read when it is asked for.
+    CSV (or TSV) and JSONL are UTF-8 text. The first line of CSV has the names of the columns; its
+    cells are strings, and empty ones are None. JSONL has an object a line; keys that are not in a
+    line are None. A column of Parquet is read when it is first used.
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if its name has another ending, or it cannot be read; all bad lines are listed.
+      ValueError: if its name has another suffix, or it cannot be read; bad lines are listed.
       ModuleNotFoundError: if it is Parquet and pyarrow is not installed.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; expected a table, {' '.join(SUFFIXES)}")
     suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return _read_parquet(path)
     if suffix not in SUFFIXES:
         raise ValueError(
             f"cannot tell what {path.name!r} is; expected a name in {', '.join(SUFFIXES)}"
         )
+    if suffix == ".parquet":
+        return _read_parquet(path)
     try:
         table, problems = _read_jsonl(path) if suffix == ".jsonl" else _read_csv(path)
     except (UnicodeDecodeError, csv.Error) as error:
@@ -82,12 +93,17 @@ def read(path: Path) -> Table:
 
 
 def _read_csv(path: Path) -> tuple[Table, list[str]]:
-    csv.field_size_limit(_LONGEST_CELL)
+    """Returns the table, and what is wrong with the lines that are not in it."""
+    csv.field_size_limit(_MAX_CELL_CHARACTERS)
     rows, numbers, problems = [], [], []
-    # The signature that spreadsheets write before UTF-8 is no part of the first name.
+    # Spreadsheets write a byte order mark, which is not part of the first name.
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter=_SEPARATORS[path.suffix.lower()], strict=True)
-        names = _header(path, next(reader, []))
+        names = [name.strip() for name in next(reader, [])]
+        if not any(names) or len(set(names)) < len(names):
+            raise ValueError(
+                f"the first line of {path} is {names}; expected the names of the columns, each once"
+            )
         for row in reader:
             if len(row) == len(names):
                 rows.append([cell or None for cell in row])
@@ -96,20 +112,12 @@ def _read_csv(path: Path) -> tuple[Table, list[str]]:
                 problems.append(
                     f"line {reader.line_num}: {len(row)} cells under {len(names)} column names"
                 )
-    columns = [list(cells) for cells in zip(*rows, strict=True)] or [[] for _ in names]
-    return Table(path, dict(zip(names, columns, strict=True)), "line", numbers), problems
-
-
-def _header(path: Path, cells: Sequence[str]) -> list[str]:
-    names = [cell.strip() for cell in cells]
-    if not any(names) or len(set(names)) < len(names):
-        raise ValueError(
-            f"the first line of {path} is {names}; expected the names of the columns, each once"
-        )
-    return names
+    columns = {name: [row[place] for row in rows] for place, name in enumerate(names)}
+    return Table(path, columns, "line", numbers), problems
 
 
 def _read_jsonl(path: Path) -> tuple[Table, list[str]]:
+    """Returns the table, and what is wrong with the lines that are not in it."""
     rows, numbers, problems = [], [], []
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
@@ -141,16 +149,27 @@ def _read_parquet(path: Path) -> Table:
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"cannot read {path}: {error}; write the file anew") from error
+        raise ValueError(f"cannot read {path}: {error}; write the file again") from error
     count = file.metadata.num_rows
     if not count:
         raise ValueError(f"{path} holds no row; expected one an image")
     columns = _ParquetColumns(path, file)
-    return Table(path, columns, "row", range(1, count + 1), _named_classes(file))
+    return Table(path, columns, "row", range(1, count + 1), _class_names(file))
 
 
-class _ParquetColumns(Mapping[str, Sequence[Any]]):
-    """The columns of a Parquet file, each read when it is asked for."""
+def _class_names(file: "pyarrow.parquet.ParquetFile") -> dict[str, tuple[str, ...]]:
+    """Returns the names of classes that Hugging Face's library writes beside the schema."""
+    try:
+        metadata = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+        features = metadata["info"]["features"]
+        plain = {key: each.get("feature", each) for key, each in features.items()}
+        return {key: tuple(each["names"]) for key, each in plain.items() if "names" in each}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}  # Other metadata: the cells are taken as they are.
+
+
+class _ParquetColumns(Mapping[str, Cells]):
+    """The columns of a Parquet file, each read when it is used."""
 
     def __init__(self, path: Path, file: "pyarrow.parquet.ParquetFile") -> None:
         self._path, self._file = path, file
@@ -161,24 +180,23 @@ class _ParquetColumns(Mapping[str, Sequence[Any]]):
     def __len__(self) -> int:
         return len(self._file.schema_arrow.names)
 
-    def __getitem__(self, name: str) -> Sequence[Any]:
+    def __getitem__(self, name: str) -> Cells:
         if name not in self._file.schema_arrow.names:
             raise KeyError(name)
-        kind = str(self._file.schema_arrow.field(name).type)
-        if "binary" not in kind:
+        if "binary" not in str(self._file.schema_arrow.field(name).type):
             return self._file.read(columns=[name]).column(name).to_pylist()
         self._check_memory(name)
-        return _Binary(self._file.read(columns=[name]).column(name))
+        return _BinaryCells(self._file.read(columns=[name]).column(name))
 
     def _check_memory(self, name: str) -> None:
+        """Raises ValueError if a column of bytes is larger than the machine's memory."""
         metadata = self._file.metadata
-        need = sum(
-            column.total_uncompressed_size
-            for group in range(metadata.num_row_groups)
-            for index in range(metadata.num_columns)
-            if (column := metadata.row_group(group).column(index)).path_in_schema.split(".")[0]
-            == name
-        )
+        need = 0
+        for group in range(metadata.num_row_groups):
+            for index in range(metadata.num_columns):
+                column = metadata.row_group(group).column(index)
+                if column.path_in_schema.split(".")[0] == name:
+                    need += column.total_uncompressed_size
         have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if need > have:
             raise ValueError(
@@ -188,8 +206,8 @@ class _ParquetColumns(Mapping[str, Sequence[Any]]):
             )
 
 
-class _Binary(Sequence[Any]):
-    """A column of bytes, or of structs with bytes: made Python's own cell by cell."""
+class _BinaryCells:
+    """A column of bytes, or of structs with bytes; each cell is copied when it is read."""
 
     def __init__(self, column: "pyarrow.ChunkedArray") -> None:
         self._column = column
@@ -197,16 +215,8 @@ class _Binary(Sequence[Any]):
     def __len__(self) -> int:
         return len(self._column)
 
-    def __getitem__(self, row: int) -> Any:
+    def __iter__(self) -> Iterator[Any]:
+        return (self[row] for row in range(len(self)))
+
+    def __getitem__(self, row: int, /) -> Any:
         return self._column[int(row)].as_py()
-
-
-def _named_classes(file: "pyarrow.parquet.ParquetFile") -> dict[str, tuple[str, ...]]:
-    """Returns the names of classes that Hugging Face's library writes beside the schema."""
-    try:
-        facts = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
-        features = facts["info"]["features"]
-        plain = {key: each.get("feature", each) for key, each in features.items()}
-        return {key: tuple(each["names"]) for key, each in plain.items() if "names" in each}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}  # Another's metadata: the labels are then what the cells say.

@@ -1,0 +1,112 @@
+"""The source of images and labels in a `.npz` file of NumPy arrays."""
+
+import re
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tl_jax.data import splits
+from tl_jax.data.sources import arrays
+from tl_jax.data.sources.options import OpenOptions
+
+OPTIONS: frozenset[str] = frozenset()
+
+_IMAGES, _LABELS = "x|images?|data", "y|labels?|targets?"
+
+
+def open(address: str, split: str, options: OpenOptions) -> arrays.ArraySource:
+    """Opens a split of a `.npz` file of images and labels.
+
+    Its arrays are called `images` and `labels` (one split, "train"), or by split: `x_train` and
+    `y_train`, or `train_images` and `train_labels`, and so for any split, as Keras and MedMNIST
+    name them; `val` and `valid` are opened as "validation". They have the forms that
+    `arrays.from_arrays` takes. `class_names` may name the classes; otherwise they come from the
+    labels of all splits. Slices count in the file's order: of a file sorted by class,
+    `train[:90%]` lacks the last classes.
+
+    Args:
+      address: the file.
+      split: name of the split, a slice such as "train[:90%]", or a sum of these.
+      options: none of them is used.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it cannot be read, its arrays have other names or shapes, or the split is
+        unknown.
+    """
+    del options
+    path = _existing(address)
+    name = f"npz:{path}"
+
+    def read(key: str) -> np.ndarray:
+        try:
+            return archive[key]
+        except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(
+                f"cannot read {key!r} of {path}: {error}; write the file again with np.savez, "
+                "images as one uint8 array and names as np.array(names, dtype=str)"
+            ) from error
+
+    with np.load(path, allow_pickle=False) as archive:
+        keys = _find_keys(archive.files, path)
+        class_names = list(read("class_names")) if "class_names" in archive.files else None
+        labels = {each: read(label_key) for each, (_, label_key) in keys.items()}
+        # The images of other splits are not read.
+        wanted = {each.split for each in splits.parse(split, keys)} & keys.keys()
+        images = {each: read(keys[each][0]) for each in wanted}
+    if len({(values.shape[1:], values.dtype.kind) for values in labels.values()}) > 1:
+        forms = ", ".join(f"{each} {v.dtype}{list(v.shape)}" for each, v in labels.items())
+        raise ValueError(
+            f"the splits of {name} have labels of several forms: {forms}; write all alike"
+        )
+    task, encoded = arrays.encode_labels(
+        np.concatenate(list(labels.values())), class_names, name=name
+    )
+    ends = np.cumsum([len(values) for values in labels.values()])[:-1]
+    targets = dict(zip(labels, np.split(encoded, ends), strict=True))
+    for each, values in images.items():
+        arrays.check_images(values, name=f"{name}, {keys[each][0]!r}")
+        arrays.check_count(values, targets[each], name=f"split {each!r} of {name}")
+    return arrays.select_split(images, targets, split, task=task, name=name)
+
+
+def split_names(address: str, options: OpenOptions) -> tuple[str, ...]:
+    """Returns the splits that the file's arrays are named by."""
+    del options
+    path = _existing(address)
+    with np.load(path, allow_pickle=False) as archive:
+        return tuple(_find_keys(archive.files, path))
+
+
+def _existing(address: str) -> Path:
+    path = Path(address).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; expected a .npz file, as np.savez writes it")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not a complete .npz file; write it with np.savez")
+    return path
+
+
+def _find_keys(files: Sequence[str], path: Path) -> dict[str, tuple[str, str]]:
+    """Returns the names of the arrays of images and of labels of each split."""
+
+    def by_split(words: str) -> dict[str, str]:
+        keys = {}
+        for file in files:
+            match = re.fullmatch(rf"(?:{words})(?:_(\w+))?|(\w+)_(?:{words})", file, re.IGNORECASE)
+            if match:
+                split = (match[1] or match[2] or "train").lower()
+                keys[splits.canonical_name(split)] = file
+        return keys
+
+    images, labels = by_split(_IMAGES), by_split(_LABELS)
+    if not images or images.keys() != labels.keys():
+        raise ValueError(
+            f"{path} holds the arrays {', '.join(files) or 'none'}; expected `images` and "
+            "`labels`; or for each split `x_train` and `y_train`, or `train_images` and "
+            "`train_labels`; and optionally `class_names`"
+        )
+    return {split: (images[split], labels[split]) for split in images}
