@@ -12,22 +12,22 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from tl_jax.data.partition import partition
+from tl_jax.data import splits
 from tl_jax.data.sources import debian
 
 INSTALLED = Path("/usr/share/tuxpaint/stamps")
 SPLITS = {"train": 0.45, "validation": 0.15, "test": 0.40}
-LEAST = 20
+MIN_COUNT = 20
 _SIDE, _SEED = 128, 0
-_FACTS = "stamps.json"
-_HOW = (
-    "install Debian's package tuxpaint-stamps-default, or fetch it (`apt-get download "
+_SUMMARY = "stamps.json"
+_HOW_TO_GET_THEM = (
+    "install Debian's package tuxpaint-stamps-default, or download it (`apt-get download "
     "tuxpaint-stamps-default`, 161 MB) and give --stamps tuxpaint-stamps-default_*.deb; a folder "
-    "of subject/.../*.png does too"
+    "of subject/.../*.png works too"
 )
 
 # By name, as stamps show them; "symbols" are letters, digits and signs, of which ImageNet has none.
-_SOURCES = {
+IMAGENET_SOURCES = {
     "animals": "tabby|golden retriever|hen|goldfinch|bee|ladybug|monarch|goldfish|great white shark"
     "|brown bear|lion|tiger|zebra|African elephant|hippopotamus|ox|ram|hog|hare|red fox|gorilla"
     "|king penguin|flamingo|American alligator|box turtle|tree frog|snail",
@@ -44,96 +44,88 @@ _SOURCES = {
 
 
 def class_mapping(folder: Path) -> tuple[str, ...]:
-    """Returns what `transfer.class_mapping` takes for the classes of a prepared folder."""
-    known = json.loads((folder / _FACTS).read_text())["classes"]
-    return tuple(f"{name}={sources}" for name, sources in _SOURCES.items() if name in known)
+    """Returns what `transfer.class_mapping` takes for the classes of a folder of stamps."""
+    known = json.loads((folder / _SUMMARY).read_text())["classes"]
+    return tuple(f"{name}={sources}" for name, sources in IMAGENET_SOURCES.items() if name in known)
 
 
-def prepare(source: Path, folder: Path) -> Path:
-    """Writes `folder/split/class/*.png`, if it is not there, and returns the folder.
+def write_pictures(source: Path, folder: Path) -> Path:
+    """Writes `folder/split/class/*.png`, unless they exist, and returns the folder.
 
-    The classes are the folders right below the stamps'; those of fewer than 20 pictures are left
-    out. Pictures lie on white, made square and at most 128 pixels wide. Each class is dealt out to
-    the splits by a seeded hash of the file's name. Letters of one alphabet or pieces of one chess
-    set resemble each other and fall into several splits.
+    The classes are the folders right below that of the stamps; those of fewer than 20 pictures are
+    left out. Pictures are laid over white, padded to squares and shrunk to 128 pixels. Each class
+    is divided into the splits by a seeded hash of the files' names. The letters of one alphabet or
+    the pieces of one chess set resemble each other and are in several splits.
 
     Args:
       source: the package (.deb), or the folder of the stamps that it installs.
-      folder: where to write; what is there already is taken if it is of the same source.
+      folder: where to write; it is kept as it is if it was written from the same source.
 
     Raises:
       FileNotFoundError: if there is no such source; the message says how to get it.
-      ValueError: if it holds no two classes.
+      ValueError: if it has fewer than two classes.
     """
     if not source.exists():
-        raise FileNotFoundError(f"there are no stamps at {source}: {_HOW}")
-    facts = folder / _FACTS
-    if facts.exists() and json.loads(facts.read_text())["source"] == source.name:
+        raise FileNotFoundError(f"there are no stamps at {source}: {_HOW_TO_GET_THEM}")
+    summary = folder / _SUMMARY
+    if summary.exists() and json.loads(summary.read_text())["source"] == source.name:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
-    pictures = _pictures(source)
-    classes: dict[str, list[str]] = {}
+    pictures = _read_pictures(source)
+    names_by_class: dict[str, list[str]] = {}
     for name in sorted(pictures):
-        classes.setdefault(PurePosixPath(name).parts[0], []).append(name)
-    kept = {label: names for label, names in classes.items() if len(names) >= LEAST}
-    if len(kept) < 2:
+        names_by_class.setdefault(PurePosixPath(name).parts[0], []).append(name)
+    classes = {label: names for label, names in names_by_class.items() if len(names) >= MIN_COUNT}
+    if len(classes) < 2:
         raise ValueError(
-            f"{source} holds {len(pictures)} pictures in {len(classes)} folders, of which "
-            f"{len(kept)} have {LEAST} or more; expected two at least: {_HOW}"
+            f"{source} has {len(pictures)} pictures in {len(names_by_class)} folders, of which "
+            f"{len(classes)} have {MIN_COUNT} or more; expected at least two: {_HOW_TO_GET_THEM}"
         )
-    counts = {label: _write(folder, label, names, pictures) for label, names in kept.items()}
-    dropped = {label: len(names) for label, names in classes.items() if label not in kept}
-    found = {"source": source.name, "classes": counts, "dropped": dropped}
-    facts.write_text(json.dumps(found, indent=2) + "\n")
+    counts: dict[str, dict[str, int]] = {}
+    for label, names in classes.items():
+        parts = splits.partition(names, shares=list(SPLITS.values()), seed=_SEED)
+        counts[label] = {split: len(part) for split, part in zip(SPLITS, parts, strict=True)}
+        for split, part in zip(SPLITS, parts, strict=True):
+            (folder / split / label).mkdir(parents=True)
+            for name in part:
+                file = folder / split / label / name.partition("/")[2].replace("/", "-")
+                with Image.open(io.BytesIO(pictures[name])) as image:
+                    on_white(image).save(file)
+    dropped = {label: len(names) for label, names in names_by_class.items() if label not in classes}
+    content = {"source": source.name, "classes": counts, "dropped": dropped}
+    summary.write_text(json.dumps(content, indent=2) + "\n")
     return folder
 
 
 def describe(folder: Path) -> str:
-    """Says what a prepared folder holds, and what was left out."""
-    found = json.loads((folder / _FACTS).read_text())
-    counts, dropped = found["classes"], found["dropped"]
+    """Returns a line on what a folder of stamps has, and what was left out."""
+    summary = json.loads((folder / _SUMMARY).read_text())
+    counts, dropped = summary["classes"], summary["dropped"]
     return (
         f"stamps: {sum(sum(c.values()) for c in counts.values())} pictures of {len(counts)} "
-        f"classes ({', '.join(counts)}); left out, for fewer than {LEAST} pictures: "
+        f"classes ({', '.join(counts)}); left out, for fewer than {MIN_COUNT} pictures: "
         f"{', '.join(f'{name} ({count})' for name, count in dropped.items()) or 'none'}"
     )
-
-
-def _write(
-    folder: Path, label: str, names: list[str], pictures: dict[str, bytes]
-) -> dict[str, int]:
-    """Writes the pictures of a class; returns how many went to each split."""
-    parts = partition(names, shares=list(SPLITS.values()), seed=_SEED)
-    for split, dealt in zip(SPLITS, parts, strict=True):
-        place = folder / split / label
-        place.mkdir(parents=True)
-        for name in dealt:
-            with Image.open(io.BytesIO(pictures[name])) as image:
-                on_white(image).save(place / name.partition("/")[2].replace("/", "-"))
-    return {split: len(dealt) for split, dealt in zip(SPLITS, parts, strict=True)}
 
 
 def on_white(image: Image.Image) -> Image.Image:
     """Returns a picture on a white square, at most 128 pixels wide."""
     cut_out = image.convert("RGBA")
     side = max(cut_out.size)
-    ground = Image.new("RGBA", (side, side), "white")
-    place = ((side - cut_out.width) // 2, (side - cut_out.height) // 2)
-    ground.alpha_composite(cut_out, place)
-    ground.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-    return ground.convert("RGB")
+    square = Image.new("RGBA", (side, side), "white")
+    corner = ((side - cut_out.width) // 2, (side - cut_out.height) // 2)
+    square.alpha_composite(cut_out, corner)
+    square.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC)
+    return square.convert("RGB")
 
 
-def _pictures(source: Path) -> dict[str, bytes]:
+def _read_pictures(source: Path) -> dict[str, bytes]:
     """Returns the PNG files by their names below the folder of the stamps."""
     if source.is_dir():
         paths = sorted(path for path in source.rglob("*.png") if path.parent != source)
         return {path.relative_to(source).as_posix(): path.read_bytes() for path in paths}
-    found = {}
-    with debian.data_archive(source) as archive:
-        for member in archive:
-            parts = PurePosixPath(member.name).parts
-            if member.isfile() and member.name.endswith(".png") and "stamps" in parts[:-2]:
-                name = "/".join(parts[parts.index("stamps") + 1 :])
-                found[name] = archive.extractfile(member).read()
-    return found
+    packed = debian.read_files(
+        source,
+        lambda name: name.endswith(".png") and "stamps" in PurePosixPath(name).parts[:-2],
+    )
+    return {name.partition("/stamps/")[2]: content for name, content in packed.items()}

@@ -1,10 +1,11 @@
-"""Finding corrupt files: named with reasons, remembered, whatever lies under the name."""
+"""Corrupt images: named with reasons, decoded once, whatever is under the name."""
 
+import json
 import os
 
 import pytest
 
-from tl_jax.data.images import verify
+from tl_jax.data.images import decode, verify
 
 
 @pytest.fixture
@@ -12,11 +13,19 @@ def paths(tmp_path, save_image):
     return [save_image(tmp_path / f"{i}.png", seed=i) for i in range(3)]
 
 
+@pytest.fixture
+def decoded(monkeypatch):
+    """What is decoded."""
+    calls = []
+    real = decode.decode
+    monkeypatch.setattr(decode, "decode", lambda data: calls.append(data) or real(data))
+    return calls
+
+
 def test_corrupt_files_are_returned_in_order_with_reasons(paths, tmp_path):
     paths[2].write_bytes(b"")
     paths[0].write_bytes(paths[0].read_bytes()[:-30])
-    found = verify.find_corrupt(paths, tmp_path / "record.json")
-    assert found == {
+    assert verify.corrupt_files(paths, tmp_path / "record.json") == {
         paths[0]: "image file is truncated",
         paths[2]: "cannot identify image file: it is empty",
     }
@@ -28,26 +37,51 @@ def test_directories_pipes_and_dead_links_are_named(tmp_path, save_image):
     odd[0].mkdir()
     os.mkfifo(odd[1])
     odd[2].symlink_to("nowhere.png")
-    reasons = list(verify.find_corrupt([good, *odd], tmp_path / "record.json").values())
-    assert reasons == [
+    assert list(verify.corrupt_files([good, *odd], tmp_path / "record.json").values()) == [
         "it is a directory, not a file",
         "it is a device or a pipe, not a file",
         "there is no such file, or it is a link that leads nowhere",
     ]
 
 
+def test_good_files_are_decoded_once_and_changed_ones_again(paths, tmp_path, decoded):
+    record = tmp_path / "record.json"
+    assert verify.corrupt_files(paths, record) == verify.corrupt_files(paths, record) == {}
+    assert sorted(decoded) == paths
+    paths[1].write_bytes(b"")
+    for _ in range(2):
+        assert list(verify.corrupt_files(paths, record)) == [paths[1]]
+    assert decoded[3:] == [paths[1]] * 2
+
+
 @pytest.mark.parametrize("content", ["", '{"a": ', "null", "[1]"])
-def test_a_damaged_record_is_written_anew(paths, tmp_path, content):
+def test_a_damaged_record_is_written_again(paths, tmp_path, content):
     record = tmp_path / "record.json"
     record.write_text(content)
-    assert verify.find_corrupt(paths, record) == {}
-    assert set(verify._read(record)) == set(map(str, paths))
+    assert verify.corrupt_files(paths, record) == {}
+    assert set(json.loads(record.read_text())) == set(map(str, paths))
 
 
-def test_a_postponed_check_decodes_nothing_and_remembers_nothing(paths, tmp_path, monkeypatch):
-    paths[1].write_bytes(b"")
-    with verify.postponed(), monkeypatch.context() as patched:
-        patched.setattr(verify.decode, "decode", lambda path: pytest.fail("it was decoded"))
-        assert verify.find_corrupt(paths, tmp_path / "record.json") == {}
-    assert not (tmp_path / "record.json").exists()
-    assert list(verify.find_corrupt(paths, tmp_path / "record.json")) == [paths[1]]
+def test_rows_of_a_table_are_decoded_once_for_each_selection(paths, tmp_path, decoded):
+    table, record = tmp_path / "table", tmp_path / "record.json"
+    table.write_text("as it is")
+    contents = [path.read_bytes() for path in paths] + [b"no image"]
+
+    def corrupt(*rows):
+        return verify.corrupt_rows(table, rows, contents.__getitem__, record)
+
+    for _ in range(2):
+        assert list(corrupt(0, 3)) == [3]
+        assert corrupt(1, 2) == {}
+    assert len(decoded) == 4
+    table.write_text("changed")
+    assert list(corrupt(0, 3)) == [3]
+    assert len(decoded) == 6
+    assert corrupt() == {}
+
+
+def test_records_of_two_folders_are_two_files(tmp_path):
+    first, second = (verify.record_path(tmp_path / name, tmp_path) for name in "ab")
+    assert first != second
+    assert first == verify.record_path(tmp_path / "b" / ".." / "a", tmp_path)
+    assert tmp_path in first.parents

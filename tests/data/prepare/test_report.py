@@ -6,40 +6,40 @@ import numpy as np
 import pytest
 
 from tl_jax.data.images.decode import Decoded
-from tl_jax.data.prepare import inspection
-from tl_jax.data.prepare import report as set_report
+from tl_jax.data.prepare import report as reporting
+from tl_jax.data.prepare.inspection import CorruptImage, ImageInfo
 from tl_jax.data.source import Task
 
 ANIMALS = Task("animal", ("cat", "dog", "emu"))
 SIGHTS = Task("seen", ("sea", "sky"), multi_label=True)
 
 
-def facts(number, label, *, split="train", seen=(0, 0), pixels=None, form="PNG", mode="RGB"):
+def info(number, label, *, split="train", seen=(0, 0), pixels=None, form="PNG", mode="RGB"):
     content = np.full((10 + number, 20, 3), number, np.uint8) if pixels is None else pixels
-    return inspection.facts(
+    return ImageInfo.of(
         bytes([number]),
         Decoded(content, form, mode),
         split=split,
         index=number,
         name=f"{split}/{number}.png",
-        labels={"animal": label, "seen": seen},
+        labels={"animal": (label,), "seen": seen},
     )
 
 
 IMAGES = [
-    facts(0, 0, seen=(1, 1)),
-    facts(1, 0, seen=(1, 0), form="JPEG"),
-    facts(2, 0, seen=(-1, -1), mode="L"),
-    facts(3, 1),
-    facts(9, -1),
-    facts(5, 2, split="test", pixels=np.full((10, 20, 3), 0, np.uint8)),
+    info(0, 0, seen=(1, 1)),
+    info(1, 0, seen=(1, 0), form="JPEG"),
+    info(2, 0, seen=(-1, -1), mode="L"),
+    info(3, 1),
+    info(9, -1),
+    info(5, 2, split="test", pixels=np.full((10, 20, 3), 0, np.uint8)),
 ]
-CORRUPT = [inspection.Corrupt("test", 6, "test/6.png", "cat", "it is empty")]
+CORRUPT = [CorruptImage("test", 6, "test/6.png", "cat", "it is empty")]
 
 
 @pytest.fixture(scope="module")
 def report():
-    return set_report.set_report(IMAGES, CORRUPT, (ANIMALS, SIGHTS), source="folder:x")
+    return reporting.make_report(IMAGES, CORRUPT, (ANIMALS, SIGHTS), source="folder:x")
 
 
 def test_images_are_counted_by_split_task_and_class(report):
@@ -72,22 +72,22 @@ def test_imbalance_is_measured(report):
     ("counts", "expected"), [([5, 5, 5], 3), ([9, 0, 0], 1), ([1, 1, 0], 2), ([0, 0], 0)]
 )
 def test_the_effective_number_of_classes(counts, expected):
-    assert set_report.effective_classes(counts) == pytest.approx(expected)
+    assert reporting.effective_classes(counts) == pytest.approx(expected)
 
 
 def test_warnings_name_the_files(report):
     text = "\n".join(report["warnings"])
     assert "1 images cannot be decoded" in text
-    assert "leakage: one image lies in several splits: train/0.png (train), test/5.png" in text
+    assert "leakage: one image is in several splits: train/0.png (train), test/5.png" in text
     assert "different labels: train/0.png (train: cat), test/5.png (test: emu)" in text
     assert "no image of 'emu' (animal) in split 'train'" in text
 
 
 def test_a_set_without_faults_has_no_warning():
-    images = [facts(i, i, seen=(1, 1)) for i in range(3)]
-    found = set_report.set_report(images, [], (ANIMALS, SIGHTS), source="x")
-    assert found["warnings"] == []
-    assert "None." in set_report.markdown(found, [])
+    images = [info(i, i, seen=(1, 1)) for i in range(3)]
+    report = reporting.make_report(images, [], (ANIMALS, SIGHTS), source="x")
+    assert report["warnings"] == []
+    assert "None." in reporting.markdown(report, [])
 
 
 def test_the_report_survives_json(report):
@@ -95,22 +95,22 @@ def test_the_report_survives_json(report):
 
 
 def test_the_page_and_the_summary_say_what_the_report_says(report):
-    page = set_report.markdown(report, CORRUPT)
+    page = reporting.markdown(report, CORRUPT)
     assert "| cat | 3 | 0 |" in page
     assert "- test/6.png (test): it is empty" in page
     assert "- train/0.png (train: cat), test/5.png (test: emu)" in page
-    summary = set_report.summary(report)
+    summary = reporting.summary(report)
     assert "train: 5 images, 0 corrupt" in summary
     assert "10 to 19 pixels, median 11.5" in summary
-    assert "warning: leakage: one image lies in several splits: train/0.png" in summary
+    assert "warning: leakage: one image is in several splits: train/0.png" in summary
 
 
 def test_a_summary_lists_some_warnings_and_counts_the_rest():
-    images = [facts(i, i % 2, pixels=np.zeros((2, 2, 3), np.uint8)) for i in range(2)]
+    images = [info(i, i % 2, pixels=np.zeros((2, 2, 3), np.uint8)) for i in range(2)]
     many = [
-        facts(i % 256, i % 2, pixels=np.full((2, 2 + i // 2, 3), 7, np.uint8)) for i in range(80)
+        info(i % 256, i % 2, pixels=np.full((2, 2 + i // 2, 3), 7, np.uint8)) for i in range(80)
     ]
-    found = set_report.set_report(images + many, [], (ANIMALS, SIGHTS), source="x")
-    summary = set_report.summary(found)
+    report = reporting.make_report(images + many, [], (ANIMALS, SIGHTS), source="x")
+    summary = reporting.summary(report)
     assert summary.count("warning: ") == 20
-    assert f"and {len(found['warnings']) - 20} more warnings" in summary
+    assert f"and {len(report['warnings']) - 20} more warnings" in summary

@@ -1,110 +1,126 @@
 """Decodes every image of a split once, before training, to find those that cannot be decoded."""
 
-import contextlib
-import contextvars
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from tl_jax import files, messages
 from tl_jax.data.images import decode
 
-# A table's splits, and some slices of them.
-_TABLES = 8
+Key = TypeVar("Key", bound=Hashable)
 
-_postponed = contextvars.ContextVar("postponed", default=False)
-
-
-@contextlib.contextmanager
-def postponed() -> Iterator[None]:
-    """Within, nothing is decoded and found corrupt: whoever opens a source decodes it himself."""
-    token = _postponed.set(True)
-    try:
-        yield
-    finally:
-        _postponed.reset(token)
+# What is remembered of a table with images in it: its splits, and some slices of them.
+_REMEMBERED_SELECTIONS = 8
 
 
-def find_corrupt(paths: Sequence[Path], record: Path) -> dict[Path, str]:
+def record_path(path: Path, data_dir: Path | None) -> Path:
+    """Returns the file that remembers which images of a folder or table were decoded.
+
+    Args:
+      path: the folder or table.
+      data_dir: folder of such files; None is the user's cache.
+    """
+    key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    return (data_dir or files.cache_dir()) / "verified" / f"{key}.json"
+
+
+def corrupt_images(keys: Iterable[Key], content: Callable[[Key], Path | bytes]) -> dict[Key, str]:
+    """Decodes images, and returns the keys of those that cannot be decoded, each with the reason.
+
+    Args:
+      keys: what the images are known by.
+      content: maps a key to the path or the bytes of the image; called from several threads.
+    """
+
+    def reason(key: Key) -> str:
+        try:
+            decode.decode(content(key))
+        except decode.CorruptImageError as error:
+            return error.reason
+        except FileNotFoundError:
+            return "there is no such file, or it is a link that leads nowhere"
+        return ""
+
+    keys = list(keys)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        return {key: text for key, text in zip(keys, pool.map(reason, keys), strict=True) if text}
+
+
+def corrupt_files(paths: Sequence[Path], record: Path) -> dict[Path, str]:
     """Returns the files that cannot be decoded, each with the reason, in the order of `paths`.
 
     Args:
-      paths: image files; one that has vanished, or a link that leads nowhere, is corrupt.
-      record: JSON file of the files found good before, by size and time of change: only new and
-        changed files are decoded. It is replaced as a whole, so runs may share it.
+      paths: image files; a missing file and a dead link count as corrupt.
+      record: JSON file with the size and modification time of each file that was decoded before;
+        only new and changed files are decoded. Several runs may share it.
     """
-    if _postponed.get():
-        return {}
-    known = _read(record)
+    decoded = _read_json(record)
     stamps = {path: _stamp(path) for path in paths}
-    unknown = [path for path in paths if known.get(str(path)) != stamps[path]]
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        reasons = dict(zip(unknown, pool.map(_reason, unknown), strict=True))
-    corrupt = {path: reason for path, reason in reasons.items() if reason}
+    unknown = [path for path in paths if decoded.get(str(path)) != stamps[path]]
+    corrupt = corrupt_images(unknown, lambda path: path)
     good = {str(path): stamps[path] for path in unknown if path not in corrupt}
     if good:
-        _replace(record, known | good)
+        files.write_text(record, json.dumps(decoded | good))
     return corrupt
 
 
-def find_corrupt_rows(
-    table: Path, rows: Sequence[int], content: Callable[[int], bytes], record: Path
+def corrupt_rows(
+    table: Path, rows: Sequence[int], content: Callable[[int], Path | bytes], record: Path
 ) -> dict[int, str]:
-    """Returns the rows of a table whose images, which lie in it, cannot be decoded, with reasons.
+    """Returns the rows of a table whose own images cannot be decoded, each with the reason.
 
     Args:
       table: the file.
-      rows: those to be looked at.
-      content: from a row to the bytes of its image.
-      record: JSON file of what was found before: rows are decoded anew only if the table has
-        changed, or they are others.
+      rows: the rows to decode.
+      content: maps a row to the bytes of its image.
+      record: JSON file with the results of before; rows are decoded again if the table has changed,
+        or if they are another selection of its rows.
     """
-    if not rows or _postponed.get():
+    if not rows:
         return {}
-    facts = json.dumps([*_stamp(table), list(rows)])
-    key = hashlib.sha256(facts.encode()).hexdigest()
-    known = _read(record)
+    key = hashlib.sha256(json.dumps([*_stamp(table), list(rows)]).encode()).hexdigest()
+    known = _read_json(record)
     if key not in known:
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            reasons = list(pool.map(lambda row: _reason(content(row)), rows))
-        bad = {str(row): reason for row, reason in zip(rows, reasons, strict=True) if reason}
-        known = {key: bad, **{old: known[old] for old in list(known)[: _TABLES - 1]}}
-        _replace(record, known)
+        corrupt = corrupt_images(rows, content)
+        older = list(known)[: _REMEMBERED_SELECTIONS - 1]
+        known = {key: corrupt, **{old: known[old] for old in older}}
+        files.write_text(record, json.dumps(known))
     return {int(row): reason for row, reason in known[key].items()}
 
 
-def _read(record: Path) -> dict[str, Any]:
-    """Returns what a record holds: nothing, if it is not there or damaged."""
+def corrupt_error(place: str, problems: Sequence[str]) -> decode.CorruptImageError:
+    """Returns the error that names corrupt images.
+
+    Args:
+      place: where they are, such as "split 'train' of photos".
+      problems: each image's name and the reason.
+    """
+    return decode.CorruptImageError(
+        messages.report(
+            f"{len(problems)} images in {place} cannot be decoded:",
+            problems,
+            "replace or remove them, or leave them out with data.on_corrupt='skip'",
+        )
+    )
+
+
+def _read_json(record: Path) -> dict[str, Any]:
+    """Returns the content of a record, or an empty one if it is missing or damaged."""
     try:
-        found = json.loads(record.read_text())
+        content = json.loads(record.read_text())
     except (FileNotFoundError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _stamp(path: Path) -> list[int]:
+    """Returns a file's size and modification time, or nothing if it cannot be opened."""
     try:
         status = path.stat()
     except OSError:
-        return []  # It is in no record, so it is opened, and the reason found then.
+        return []  # No record has this, so the file is decoded, and the reason found.
     return [status.st_size, status.st_mtime_ns]
-
-
-def _reason(data: Path | bytes) -> str:
-    try:
-        decode.decode(data)
-    except decode.CorruptImageError as error:
-        return error.reason
-    except FileNotFoundError:
-        return "there is no such file, or it is a link that leads nowhere"
-    return ""
-
-
-def _replace(record: Path, content: dict[str, Any]) -> None:
-    record.parent.mkdir(parents=True, exist_ok=True)
-    part = record.with_name(f"{record.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(content))
-    part.replace(record)

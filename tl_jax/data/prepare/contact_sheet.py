@@ -1,4 +1,4 @@
-"""Draws a contact sheet: rows of small images, each row with a title, each image with its name."""
+"""Draws a contact sheet: rows of small images, each row with a title, each image with a caption."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,13 +8,15 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+# In pixels: side of an image, space between them, height of a line of text, width of the titles.
 _SIDE, _GAP, _LINE, _TITLE = 112, 8, 16, 150
-_INK, _PAPER, _FRAME = "#202020", "white", "#c8c8c8"
+_MIN_WIDTH = 480
+_TEXT_COLOUR, _BACKGROUND, _FRAME_COLOUR = "#202020", "white", "#c8c8c8"
 
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """An image uint8 RGB [H, W, 3] of any size, and what is written below it."""
+    """An image uint8 RGB [H, W, 3] of any size, and the caption below it."""
 
     image: np.ndarray
     caption: str
@@ -31,53 +33,49 @@ class Row:
 def draw(rows: Sequence[Row], *, heading: str, footer: str) -> Image.Image:
     """Returns the sheet as a Pillow image in mode RGB.
 
-    Images keep their shape, are made smaller where they are wider or higher than 112 pixels, and
-    are shown at their own size otherwise. What is too long is cut, with an ellipsis.
+    Images keep their aspect ratio. Those that are wider or higher than 112 pixels are shrunk, the
+    others are shown at their own size. Text that is too long is cut, with an ellipsis.
 
     Args:
       rows: drawn from top to bottom.
       heading, footer: one line each, above and below the rows.
     """
-    font = _font()
+    # Matplotlib's font has Greek, Cyrillic and Arabic letters. The basic layout does not need the
+    # library for complex scripts, without which Pillow may be built.
+    font_file = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    font = ImageFont.truetype(str(font_file), 11, layout_engine=ImageFont.Layout.BASIC)
     columns = max((len(row.tiles) for row in rows), default=1)
-    width = max(_TITLE + columns * (_SIDE + _GAP) + _GAP, 480)
-    height_of_row = _SIDE + _LINE + _GAP
-    height = 2 * (_LINE + 2 * _GAP) + len(rows) * height_of_row
-    sheet = Image.new("RGB", (width, height), _PAPER)
-    pen = ImageDraw.Draw(sheet)
-    for line, top in ((heading, _GAP), (footer, height - _GAP - _LINE)):
-        pen.text((_GAP, top), _fit(line, width - 2 * _GAP, font), _INK, font)
+    width = max(_TITLE + columns * (_SIDE + _GAP) + _GAP, _MIN_WIDTH)
+    row_height, margin = _SIDE + _LINE + _GAP, _LINE + 2 * _GAP
+    height = 2 * margin + len(rows) * row_height
+    sheet = Image.new("RGB", (width, height), _BACKGROUND)
+    canvas = ImageDraw.Draw(sheet)
+
+    def write(text: str, left: int, top: int, max_width: int) -> None:
+        canvas.text((left, top), _shortened(text, max_width, font), _TEXT_COLOUR, font)
+
+    write(heading, _GAP, _GAP, width - 2 * _GAP)
+    write(footer, _GAP, height - _GAP - _LINE, width - 2 * _GAP)
     for number, row in enumerate(rows):
-        _draw_row(sheet, pen, row, _LINE + 2 * _GAP + number * height_of_row, font)
+        top = margin + number * row_height
+        write(row.title, _GAP, top + _SIDE // 2, _TITLE - 2 * _GAP)
+        for column, tile in enumerate(row.tiles):
+            left = _TITLE + column * (_SIDE + _GAP)
+            small = Image.fromarray(tile.image)
+            small.thumbnail((_SIDE, _SIDE))
+            corner = (left + (_SIDE - small.width) // 2, top + (_SIDE - small.height) // 2)
+            sheet.paste(small, corner)
+            frame = (left - 1, top - 1, left + _SIDE, top + _SIDE)
+            canvas.rectangle(frame, outline=_FRAME_COLOUR)
+            write(tile.caption, left, top + _SIDE + 1, _SIDE)
     return sheet
 
 
-def _draw_row(
-    sheet: Image.Image, pen: ImageDraw.ImageDraw, row: Row, top: int, font: ImageFont.FreeTypeFont
-) -> None:
-    pen.text((_GAP, top + _SIDE // 2), _fit(row.title, _TITLE - 2 * _GAP, font), _INK, font)
-    for column, tile in enumerate(row.tiles):
-        left = _TITLE + column * (_SIDE + _GAP)
-        small = Image.fromarray(tile.image)
-        small.thumbnail((_SIDE, _SIDE))
-        place = (left + (_SIDE - small.width) // 2, top + (_SIDE - small.height) // 2)
-        sheet.paste(small, place)
-        pen.rectangle((left - 1, top - 1, left + _SIDE, top + _SIDE), outline=_FRAME)
-        pen.text((left, top + _SIDE + 1), _fit(tile.caption, _SIDE, font), _INK, font)
-
-
-def _fit(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
-    """Cuts a line so that it is at most `width` pixels wide."""
+def _shortened(text: str, max_width: int, font: ImageFont.FreeTypeFont) -> str:
+    """Returns a line, cut if necessary to be at most `max_width` pixels wide."""
     line = " ".join(text.split())
-    if font.getlength(line) <= width:
+    if font.getlength(line) <= max_width:
         return line
-    while line and font.getlength(f"{line}…") > width:
+    while line and font.getlength(f"{line}…") > max_width:
         line = line[:-1]
     return f"{line}…"
-
-
-def _font() -> ImageFont.FreeTypeFont:
-    """Returns the font that comes with Matplotlib: it has Greek, Cyrillic and Arabic letters."""
-    path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-    # Laid out plainly: Pillow may be built without the library for complex scripts.
-    return ImageFont.truetype(str(path), 11, layout_engine=ImageFont.Layout.BASIC)

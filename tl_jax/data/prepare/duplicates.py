@@ -1,47 +1,41 @@
-"""Finds images that are the same to the last pixel, within a split and across splits."""
+"""Finds images with the same pixels, within a split and across splits."""
 
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable
 
-import numpy as np
-
-from tl_jax.data.prepare.inspection import Facts
+from tl_jax.data.prepare.inspection import ImageInfo
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Images with the same pixels, two at least, in the order they were given in."""
+    """Images with the same pixels, two or more, in the order in which they were given."""
 
-    members: tuple[Facts, ...]
+    members: tuple[ImageInfo, ...]
 
     @property
     def identical_bytes(self) -> bool:
-        """Whether the files are the same too, and not only what they show."""
-        return len({one.file_digest for one in self.members}) == 1
+        """Whether the files are equal too, and not only their pixels."""
+        return len({image.file_digest for image in self.members}) == 1
 
     @property
     def across_splits(self) -> bool:
-        """Whether the group lies in several splits: what is tested on was trained on."""
-        return len({one.split for one in self.members}) > 1
+        """Whether the images are in several splits, so that test images were trained on."""
+        return len({image.split for image in self.members}) > 1
 
     @property
     def labels_differ(self) -> bool:
         """Whether the labels contradict each other; a missing one contradicts nothing."""
-        return any(
-            _contradict([np.atleast_1d(one.labels[task]) for one in self.members])
-            for task in self.members[0].labels
-        )
+        for task in self.members[0].labels:
+            for values in zip(*(image.labels[task] for image in self.members), strict=True):
+                if len({value for value in values if value >= 0}) > 1:
+                    return True
+        return False
 
 
-def find(images: Iterable[Facts]) -> list[Group]:
+def find(images: Iterable[ImageInfo]) -> list[Group]:
     """Returns the groups of images that decode to the same pixels."""
-    by_pixels: dict[bytes, list[Facts]] = defaultdict(list)
-    for one in images:
-        by_pixels[one.pixel_digest].append(one)
+    by_pixels: dict[bytes, list[ImageInfo]] = defaultdict(list)
+    for image in images:
+        by_pixels[image.pixel_digest].append(image)
     return [Group(tuple(members)) for members in by_pixels.values() if len(members) > 1]
-
-
-def _contradict(labels: list[np.ndarray]) -> bool:
-    columns = np.stack(labels, axis=1)
-    return any(len(set(column[column >= 0])) > 1 for column in columns)

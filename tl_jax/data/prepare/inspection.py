@@ -1,30 +1,32 @@
-"""What is recorded of an image when a set is prepared."""
+"""What is recorded of each image when a set is prepared."""
 
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import numpy as np
 
 from tl_jax.data.images import decode
 from tl_jax.data.source import Task
 
-Labels = Mapping[str, int | tuple[int, ...]]
+Labels = Mapping[str, tuple[int, ...]]
+"""Label by task: the index of the class alone, or a value for each class if it is multi-label."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
+class ImageInfo:
     """What is known of an image that can be decoded.
 
     Attributes:
-      split: of the set.
-      index: position in the split's source.
-      name: of its file, or what stands for one.
-      labels: label by task, in the forms of `Example`, vectors as tuples.
-      format, mode: Pillow's names of how it is stored, such as "JPEG" and "RGB".
-      height, width: of the decoded image, in pixels.
-      file_digest: of its bytes.
-      pixel_digest: of its decoded pixels and size.
+      split: name of its split.
+      index: its index in the split's source.
+      name: name of its file, or what stands for one.
+      labels: its labels; -1 where one is missing.
+      format, mode: Pillow's names for how it is stored, such as "JPEG" and "RGB".
+      height, width: size of the decoded image, in pixels.
+      file_digest: hash of its bytes.
+      pixel_digest: hash of its decoded pixels and their shape.
     """
 
     split: str
@@ -38,10 +40,44 @@ class Facts:
     file_digest: bytes
     pixel_digest: bytes
 
+    @classmethod
+    def of(
+        cls,
+        data: bytes,
+        decoded: decode.Decoded,
+        *,
+        split: str,
+        index: int,
+        name: str,
+        labels: Labels,
+    ) -> Self:
+        """Returns what is known of an image from the bytes of its file and the decoded pixels."""
+        height, width = decoded.pixels.shape[:2]
+        pixels = hashlib.sha256(repr(decoded.pixels.shape).encode())
+        pixels.update(np.ascontiguousarray(decoded.pixels).data)
+        return cls(
+            split=split,
+            index=index,
+            name=name,
+            labels=labels,
+            format=decoded.format,
+            mode=decoded.mode,
+            height=height,
+            width=width,
+            file_digest=hashlib.sha256(data).digest()[:16],
+            pixel_digest=pixels.digest()[:16],
+        )
+
 
 @dataclasses.dataclass(frozen=True)
-class Corrupt:
-    """An image that cannot be decoded, and why; `label` is the main task's, by name."""
+class CorruptImage:
+    """An image that cannot be decoded.
+
+    Attributes:
+      split, index, name: as in `ImageInfo`.
+      label: name of the main task's class; several are joined by "/".
+      reason: why it cannot be decoded.
+    """
 
     split: str
     index: int
@@ -50,29 +86,9 @@ class Corrupt:
     reason: str
 
 
-def digest(data: bytes | np.ndarray) -> bytes:
-    """Returns 16 bytes that differ for different bytes, or for arrays of different content."""
-    found = hashlib.sha256()
-    if isinstance(data, np.ndarray):
-        found.update(repr(data.shape).encode())
-        data = np.ascontiguousarray(data).data
-    found.update(data)
-    return found.digest()[:16]
-
-
-def facts(
-    data: bytes, decoded: decode.Decoded, *, split: str, index: int, name: str, labels: Labels
-) -> Facts:
-    """Returns what is known of an image, from its file's bytes and from its decoded pixels."""
-    height, width = decoded.pixels.shape[:2]
-    return Facts(
-        split, index, name, labels, decoded.format, decoded.mode, height, width,
-        file_digest=digest(data), pixel_digest=digest(decoded.pixels),
-    )  # fmt: skip
-
-
-def class_names(label: int | Sequence[int], task: Task) -> list[str]:
-    """Returns the names of the classes that an image has; none, if its label is missing."""
+def class_names(label: Sequence[int], task: Task) -> list[str]:
+    """Returns the names of the classes that an image has; none if its label is missing."""
     if task.multi_label:
-        return [name for name, has in zip(task.class_names, label, strict=True) if has == 1]
-    return [task.class_names[label]] if label >= 0 else []
+        return [name for name, value in zip(task.class_names, label, strict=True) if value == 1]
+    (index,) = label
+    return [task.class_names[index]] if index >= 0 else []

@@ -1,0 +1,185 @@
+"""Writes the images of sources to array_record files through TFDS."""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import tensorflow_datasets as tfds
+import tqdm
+
+from tl_jax.data.images import decode
+from tl_jax.data.prepare.image_reader import GoodImage, ImageReader
+from tl_jax.data.prepare.inspection import CorruptImage, ImageInfo
+from tl_jax.data.source import Source, Task
+
+Records = Iterator[tuple[int, dict[str, Any]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenSet:
+    """What was written.
+
+    Attributes:
+      folder: the folder of the records.
+      images: what is known of the images in it.
+      corrupt: the images that were left out.
+    """
+
+    folder: Path
+    images: Sequence[ImageInfo]
+    corrupt: Sequence[CorruptImage]
+
+
+def write_records(
+    sources: Mapping[str, Source],
+    reader: ImageReader,
+    folder: Path,
+    *,
+    num_threads: int,
+    progress: bool,
+) -> WrittenSet:
+    """Writes all images of sources that can be decoded.
+
+    Args:
+      sources: sources with the same tasks, by split.
+      reader: reads their images.
+      folder: where TFDS makes the folder of the records.
+      num_threads: threads that read.
+      progress: show a bar on the terminal.
+
+    Raises:
+      CorruptImageError: if none of a split's images can be decoded.
+      OSError: if the folder does not hold every image that was read.
+    """
+    tasks = next(iter(sources.values())).tasks
+    images: list[ImageInfo] = []
+    corrupt: list[CorruptImage] = []
+    bar = tqdm.tqdm(total=sum(map(len, sources.values())), unit=" images", disable=not progress)
+
+    def records(source: Source) -> Records:
+        before = len(images)
+        for index, image in enumerate(_read_in_order(source, reader, num_threads)):
+            bar.update()
+            if isinstance(image, CorruptImage):
+                corrupt.append(image)
+            else:
+                images.append(image.info)
+                yield index, _record(image, tasks)
+        if len(images) == before:
+            raise decode.CorruptImageError(
+                f"none of the {len(source)} images in split {source.split!r} of {source.name} can "
+                f"be decoded; the last one: {corrupt[-1].name}: {corrupt[-1].reason}"
+            )
+
+    tfds.display_progress_bar(enable=False)  # TFDS's bars do not know how many images there are.
+    try:
+        with bar:
+            builder = _Builder(
+                {split: records(source) for split, source in sources.items()},
+                tasks,
+                description=f"Prepared from {next(iter(sources.values())).name}.",
+                data_dir=folder,
+            )
+            with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints that it downloads.
+                builder.download_and_prepare(
+                    download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+                )
+    finally:
+        tfds.display_progress_bar(enable=True)
+    written = WrittenSet(Path(builder.data_path), images, corrupt)
+    _check_complete(written, sources)
+    return written
+
+
+class _Builder(tfds.core.GeneratorBasedBuilder):
+    """Writes given records."""
+
+    name = "prepared"
+    VERSION = tfds.core.Version("1.0.0")
+    url_infos: ClassVar = None  # Nothing is downloaded.
+
+    def __init__(
+        self,
+        records: Mapping[str, Records],
+        tasks: Sequence[Task],
+        *,
+        description: str,
+        data_dir: Path,
+    ) -> None:
+        self._records, self._tasks, self._description = records, tasks, description
+        super().__init__(data_dir=data_dir, file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {"image": tfds.features.Image(shape=(None, None, 3))}
+        for task in self._tasks:
+            label = tfds.features.ClassLabel(names=list(task.class_names))
+            features[task.name] = tfds.features.Sequence(label) if task.multi_label else label
+        features["path"] = tfds.features.Text()
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self._description,
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", self._tasks[0].name),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Records]:
+        del dl_manager
+        return dict(self._records)
+
+    def _generate_examples(self) -> Records:
+        raise NotImplementedError("the records are given to the builder")
+
+
+def _read_in_order(
+    source: Source, reader: ImageReader, num_threads: int
+) -> Iterator[GoodImage | CorruptImage]:
+    """Reads all examples in order; the threads are at most four examples each ahead."""
+    pending: collections.deque[concurrent.futures.Future[GoodImage | CorruptImage]]
+    pending = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+        for index in range(len(source)):
+            if len(pending) == 4 * num_threads:
+                yield pending.popleft().result()
+            pending.append(pool.submit(reader, source, index))
+        while pending:
+            yield pending.popleft().result()
+
+
+def _record(image: GoodImage, tasks: Sequence[Task]) -> dict[str, Any]:
+    """Returns what TFDS stores of an image.
+
+    The label of a multi-label task is the list of its classes, after -1 if the others are unknown.
+    """
+    record: dict[str, Any] = {"image": io.BytesIO(image.data), "path": image.info.name}
+    for task in tasks:
+        label = image.info.labels[task.name]
+        if not task.multi_label:
+            record[task.name] = label[0]
+            continue
+        if {0, -1} <= set(label):
+            raise ValueError(
+                f"{image.info.name} is known not to have some classes of {task.name!r}, and of "
+                "others it is not known; a prepared set can only say one of these of all classes "
+                "that an image does not have: fill in the missing ones"
+            )
+        classes = [index for index, value in enumerate(label) if value == 1]
+        record[task.name] = [-1, *classes] if -1 in label else classes
+    return record
+
+
+def _check_complete(written: WrittenSet, sources: Mapping[str, Source]) -> None:
+    stored = tfds.builder_from_directory(written.folder).as_data_source(
+        decoders={"image": tfds.decode.SkipDecoding()}
+    )
+    for split in sources:
+        expected = sum(image.split == split for image in written.images)
+        if len(stored[split]) != expected:
+            raise OSError(
+                f"{len(stored[split])} of the {expected} images of split {split!r} were written to "
+                f"{written.folder}; check the disk and try again"
+            )
