@@ -9,6 +9,8 @@ them, with two workers each:
 - `jpeg, stretched`, `jpeg, processes`: stretched by the host, in threads and in processes;
 - `records`: the same files in array_record, as `python -m tl_jax prepare` writes them;
 - `memory`, `device`: canvases that were read once and kept;
+- `python`, `python, processes`: a source that holds Python's lock for 4 ms an image, as code in
+  Python does, in threads and in processes;
 - `dataloader`: torch's DataLoader with timm's dataset, training transform and collation (uint8, as
   for timm's prefetcher); `dataloader, no jitter`: without timm's default colour jitter.
 
@@ -21,13 +23,14 @@ canvas.
 
 `small` are 28 x 28 images from memory, in batches of 256.
 
-Each figure is the median of `--blocks`, in which the sides take turns: begin anew, take some
-batches that are not counted, then take `--images` images. The result goes to
-`experiments/results/benchmarks/loader.json`.
+Each figure is the median of `--blocks`, in which the sides take turns: start again, take some
+batches that are not counted, then take `--images` images. The result is written to
+`experiments/results/benchmarks/loader.json`; with `--sides` only some are timed.
 """
 
 import argparse
 import contextlib
+import ctypes
 import dataclasses
 import functools
 import itertools
@@ -47,22 +50,22 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
 from experiments.benchmarks import report
-from tl_jax.data.loading import device_batches, host_batches
+from tl_jax.data.loading import device_batches
+from tl_jax.data.loading.host_batches import host_train_batches
+from tl_jax.data.loading.options import LoadOptions
 from tl_jax.data.loading.order import Uniform
-from tl_jax.data.loading.workers import WorkerType
-from tl_jax.data.prepare.prepare import prepare
-from tl_jax.data.source import Source
+from tl_jax.data.prepare.pack import prepare_source
+from tl_jax.data.source import Example, Source, Task
 from tl_jax.data.sources.arrays import from_arrays
 from tl_jax.data.sources.open import open_source
 
-LIBRARIES = ("jax", "jaxlib", "grain", "numpy", "pillow", "simplejpeg", "torch", "timm")
+LIBRARIES = ("jax", "jaxlib", "numpy", "pillow", "simplejpeg", "torch", "timm")
 CLASSES = 4
 IMAGE_SIZE, CANVAS, SMALL = 224, 256, 28
 SMALL_BATCH = 256
-# What is kept is served so fast that one pass says little.
+# Caches are so fast that one pass says little.
 PASSES_OF_A_CACHE = 20
-
-Passes = Callable[[], contextlib.AbstractContextManager[Iterator[Any]]]
+PYTHON_SECONDS = 0.004
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,18 +89,18 @@ class Side:
     """One way to get images.
 
     Attributes:
-      begin: gives an iterator over batches without end, and closes it.
-      batches: how many are counted.
+      start: a context manager that starts an endless iterator over batches, and closes it.
+      batches: number of batches that are counted.
       batch_size: images of each.
     """
 
-    begin: Passes
+    start: Callable[[], contextlib.AbstractContextManager[Iterator[Any]]]
     batches: int
     batch_size: int
 
     def rate(self, warm_up: int) -> float:
-        """Returns the images a second of so many batches, once some were taken."""
-        with self.begin() as iterator:
+        """Returns the images a second of the counted batches, after `warm_up` others."""
+        with self.start() as iterator:
             exhaust(itertools.islice(iterator, warm_up))
             start = time.perf_counter()
             exhaust(itertools.islice(iterator, self.batches))
@@ -106,7 +109,7 @@ class Side:
 
 
 def exhaust(iterator: Iterable[Any]) -> None:
-    """Takes all there is, and waits for what is on a device."""
+    """Takes all batches, and waits for those on a device."""
     for batch in iterator:
         jax.block_until_ready(batch)
 
@@ -139,35 +142,45 @@ def one_device() -> NamedSharding:
     return NamedSharding(Mesh(np.asarray(jax.devices()[:1]), ("data",)), PartitionSpec("data"))
 
 
-def files_side(
-    source: Source, setting: Setting, *, worker_type: WorkerType = "thread", packed: bool
-) -> Side:
-    """Returns the reading of files or records, every time anew."""
+class SlowInPython(Source):
+    """A source that holds Python's lock as long as it reads."""
 
-    def begin() -> host_batches.TrainBatches:
-        return host_batches.train_batches(
-            source,
-            batch_size=setting.batch_size,
-            canvas=CANVAS,
-            seed=0,
-            workers=setting.workers,
-            worker_type=worker_type,
-            packed=packed,
+    name, split, tasks = "slow in Python", "train", (Task("label", ("any",)),)
+
+    def __init__(self, count: int) -> None:
+        """`count` is the number of images."""
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Example:
+        # `PyDLL` keeps the lock, unlike `time.sleep`; waiting takes no core from other processes.
+        ctypes.PyDLL(None).usleep(round(1e6 * PYTHON_SECONDS))
+        return {"image": np.zeros((CANVAS, CANVAS, 3), np.uint8), "label": 0}
+
+
+def source_side(
+    source: Source, setting: Setting, *, processes: bool = False, packed: bool = False
+) -> Side:
+    """Returns the reading of a source, every time again."""
+    options = LoadOptions(
+        setting.batch_size, setting.workers, worker_type="process" if processes else "thread"
+    )
+
+    def start() -> contextlib.AbstractContextManager[Iterator[Any]]:
+        order = Uniform(len(source), 0)
+        return contextlib.closing(
+            host_train_batches(source, options, canvas=CANVAS, order=order, packed=packed)
         )
 
-    return Side(begin, setting.images // setting.batch_size, setting.batch_size)
+    return Side(start, setting.images // setting.batch_size, setting.batch_size)
 
 
 def memory_side(source: Source, setting: Setting, *, canvas: int, batch_size: int) -> Side:
     """Returns the batches of canvases that are in memory already."""
-    batches = host_batches.train_batches(
-        source,
-        batch_size=batch_size,
-        canvas=canvas,
-        seed=0,
-        workers=setting.workers,
-        cache="memory",
-    )
+    options = LoadOptions(batch_size, setting.workers, cache="memory")
+    batches = host_train_batches(source, options, canvas=canvas, order=Uniform(len(source), 0))
     epoch = -(-len(source) // batch_size)
     exhaust(itertools.islice(batches, epoch))
     return Side(lambda: contextlib.nullcontext(batches), epoch * PASSES_OF_A_CACHE, batch_size)
@@ -177,12 +190,10 @@ def device_side(source: Source, setting: Setting) -> Side:
     """Returns the batches of canvases that are on the device already."""
     batches = device_batches.train_batches(
         source,
-        batch_size=setting.batch_size,
+        LoadOptions(setting.batch_size, setting.workers, cache="device"),
         canvas=CANVAS,
         order=Uniform(len(source), 0),
         sharding=one_device(),
-        workers=setting.workers,
-        cache="device",
     )
     epoch = -(-len(source) // setting.batch_size)
     return Side(
@@ -191,7 +202,7 @@ def device_side(source: Source, setting: Setting) -> Side:
 
 
 class PeerDataset:
-    """timm's dataset with its training transform; made where it is read, in torch's processes."""
+    """timm's dataset with its training transform, created in torch's worker processes."""
 
     def __init__(self, root: Path, count: int, color_jitter: float) -> None:
         self._root, self._count, self._color_jitter = root, count, color_jitter
@@ -200,10 +211,10 @@ class PeerDataset:
         return self._count
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        return self._made[index]
+        return self._dataset[index]
 
     @functools.cached_property
-    def _made(self) -> Any:
+    def _dataset(self) -> Any:
         timm = import_timm()
         transform = timm.data.create_transform(
             IMAGE_SIZE, is_training=True, use_prefetcher=True, color_jitter=self._color_jitter
@@ -212,7 +223,7 @@ class PeerDataset:
 
 
 def collate(examples: Sequence[tuple[np.ndarray, int]]) -> Any:
-    """Makes a batch as timm's loader does: uint8 [batch, channels, height, width]."""
+    """Returns a batch as timm's loader collates it: uint8 [batch, channels, height, width]."""
     return import_timm().data.loader.fast_collate(examples)
 
 
@@ -224,7 +235,7 @@ def import_timm() -> ModuleType:
 
 
 def peer_side(folder: Path, setting: Setting, *, color_jitter: float) -> Side:
-    """Returns torch's DataLoader over the files; its processes stay from block to block."""
+    """Returns torch's DataLoader over the files; its processes live from block to block."""
     from torch.utils.data import DataLoader, RandomSampler
 
     dataset = PeerDataset(folder / "train", setting.images, color_jitter)
@@ -240,38 +251,41 @@ def peer_side(folder: Path, setting: Setting, *, color_jitter: float) -> Side:
         multiprocessing_context="spawn",
     )
 
-    def begin() -> contextlib.AbstractContextManager[Iterator[Any]]:
+    def start() -> contextlib.AbstractContextManager[Iterator[Any]]:
         return contextlib.nullcontext(iter(batches))
 
-    return Side(begin, setting.images // setting.batch_size, setting.batch_size)
+    return Side(start, setting.images // setting.batch_size, setting.batch_size)
 
 
 def decode_side(folder: Path, setting: Setting, *, resize: bool) -> Side:
     """Returns the decoding of the files' bytes, from memory, without batches or order."""
     contents = [path.read_bytes() for path in sorted(folder.rglob("*.jpg"))]
 
-    def one(content: bytes) -> None:
+    def decode(content: bytes) -> None:
         pixels = simplejpeg.decode_jpeg(content)
         if resize:
             Image.fromarray(pixels).resize((CANVAS, CANVAS), Image.Resampling.BICUBIC)
 
     @contextlib.contextmanager
-    def begin() -> Iterator[Iterator[None]]:
+    def start() -> Iterator[Iterator[None]]:
         with ThreadPoolExecutor(setting.workers) as pool:
-            yield endless(pool, one, contents, setting)
+            yield decode_endlessly(pool, decode, contents, setting)
 
-    return Side(begin, setting.images // setting.batch_size, setting.batch_size)
+    return Side(start, setting.images // setting.batch_size, setting.batch_size)
 
 
-def endless(
-    pool: ThreadPoolExecutor, work: Callable[[bytes], None], contents: list[bytes], setting: Setting
+def decode_endlessly(
+    pool: ThreadPoolExecutor,
+    decode: Callable[[bytes], None],
+    contents: list[bytes],
+    setting: Setting,
 ) -> Iterator[None]:
-    """Yields whenever a batch of contents is done, while the threads are at the next ones."""
+    """Yields whenever a batch of contents is decoded, while threads decode the next ones."""
     stream = itertools.cycle(contents)
 
     def submit() -> Any:
         batch = list(itertools.islice(stream, setting.batch_size))
-        return pool.submit(lambda: [work(content) for content in batch])
+        return pool.submit(lambda: [decode(content) for content in batch])
 
     pending = [submit() for _ in range(setting.workers + 1)]
     while True:
@@ -280,36 +294,41 @@ def endless(
         yield None
 
 
-def sides(folder: Path, setting: Setting) -> dict[str, Side]:
-    """Returns all that is compared, by name; makes the files."""
+def sides(folder: Path, setting: Setting) -> dict[str, Callable[[], Side]]:
+    """Returns by name how each side is made; writes the files and records that they read."""
     make_files(folder / "files", setting.images)
     files = open_source(f"folder:{folder / 'files'}", "train", data_dir=folder)
-    prepare(f"folder:{folder / 'files'}", folder / "records", progress=False, data_dir=folder)
+    prepare_source(
+        f"folder:{folder / 'files'}", folder / "records", progress=False, data_dir=folder
+    )
     records = open_source(f"prepared:{folder / 'records'}", "train")
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (setting.small_images, SMALL, SMALL), np.uint8)
     small = from_arrays(pixels, rng.integers(0, 10, len(pixels)))
-    size = setting.batch_size
+    slow, size = SlowInPython(setting.images), setting.batch_size
     return {
-        "jpeg": files_side(files, setting, packed=True),
-        "jpeg, stretched": files_side(files, setting, packed=False),
-        "jpeg, processes": files_side(files, setting, worker_type="process", packed=False),
-        "records": files_side(records, setting, packed=True),
-        "memory": memory_side(files, setting, canvas=CANVAS, batch_size=size),
-        "device": device_side(files, setting),
-        "dataloader": peer_side(folder / "files", setting, color_jitter=0.4),
-        "dataloader, no jitter": peer_side(folder / "files", setting, color_jitter=0.0),
-        "decode": decode_side(folder / "files", setting, resize=False),
-        "decode and resize": decode_side(folder / "files", setting, resize=True),
-        "small": memory_side(small, setting, canvas=SMALL, batch_size=SMALL_BATCH),
+        "jpeg": lambda: source_side(files, setting, packed=True),
+        "jpeg, stretched": lambda: source_side(files, setting),
+        "jpeg, processes": lambda: source_side(files, setting, processes=True),
+        "python": lambda: source_side(slow, setting),
+        "python, processes": lambda: source_side(slow, setting, processes=True),
+        "records": lambda: source_side(records, setting, packed=True),
+        "memory": lambda: memory_side(files, setting, canvas=CANVAS, batch_size=size),
+        "device": lambda: device_side(files, setting),
+        "dataloader": lambda: peer_side(folder / "files", setting, color_jitter=0.4),
+        "dataloader, no jitter": lambda: peer_side(folder / "files", setting, color_jitter=0.0),
+        "decode": lambda: decode_side(folder / "files", setting, resize=False),
+        "decode and resize": lambda: decode_side(folder / "files", setting, resize=True),
+        "small": lambda: memory_side(small, setting, canvas=SMALL, batch_size=SMALL_BATCH),
     }
 
 
-def measure(setting: Setting) -> dict[str, Any]:
-    """Runs the benchmark and returns its result, ready to be written."""
+def measure(setting: Setting, chosen: Sequence[str] | None = None) -> dict[str, Any]:
+    """Runs the benchmark, all sides or the chosen ones; returns its result, ready to be written."""
     rates: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="tl_jax_loader_") as name:
-        compared = sides(Path(name), setting)
+        makers = sides(Path(name), setting)
+        compared = {side: makers[side]() for side in chosen or makers}
         sizes = [path.stat().st_size for path in Path(name, "files").rglob("*.jpg")]
         for block in range(setting.blocks):
             for side in list(compared)[:: -1 if block % 2 else 1]:
@@ -327,17 +346,21 @@ def measure(setting: Setting) -> dict[str, Any]:
 
 
 def ratios(median: dict[str, float]) -> dict[str, float]:
-    """Returns what the figures are measured by."""
+    """Returns the quotients of sides that were timed."""
+    pairs = (
+        ("jpeg", "dataloader"),
+        ("jpeg", "dataloader, no jitter"),
+        ("jpeg", "decode"),
+        ("jpeg, stretched", "dataloader"),
+        ("jpeg, stretched", "decode and resize"),
+        ("python, processes", "python"),
+        ("memory", "dataloader"),
+        ("device", "dataloader"),
+    )
     return {
-        "jpeg over dataloader": median["jpeg"] / median["dataloader"],
-        "jpeg over dataloader, no jitter": median["jpeg"] / median["dataloader, no jitter"],
-        "jpeg over decode": median["jpeg"] / median["decode"],
-        "jpeg, stretched over dataloader": median["jpeg, stretched"] / median["dataloader"],
-        "jpeg, stretched over decode and resize": (
-            median["jpeg, stretched"] / median["decode and resize"]
-        ),
-        "memory over dataloader": median["memory"] / median["dataloader"],
-        "device over dataloader": median["device"] / median["dataloader"],
+        f"{side} over {other}": median[side] / median[other]
+        for side, other in pairs
+        if side in median and other in median
     }
 
 
@@ -358,6 +381,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="threads or processes of each side")
     parser.add_argument("--small-images", type=int, default=20_000)
     parser.add_argument("--blocks", type=int, default=9, help="turns of each side")
+    parser.add_argument("--sides", nargs="+", help="names of the sides to be timed; all by default")
     parser.add_argument("--results", type=Path, default=report.RESULTS)
     return parser.parse_args(arguments)
 
@@ -368,7 +392,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fields = [field.name for field in dataclasses.fields(Setting)]
     setting = Setting(**{name: vars(options)[name] for name in fields})
     facts = report.facts(LIBRARIES)
-    result = measure(setting) | facts
+    result = measure(setting, options.sides) | facts
     path = report.write(options.results, "loader", result)
     print(f"{table(result)}\nwritten to {path}")
 

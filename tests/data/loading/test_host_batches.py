@@ -1,109 +1,45 @@
 """Batches: their order by (seed, step) alone, every example once, processes that add up."""
 
-import dataclasses
 import itertools
-import multiprocessing
-import threading
-import time
-import traceback
 from collections import Counter
 
 import numpy as np
 import pytest
 
+from tests.support.loading import (
+    PREPROCESS,
+    Failing,
+    Numbered,
+    OddError,
+    Tasked,
+    assert_same,
+    evaluate,
+    evaluate_source,
+    host_eval,
+    host_train,
+    take,
+)
 from tl_jax.data.images import decode
 from tl_jax.data.loading import memory_cache
-from tl_jax.data.loading.host_batches import eval_batches, train_batches
+from tl_jax.data.loading.options import LoadOptions
 from tl_jax.data.loading.order import Uniform
-from tl_jax.data.preprocess import Preprocess, canvas_image, eval_image
-from tl_jax.data.source import Task
-from tl_jax.data.sources.folder import open_folder
-
-
-@dataclasses.dataclass
-class Numbered:
-    """A source of images of different sizes; an image's label is its index."""
-
-    count: int
-    name: str = "numbered"
-    split: str = "train"
-    skipped: tuple[str, ...] = ()
-    reads: list[int] = dataclasses.field(default_factory=list)
-
-    @property
-    def class_names(self):
-        return tuple(f"class {i}" for i in range(self.count))
-
-    def __len__(self):
-        return self.count
-
-    def __getitem__(self, index):
-        self.reads.append(index)
-        rng = np.random.default_rng(index)
-        shape = (6 + index % 3, 5 + index % 4, 3)
-        return {"image": rng.integers(0, 256, shape, np.uint8), "label": index}
-
-
-class OddError(Exception):
-    """An error that cannot be copied to another process."""
-
-    def __init__(self, message):
-        super().__init__(message)
-        self.lock = threading.Lock()
-
-
-class Failing(Numbered):
-    """A source of which one example cannot be read."""
-
-    broken = 5
-
-    def __getitem__(self, index):
-        if index == self.broken:
-            raise OddError("the disk is on fire")
-        return super().__getitem__(index)
-
-
-class Tasked(Numbered):
-    """A source with a multi-label task and a further task, the index."""
-
-    @property
-    def tasks(self):
-        return (
-            Task("kinds", ("a", "b", "c"), multi_label=True),
-            Task("age", tuple(map(str, range(self.count)))),
-        )
-
-    def __getitem__(self, index):
-        kinds = np.array([index % 4 == 0, -1, index % 2], np.int8)
-        return {**super().__getitem__(index), "label": kinds, "age": index}
-
-
-def reading_threads():
-    return [t for t in threading.enumerate() if t.name.startswith("grain-prefetch")]
-
-
-def wait_until(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    assert condition()
-
-
-def take(source, count, **options):
-    defaults = {"batch_size": 4, "canvas": 8, "seed": 0}
-    return list(itertools.islice(train_batches(source, **(defaults | options)), count))
+from tl_jax.data.preprocess import canvas_image, eval_image
+from tl_jax.data.sources.open import open_source
 
 
 def labels(batches):
     return [batch["label"].tolist() for batch in batches]
 
 
-def assert_same(ours, theirs):
-    assert len(ours) == len(theirs)
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.keys() == other.keys()
-        for key in one:
-            np.testing.assert_array_equal(one[key], other[key])
+def join(parts):
+    """Returns the batches of several processes, joined step by step."""
+    return [
+        {key: np.concatenate([part[key] for part in step]) for key in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+
+
+# ---- training
 
 
 def test_a_batch_is_canvases_sizes_and_labels():
@@ -128,83 +64,18 @@ def test_every_epoch_holds_every_example_once(count, batch_size):
         assert sorted(stream[epoch * count : (epoch + 1) * count]) == list(range(count))
 
 
-def test_epochs_and_seeds_have_orders_of_their_own():
-    orders = []
-    for seed in (0, 1, 2):
-        stream = list(itertools.chain(*labels(take(Numbered(20), 15, seed=seed))))
-        orders += [tuple(stream[i : i + 20]) for i in (0, 20, 40)]
-    assert len(set(orders)) == 9
-    assert tuple(range(20)) not in orders
-
-
-def test_the_order_is_near_uniform():
-    firsts = Counter(labels(take(Numbered(5), 1, batch_size=1, seed=s))[0][0] for s in range(300))
-    assert set(firsts) == set(range(5))
-    assert max(firsts.values()) < 100
-
-
 @pytest.mark.parametrize(("count", "batch_size"), [(12, 4), (13, 4), (3, 8), (1, 2)])
-@pytest.mark.parametrize("start_step", [1, 3, 4, 10, 29])
-def test_a_later_start_continues_an_uninterrupted_run(count, batch_size, start_step):
-    whole = take(Numbered(count), 31, batch_size=batch_size)
-    resumed = take(Numbered(count), 31 - start_step, batch_size=batch_size, start_step=start_step)
-    assert_same(resumed, whole[start_step:])
+def test_a_later_start_continues_an_uninterrupted_run(count, batch_size):
+    uninterrupted = take(Numbered(count), 31, batch_size=batch_size)
+    for start in (1, 3, 4, 10, 29):
+        resumed = take(Numbered(count), 31 - start, batch_size=batch_size, start_step=start)
+        assert_same(resumed, uninterrupted[start:])
 
 
-def test_the_order_is_what_it_always_was():
-    # Recorded runs can be continued and repeated only as long as the order stays: this pins it.
-    assert labels(take(Numbered(5), 3, seed=7)) == [[3, 4, 0, 2], [1, 1, 3, 2], [4, 0, 4, 0]]
-
-
-@pytest.mark.parametrize("workers", [0, 1, 4])
-@pytest.mark.parametrize("cache", ["none", "memory"])
-@pytest.mark.parametrize("count", [1, 3, 13])
-def test_neither_workers_nor_the_cache_change_the_batches(workers, cache, count):
-    options = {"workers": workers, "cache": cache, "start_step": 3}
-    assert_same(take(Numbered(count), 20, **options), take(Numbered(count), 20, start_step=3))
-
-
-@pytest.mark.parametrize("cache", ["none", "memory"])
-def test_worker_processes_change_nothing(cache):
-    with train_batches(
-        Numbered(13), batch_size=4, canvas=8, seed=0, workers=2, worker_type="process", cache=cache
-    ) as batches:
-        assert_same(list(itertools.islice(batches, 9)), take(Numbered(13), 9))
-    assert multiprocessing.active_children() == []
-
-
-def test_evaluation_by_worker_processes_changes_nothing():
-    options = {"workers": 2, "worker_type": "process"}
-    assert_same(evaluate(13, **options), evaluate(13, workers=0))
-    assert multiprocessing.active_children() == []
-
-
-@pytest.mark.parametrize("worker_type", ["thread", "process"])
-def test_an_error_of_a_worker_says_of_which_example_it_is(worker_type):
-    source = Failing(9, split="validation")
-    batches = eval_batches(
-        source, batch_size=3, preprocess=PREPROCESS, workers=1, worker_type=worker_type
-    )
-    expected = OddError if worker_type == "thread" else RuntimeError
-    with pytest.raises(expected) as caught:
-        list(batches)
-    shown = "".join(traceback.format_exception_only(caught.value))
-    assert "OddError: the disk is on fire" in shown
-    assert "while reading example 5 of split 'validation' of numbered" in shown
-
-
-def test_who_stops_early_waits_for_no_more_than_what_is_being_read():
-    source = Numbered(10**6)
-    for batch in eval_batches(source, batch_size=2, preprocess=PREPROCESS, workers=2):
-        assert batch["label"].tolist() == [0, 1]
-        break
-    with train_batches(source, batch_size=2, canvas=8, seed=0) as batches:
-        next(batches)
-    wait_until(lambda: not reading_threads())
-    read = len(source.reads)
-    assert read <= 2 * 2 * 2 * (1 + 2 + 1)
-    with pytest.raises(ValueError, match="closed iterator"):
-        next(batches)
+def test_the_order_stays_the_same_between_versions():
+    # Recorded runs can be continued and repeated only as long as it does.
+    batches = take(Numbered(5), 3, order=Uniform(5, 7))
+    assert labels(batches) == [[3, 4, 0, 2], [1, 1, 3, 2], [4, 0, 4, 0]]
 
 
 def test_labels_of_all_tasks_are_in_the_batches():
@@ -225,16 +96,14 @@ def test_labels_of_all_tasks_are_in_the_batches():
 @pytest.mark.parametrize(("start_step", "cache"), [(0, "none"), (5, "none"), (5, "memory")])
 def test_processes_add_up_to_one(process_count, start_step, cache):
     options = {"batch_size": 8, "start_step": start_step, "cache": cache}
-    whole = take(Numbered(13), 6, **options)
     parts = [
         take(Numbered(13), 6, process_index=i, process_count=process_count, **options)
         for i in range(process_count)
     ]
-    joined = [
-        {key: np.concatenate([part[key] for part in step]) for key in step[0]}
-        for step in zip(*parts, strict=True)
-    ]
-    assert_same(joined, whole)
+    assert_same(join(parts), take(Numbered(13), 6, **options))
+
+
+# ---- the memory cache
 
 
 def test_the_cache_reads_each_example_once_and_changes_nothing():
@@ -246,17 +115,15 @@ def test_the_cache_reads_each_example_once_and_changes_nothing():
 
 def test_the_cache_reads_first_what_is_needed_first():
     source = Numbered(13)
-    batches = train_batches(
-        source, batch_size=4, canvas=8, seed=0, start_step=2, cache="memory", workers=0
-    )
+    batches = host_train(source, start_step=2, cache="memory", workers=0)
     for number, batch in zip(range(1, 4), batches, strict=False):
         assert set(batch["label"].tolist()) <= set(source.reads)
         assert len(source.reads) <= 4 * number
 
 
-def test_an_example_that_could_not_be_read_is_tried_again():
+def test_the_cache_tries_an_example_again_that_could_not_be_read():
     source = Failing(9)
-    batches = eval_batches(source, batch_size=3, preprocess=PREPROCESS, cache="memory", workers=0)
+    batches = host_eval(source, batch_size=3, cache="memory", workers=0)
     with pytest.raises(OddError):
         list(batches)
     source.broken = -1
@@ -264,20 +131,20 @@ def test_an_example_that_could_not_be_read_is_tried_again():
 
 
 def test_batches_can_be_written_to_without_changing_the_cache():
-    batches = train_batches(Numbered(2), batch_size=2, canvas=8, seed=0, cache="memory")
+    batches = host_train(Numbered(2), batch_size=2, cache="memory")
     first = next(batches)
-    kept = first["image"][np.argsort(first["label"])].copy()
+    images = first["image"][np.argsort(first["label"])].copy()
     first["image"][:] = 0
     for batch in itertools.islice(batches, 6):
-        np.testing.assert_array_equal(batch["image"][np.argsort(batch["label"])], kept)
+        np.testing.assert_array_equal(batch["image"][np.argsort(batch["label"])], images)
 
 
 def test_a_cache_larger_than_the_memory_is_refused():
-    with pytest.raises(ValueError, match=r"would keep 100000000 images, .* use cache='none'"):
-        train_batches(Numbered(10**8), batch_size=4, canvas=512, seed=0, cache="memory")
+    with pytest.raises(ValueError, match=r"would keep 1000000 images, .* use cache='none'"):
+        host_train(Numbered(10**6), canvas=5120, cache="memory")
 
 
-def test_a_container_s_limit_counts(monkeypatch, tmp_path):
+def test_the_memory_limit_of_a_container_counts(monkeypatch, tmp_path):
     monkeypatch.setattr(memory_cache, "_CGROUP_LIMITS", (tmp_path / "none", tmp_path / "limit"))
     machine = memory_cache.host_memory()
     for text, expected in {"max\n": machine, "1000\n": 1000, f"{10 * machine}": machine}.items():
@@ -285,18 +152,7 @@ def test_a_container_s_limit_counts(monkeypatch, tmp_path):
         assert memory_cache.host_memory() == expected
 
 
-PREPROCESS = Preprocess(size=(6, 7))
-
-
-def evaluate(count, **options):
-    return evaluate_source(Numbered(count), **options)
-
-
-def evaluate_source(source, *, batch_size=4, **options):
-    batches = eval_batches(source, batch_size=batch_size, preprocess=PREPROCESS, **options)
-    result = list(batches)
-    assert len(result) == len(batches)
-    return result
+# ---- evaluation
 
 
 @pytest.mark.parametrize(("count", "batches"), [(8, 2), (9, 3), (3, 1), (1, 1)])
@@ -332,54 +188,63 @@ def test_processes_evaluate_every_example_once_in_as_many_batches(count):
     assert len({len(part) for part in parts}) == 1
     seen = [b["index"][b["mask"]] for part in parts for b in part]
     assert sorted(np.concatenate(seen)) == list(range(count))
-    joined = [
-        {key: np.concatenate([part[key] for part in step]) for key in step[0]}
-        for step in zip(*parts, strict=True)
-    ]
-    assert_same(joined, evaluate(count, batch_size=8))
+    assert_same(join(parts), evaluate(count, batch_size=8))
 
 
 def test_evaluation_can_be_repeated_and_cached():
     source = Numbered(5)
-    batches = eval_batches(source, batch_size=2, preprocess=PREPROCESS, cache="memory", workers=1)
+    batches = host_eval(source, batch_size=2, cache="memory", workers=1)
     assert_same(list(batches), list(batches))
     assert Counter(source.reads) == dict.fromkeys(range(5), 1)
+
+
+# ---- errors
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 6, "process_count": 4}, "positive multiple of their number"),
-        ({"batch_size": 0}, "positive multiple"),
+        ({"batch_size": 6, "process_count": 4}, "a multiple of their number"),
         ({"process_index": 2, "process_count": 2}, "expected 0 <= index < count"),
         ({"start_step": -1}, "expected 0 or more"),
-        ({"workers": -1}, "got workers=-1 .* expected 0 or more"),
-        ({"worker_type": "fibre"}, "expected .* 'thread' or 'process'"),
-        ({"cache": "disk"}, "expected 'memory' or 'none'"),
-        ({"order": Uniform(5, 0)}, "expected one of them"),
-        ({"seed": None}, "expected one of them"),
+        ({"cache": "device"}, "expected 'memory' or 'none'"),
     ],
 )
-def test_wrong_options_are_refused(options, message):
+def test_invalid_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         take(Numbered(5), 1, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "got batch_size=0; expected 1 or more"),
+        ({"workers": -1}, "got workers=-1; expected 0 or more"),
+        ({"prefetch": -1}, "got prefetch=-1; expected 0 or more"),
+        ({"worker_type": "fibre"}, "got worker_type='fibre'; expected one of 'thread', 'process'"),
+        ({"cache": "disk"}, "got cache='disk'; expected one of 'none', 'memory', 'device'"),
+        ({"stretch_on": "moon"}, "got stretch_on='moon'; expected one of 'auto'"),
+        ({"stretch_on": "device", "cache": "memory"}, "expected cache='none'"),
+    ],
+)
+def test_invalid_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        LoadOptions(**({"batch_size": 4} | options))
+
+
 def test_an_empty_source_is_refused():
     with pytest.raises(ValueError, match="split 'train' of numbered holds no example"):
-        take(Numbered(0), 1)
+        evaluate(0)
 
 
 @pytest.mark.parametrize("kind", ["train", "eval"])
 def test_an_image_that_breaks_while_loading_is_named(tmp_path, save_image, kind):
     for i in range(6):
         save_image(tmp_path / "in" / "a" / f"{i}.png", seed=i)
-    source = open_folder(
-        tmp_path / "in", "train", seed=0, validation_fraction=0.2, data_dir=tmp_path
-    )
+    source = open_source(f"folder:{tmp_path / 'in'}", "train", data_dir=tmp_path)
     source.paths[2].write_bytes(b"no image")
     with pytest.raises(decode.CorruptImageError, match=str(source.paths[2])):
         if kind == "train":
             take(source, 3)
         else:
-            list(eval_batches(source, batch_size=2, preprocess=PREPROCESS))
+            evaluate_source(source, batch_size=2)

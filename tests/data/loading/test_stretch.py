@@ -1,8 +1,7 @@
-"""Images stretched on the device are Pillow's, whatever lies around them in the batch."""
+"""Images stretched on the device are those of Pillow, whatever surrounds them in the batch."""
 
 import functools
 import itertools
-import types
 
 import jax
 import numpy as np
@@ -10,10 +9,9 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from tests.data.loading.test_device_batches import on_host, placed
-from tests.data.loading.test_host_batches import Numbered
-from tl_jax.data.loading import device_batches
-from tl_jax.data.loading.readers import PackedReader, TrainReader, read
+from tests.support.loading import Numbered, on_host, placed
+from tl_jax.data.loading.options import LoadOptions
+from tl_jax.data.loading.readers import PackedReader, TrainReader, read_batch
 from tl_jax.data.loading.stretch import stretch
 from tl_jax.data.preprocess import canvas_image
 from tl_jax.data.sources.arrays import from_arrays
@@ -22,12 +20,12 @@ CANVAS, SIDE = 32, 80
 stretched = jax.jit(functools.partial(stretch, side=SIDE, canvas=CANVAS))
 
 
-def pillow_s(image, extent):
+def stretched_by_pillow(image, extent):
     box = (0, 0, extent[1], extent[0])
     return image.resize((CANVAS, CANVAS), Image.Resampling.BICUBIC, box)
 
 
-def test_the_pixels_are_pillow_s():
+def test_the_pixels_are_those_of_pillow():
     photo = Image.fromarray(data.astronaut())
     sizes = [(80, 80), (32, 32), (20, 11), (79, 33), (1, 64), (63, 2), (40, 77)]
     room = 3 * SIDE * (SIDE + 1)
@@ -39,7 +37,7 @@ def test_the_pixels_are_pillow_s():
         images[place, : 3 * size[0] * size[1]] = np.asarray(image).reshape(-1)
         shapes[place] = size[1], size[0]
         extents[place] = size[1] - less, size[0] - less
-        expected.append(np.asarray(pillow_s(image, extents[place])))
+        expected.append(np.asarray(stretched_by_pillow(image, extents[place])))
     difference = np.abs(np.asarray(stretched(images, shapes, extents), int) - np.stack(expected))
     assert difference[:-2].max() <= 1
     assert difference[:-2].mean() < 0.01
@@ -56,8 +54,8 @@ class Wide(Numbered):
 
 
 def test_training_gets_what_the_host_would_have_stretched():
-    found = placed(Wide(5), 6, stretch_on="device")
-    for one, other in zip(found, on_host(Wide(5), 6), strict=True):
+    actual = placed(Wide(5), 6, stretch_on="device")
+    for one, other in zip(actual, on_host(Wide(5), 6), strict=True):
         assert one.keys() == other.keys()
         for key in other.keys() - {"image"}:
             np.testing.assert_array_equal(one[key], other[key])
@@ -82,21 +80,15 @@ def test_what_does_not_fit_is_stretched_at_once():
 def test_all_that_is_packed_has_room(rows, columns):
     pixels = np.random.default_rng(0).integers(0, 256, (1, rows, columns, 3), np.uint8)
     source = from_arrays(pixels, [0])
-    batch = read(PackedReader(source, 8), np.array([0]))
+    batch = read_batch(PackedReader(source, 8), np.array([0]))
     fits = rows * columns <= 20 * 15 and max(rows, columns) <= 20
     np.testing.assert_array_equal(batch["packed"][0], (rows, columns) if fits else (8, 8))
-    found = stretch(batch["image"], batch["packed"], batch["extent"], side=20, canvas=8)
-    assert np.abs(np.asarray(found[0], int) - canvas_image(pixels[0], 8)).max() <= 1
-
-
-def test_a_cache_stretches_on_the_host():
-    for options in ({"stretch_on": "device", "cache": "memory"}, {"stretch_on": "moon"}):
-        with pytest.raises(ValueError, match=r"got stretch_on='(device|moon)' with cache="):
-            placed(Numbered(5), 1, **options)
+    actual = stretch(batch["image"], batch["packed"], batch["extent"], side=20, canvas=8)
+    assert np.abs(np.asarray(actual[0], int) - canvas_image(pixels[0], 8)).max() <= 1
 
 
 @pytest.mark.parametrize(
-    ("platform", "cache", "later"),
+    ("platform", "cache", "expected"),
     [
         ("cpu", "none", False),
         ("gpu", "none", True),
@@ -104,6 +96,6 @@ def test_a_cache_stretches_on_the_host():
         ("gpu", "memory", False),
     ],
 )
-def test_an_accelerator_stretches_by_itself_what_is_not_kept(platform, cache, later):
-    devices = types.SimpleNamespace(device_set=[types.SimpleNamespace(platform=platform)])
-    assert device_batches._stretches_later("auto", cache, devices) == later
+def test_accelerators_stretch_what_no_cache_keeps(platform, cache, expected):
+    assert LoadOptions(4, cache=cache).stretches_on_device({platform}) == expected
+    assert not LoadOptions(4, cache=cache, stretch_on="host").stretches_on_device({platform})

@@ -1,56 +1,54 @@
-"""Processes: workers that end with their run whatever ends it; JAX's, which add up to one."""
+"""Workers: the same batches from threads and processes, and no process outlives its batches."""
 
 import contextlib
-import functools
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
+import threading
 import time
-import types
-from pathlib import Path
+import traceback
 
-import jax
-import numpy as np
 import pytest
 
-from tests.data.loading.process_order import BATCH, COUNTS, START, STEPS, ByProcess
-from tests.data.loading.test_host_batches import (
+from tests.support.loading import (
     PREPROCESS,
+    Failing,
     Numbered,
+    OddError,
     assert_same,
     evaluate,
+    host_eval,
+    host_train,
     take,
     wait_until,
 )
-from tests.training.tiny import TinyNet, randomised
-from tl_jax.config import Config, DataConfig
-from tl_jax.data.loading import host_batches
-from tl_jax.run import experiment
+from tests.support.process_order import ByProcess
+from tests.support.slim import ROOT
+from tests.support.tiny import TinyNet, randomised
+from tl_jax.data.loading.options import LoadOptions
 from tl_jax.training import sharding
-from tl_jax.training.evaluator import Measure
+from tl_jax.training.evaluator import Evaluator
 
-ROOT = Path(__file__).parents[2]
+PROCESSES = {"workers": 2, "worker_type": "process"}
 ENDLESS = """
 import atexit
 import multiprocessing
 import signal
+import sys
 
-from tests.data.loading.process_order import ByProcess
-from tl_jax.data.loading.host_batches import train_batches
+from tests.support.loading import host_train
+from tests.support.process_order import ByProcess
 
 if __name__ == "__main__":
-    # What a shell runs in the background ignores it, and so does what that starts.
+    # A shell that runs a command in the background makes it ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Before multiprocessing ends what is left by force.
+    # This runs before multiprocessing ends by force what is left.
     atexit.register(lambda: print(len(multiprocessing.active_children()), "workers are left"))
-    batches = train_batches(
-        ByProcess(5), batch_size=4, canvas=8, seed=0, workers=2, worker_type="process"
-    )
+    batches = host_train(ByProcess(5), workers=int(sys.argv[1]), worker_type="process")
     print("starting", flush=True)
-    next(batches), next(batches)  # One of each worker.
+    next(batches)
     print("reading", flush=True)
     for _ in batches:
         pass
@@ -58,12 +56,12 @@ if __name__ == "__main__":
 
 
 @contextlib.contextmanager
-def endless(tmp_path):
-    """Runs the script above in a group of processes of its own."""
+def endless(tmp_path, workers):
+    """Runs the script above in a process group of its own."""
     script = tmp_path / "endless.py"
     script.write_text(ENDLESS)
     run = subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(script)],
+        [sys.executable, "-W", "ignore", str(script), str(workers)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -86,29 +84,27 @@ def is_alive(group):
     return True
 
 
-def of_processes(count=13):
-    return host_batches.train_batches(
-        Numbered(count), batch_size=4, canvas=8, seed=0, workers=2, worker_type="process"
-    )
-
-
-@pytest.mark.parametrize("moment", ["starting", "reading"])
-def test_an_interrupted_run_with_worker_processes_ends(tmp_path, moment):
-    with endless(tmp_path) as run:
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("moment", "workers"), [("starting", 1), pytest.param("reading", 2, marks=pytest.mark.full)]
+)
+def test_ctrl_c_ends_a_run_with_worker_processes(tmp_path, moment, workers):
+    with endless(tmp_path, workers) as run:
         while run.stdout.readline() != f"{moment}\n":
             pass
         time.sleep(1)  # Workers that are starting are importing by then.
         os.killpg(run.pid, signal.SIGINT)  # As Ctrl-C does: to all processes of the terminal.
-        said, errors = run.communicate(timeout=60)
-        assert said.splitlines()[-1] == "0 workers are left"
+        output, errors = run.communicate(timeout=60)
+        assert output.splitlines()[-1] == "0 workers are left"
         assert run.returncode != 0
         assert errors.count("KeyboardInterrupt") == 1
         assert "leaked" not in errors
         wait_until(lambda: not is_alive(run.pid))
 
 
-def test_workers_end_with_a_run_that_is_killed(tmp_path):
-    with endless(tmp_path) as run:
+@pytest.mark.slow
+def test_worker_processes_end_with_a_run_that_is_killed(tmp_path):
+    with endless(tmp_path, 1) as run:
         assert run.stdout.readline() == "starting\n"
         assert run.stdout.readline() == "reading\n"
         run.kill()
@@ -116,114 +112,100 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path):
         wait_until(lambda: not is_alive(run.pid))
 
 
-def test_no_destructor_in_python_can_swallow_an_interrupt():
-    # Grain's arrays in shared memory have one, and an exception that it raises is ignored.
-    with of_processes() as batches:
-        for _ in range(3):
-            assert {type(array) for array in next(batches).values()} == {np.ndarray}
-
-
-def test_worker_processes_end_with_their_batches():
-    batches = of_processes()
-    expected = take(Numbered(13), 1)
-    assert_same([next(batches)], expected)
+@pytest.mark.slow
+def test_processes_read_the_batches_of_threads_and_end_with_them():
+    expected = take(Numbered(13), 9)
+    batches = host_train(Numbered(13), **PROCESSES)
+    assert_same([next(batches) for _ in range(9)], expected)
     assert len(multiprocessing.active_children()) == 2
     batches.close()
     assert multiprocessing.active_children() == []
-    with pytest.raises(ValueError, match="closed iterator"):
-        next(batches)
-    assert_same([next(of_processes())], expected)  # Dropped, and not closed.
+
+
+@pytest.mark.slow
+def test_processes_fill_the_memory_cache_and_end_when_dropped():
+    batches = host_train(Numbered(40), cache="memory", workers=1, worker_type="process")
+    assert_same([next(batches)], take(Numbered(40), 1))
+    assert len(multiprocessing.active_children()) == 1
+    del batches
     wait_until(lambda: not multiprocessing.active_children())
 
 
-def test_a_worker_that_is_killed_is_an_error_and_no_wait():
-    with of_processes() as batches:
+@pytest.mark.slow
+def test_a_worker_that_is_killed_raises_an_error():
+    with contextlib.closing(host_train(Numbered(13), workers=1, worker_type="process")) as batches:
         next(batches)
         for worker in multiprocessing.active_children():
             worker.kill()
-        with pytest.raises(RuntimeError, match="terminated unexpectedly with exit code -9"):
+        with pytest.raises(RuntimeError, match="terminated abruptly"):
             while True:
                 next(batches)
-        with pytest.raises(RuntimeError, match="terminated unexpectedly"):
-            next(batches)
     assert multiprocessing.active_children() == []
 
 
-MESH = sharding.data_mesh(jax.devices()[:1])
-
-
 @pytest.mark.parametrize("worker_type", ["thread", "process"])
-def test_evaluation_is_read_by_who_is_configured(worker_type):
-    measure = Measure(
-        TinyNet(), PREPROCESS, mesh=MESH, batch_size=2, workers=1, worker_type=worker_type
-    )
-    _, confusion = measure(randomised(TinyNet()), ByProcess(3))
-    readers = confusion.sum(1)
-    assert readers.tolist() == ([3, 0, 0] if worker_type == "thread" else [0, 3, 0])
+def test_an_error_of_a_worker_names_the_example(worker_type):
+    source = Failing(9, split="validation")
+    batches = host_eval(source, batch_size=3, workers=1, worker_type=worker_type)
+    expected = OddError if worker_type == "thread" else RuntimeError
+    with pytest.raises(expected) as caught:
+        list(batches)
+    message = "".join(traceback.format_exception_only(caught.value))
+    assert "OddError: the disk is on fire" in message
+    assert "while reading example 5 of split 'validation' of numbered" in message
+    assert multiprocessing.active_children() == []
 
 
-@pytest.mark.parametrize("worker_type", ["thread", "process"])
-def test_recalibration_is_read_by_who_is_configured(worker_type):
-    data = DataConfig(batch_size=2, workers=1, worker_type=worker_type)
-    found = types.SimpleNamespace(
-        config=Config(data=data), train=ByProcess(5), preprocess=PREPROCESS, mesh=MESH
-    )
-    batches = list(experiment._whole_batches(found))
-    pixel = 0 if worker_type == "thread" else 1
-    expected = (pixel / 255 - np.array(PREPROCESS.mean)) / np.array(PREPROCESS.std)
-    assert len(batches) == 2
-    for batch in batches:
-        np.testing.assert_allclose(batch[0, 0, 0], expected, rtol=1e-5)
+@pytest.mark.slow
+def test_the_evaluator_reads_with_the_configured_workers():
+    options = LoadOptions(batch_size=2, workers=1, worker_type="process")
+    mesh = sharding.data_mesh(sharding.data_mesh().devices[:1])
+    evaluator = Evaluator(TinyNet(), PREPROCESS, mesh=mesh, load_options=options)
+    _, confusion = evaluator(randomised(TinyNet()), ByProcess(3))
+    assert confusion.sum(axis=1).tolist() == [0, 3, 0][: len(confusion)]
 
 
-@pytest.fixture(scope="module")
-def one_process():
-    """The batches of a single process: of training by number of examples, and of evaluation."""
-    train = {
-        count: take(Numbered(count), STEPS, batch_size=BATCH, start_step=START) for count in COUNTS
-    }
-    return train, {count: evaluate(count, batch_size=BATCH) for count in COUNTS}
+@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize("cache", ["none", "memory"])
+@pytest.mark.parametrize("count", [1, 3, 13])
+def test_threads_and_the_cache_change_nothing(workers, cache, count):
+    options = {"workers": workers, "cache": cache, "start_step": 3}
+    assert_same(take(Numbered(count), 20, **options), take(Numbered(count), 20, start_step=3))
+    assert_same(evaluate(count, workers=workers, cache=cache), evaluate(count))
 
 
-@pytest.mark.parametrize(
-    "processes",
-    [pytest.param(1, marks=pytest.mark.full), 2, pytest.param(4, marks=pytest.mark.full)],
-)
-def test_the_batches_of_jax_s_processes_add_up_to_those_of_one(tmp_path, processes, one_process):
-    joined = joined_of(tmp_path, processes)
-    train, evaluated = one_process
-    for count in COUNTS:
-        for kind in ("none", "memory", "device", "split"):
-            assert_same(joined[f"train {kind} {count}"], train[count])
-        for kind in ("none", "memory", "device"):
-            found = joined[f"eval {kind} {count}"]
-            assert_same(found, evaluated[count])
-            seen = [batch["label"][batch["mask"]] for batch in found]
-            assert np.concatenate(seen).tolist() == list(range(count))
+def test_closing_the_batches_ends_the_threads_after_what_they_are_reading():
+    threads = threading.active_count()
+    source = Numbered(1000)
+    with contextlib.closing(iter(host_eval(source, batch_size=2))) as batches:
+        assert next(batches)["label"].tolist() == [0, 1]
+    with contextlib.closing(host_train(source, batch_size=2)) as batches:
+        next(batches)
+    wait_until(lambda: threading.active_count() <= threads)
+    num_read = len(source.reads)
+    assert num_read <= 2 * 2 * (1 + 2 + 1)
+    time.sleep(0.05)
+    assert len(source.reads) == num_read
+    with pytest.raises(StopIteration):
+        next(batches)
 
 
-def joined_of(folder, processes):
-    """Returns by name the batches that the processes have together."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        coordinator = f"localhost:{free.getsockname()[1]}"
-    program = "import sys, pathlib; from tests.data.loading.process_order import main; " + (
-        "main(pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))"
-    )
-    begin = functools.partial(
-        subprocess.Popen, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
-    )  # fmt: skip
-    arguments = [sys.executable, "-c", program, str(folder), coordinator]
-    runs = [begin([*arguments, str(i), str(processes)]) for i in range(processes)]
-    said = [run.communicate(timeout=300)[0] for run in runs]
-    assert [run.returncode for run in runs] == [0] * processes, "\n".join(said)
-    saved = [np.load(folder / f"{i}.npz") for i in range(processes)]
-    joined = {}
-    for entry in saved[0].files:
-        name, step, key = entry.rsplit(" ", 2)
-        steps = joined.setdefault(name, [])
-        if int(step) == len(steps):
-            steps.append({})
-        steps[int(step)][key] = np.concatenate([part[entry] for part in saved])
-    return joined
+def test_batches_are_read_ahead_while_one_is_used():
+    source = Numbered(40)
+    with contextlib.closing(host_train(source, workers=2)) as batches:
+        assert source.reads == []
+        next(batches)
+        wait_until(lambda: len(source.reads) == 4 * (1 + 2 + 1))
+
+
+def test_workers_read_at_the_same_time():
+    barrier = threading.Barrier(3, timeout=30)
+
+    class Meeting(Numbered):
+        def __getitem__(self, index):
+            barrier.wait()
+            return super().__getitem__(index)
+
+    with contextlib.closing(host_train(Meeting(12), batch_size=1, workers=3)) as batches:
+        assert next(batches)["label"] == take(Numbered(12), 1)[0]["label"][0]
+        barrier.abort()

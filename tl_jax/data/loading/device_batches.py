@@ -1,215 +1,183 @@
-"""Batches on the devices, from a step on or for a pass: each put there ahead of the step."""
+"""Batches on the devices: those of the host, put there ahead of the step that uses them."""
 
 import contextlib
+import dataclasses
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
-from typing import Literal, Protocol, get_args, runtime_checkable
+from collections.abc import Generator, Mapping
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding
 
-from tl_jax.data.loading import host_batches, place
-from tl_jax.data.loading import order as sampling
-from tl_jax.data.loading.device_cache import DeviceCache, Placed, device_memory
+from tl_jax.data.loading import host_batches
+from tl_jax.data.loading.device_cache import DeviceBatch, DeviceCache, device_memory
 from tl_jax.data.loading.memory_cache import check_memory
-from tl_jax.data.loading.readers import Batch, PackedReader, TrainReader
+from tl_jax.data.loading.options import LoadOptions
+from tl_jax.data.loading.order import Order
+from tl_jax.data.loading.readers import HostBatch, PackedReader, TrainReader
 from tl_jax.data.loading.stretch import stretch
-from tl_jax.data.loading.workers import Workers, WorkerType
 from tl_jax.data.preprocess import Preprocess
 from tl_jax.data.source import Source
 
-Cache = Literal["none", "memory", "device"]
-StretchOn = Literal["auto", "device", "host"]
 
-# What images are stretched from.
-_PACKED = ("image", "packed", "extent")
-
-
-@runtime_checkable
-class _Closing(Protocol):
-    def close(self) -> None: ...
+def put_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> DeviceBatch:
+    """Puts this process's part of a global batch on its devices, without waiting for it."""
+    return {
+        name: jax.make_array_from_process_local_data(sharding, array)
+        for name, array in batch.items()
+    }
 
 
 def prefetch(
-    batches: Iterable[Batch], sharding: NamedSharding, *, depth: int = 2
-) -> Iterator[Placed]:
+    batches: Generator[HostBatch, None, None], sharding: NamedSharding, *, depth: int
+) -> Generator[DeviceBatch, None, None]:
     """Yields the batches on their devices, each put there while the ones before it are used.
 
     Args:
-      batches: of the host; closed, if they can be, when no more is wanted.
+      batches: of the host; they are closed with this generator.
       sharding: how a batch lies on the devices.
-      depth: batches on their way beside the one that is handed out; 0 puts each as it is asked for.
-
-    Raises:
-      ValueError: if the depth is negative.
+      depth: batches on their way beside the one that is used; 0 puts each when it is asked for.
     """
-    if depth < 0:
-        raise ValueError(f"got depth={depth}; expected 0 or more batches")
-    return _prefetch(batches, sharding, depth)
-
-
-def _prefetch(batches: Iterable[Batch], sharding: NamedSharding, depth: int) -> Iterator[Placed]:
-    iterator = iter(batches)
-    try:
-        placed = (place.put(batch, sharding) for batch in iterator)
-        ahead = deque(itertools.islice(placed, depth))
-        for batch in placed:
+    with contextlib.closing(batches):
+        on_devices = (put_batch(batch, sharding) for batch in batches)
+        ahead = deque(itertools.islice(on_devices, depth))
+        for batch in on_devices:
             ahead.append(batch)
             yield ahead.popleft()
         yield from ahead
-    finally:
-        if isinstance(iterator, _Closing):
-            iterator.close()
 
 
 def train_batches(
     source: Source,
+    options: LoadOptions,
     *,
-    batch_size: int,
     canvas: int,
-    order: sampling.Order,
+    order: Order,
     sharding: NamedSharding,
     start_step: int = 0,
-    workers: int = 2,
-    worker_type: WorkerType = "thread",
-    cache: Cache = "none",
-    fast_jpeg: bool = True,
-    stretch_on: StretchOn = "auto",
-    depth: int = 2,
-) -> Iterator[Placed]:
+) -> Generator[DeviceBatch, None, None]:
     """Yields training batches on their devices from a step on, without end.
 
-    The batch of a step is the same, bit by bit, whatever the cache, the workers, the depth and the
-    number of processes.
+    The batch of a step is the same, bit by bit, whatever the cache, the workers and the number of
+    processes. Stretching on the devices may round by a level of 255 differently (`stretch`).
 
     Args:
-      source, batch_size, canvas, order, start_step, workers, worker_type, fast_jpeg: as in
-        `loader.train_batches`.
-      sharding: how a batch lies on the devices: split by its first axis over the mesh's.
-      cache: "none" reads every image every time; "memory" keeps the canvases in the host's
-        memory; "device" on the devices (`DeviceCache`).
-      stretch_on: who stretches images to the canvas: "host", its workers; "device", which leaves
-        the workers decoding alone (for differences in rounding see `stretch`), and is not for a
-        cache, which stretches each image once; "auto": the devices, if they are no CPUs and there
-        is no cache.
-      depth: batches on their way to the devices beside the one in use; nothing is on its way
-        where the images are on the devices.
+      source: the split.
+      options: how the examples are read and where they stay.
+      canvas: side of the square that each image is stretched to.
+      order: order of the examples.
+      sharding: how a batch lies on the devices: split by its first axis over the mesh's only axis.
+      start_step: step of the first batch.
+
+    Returns:
+      A generator of dicts of jax.Array with the keys and shapes of
+      `host_batches.host_train_batches`, b being the global batch size. Close it to end the workers.
 
     Raises:
-      ValueError: as `loader.train_batches`; if the images do not fit on the devices.
+      ValueError: as `host_train_batches`; if the images do not fit on the devices.
     """
-    later = _stretches_later(stretch_on, cache, sharding)
-    if cache == "device":
-        reader = TrainReader(source, canvas, fast_jpeg)
-        kept = DeviceCache(reader, sharding, workers=Workers(workers, worker_type))
-        return kept.train_batches(order, batch_size=batch_size, start_step=start_step)
-    batches = host_batches.train_batches(
+    if options.cache == "device":
+        reader = TrainReader(source, canvas, options.fast_jpeg)
+        return DeviceCache(reader, sharding, options).batches(order, start_step=start_step)
+    platforms = {device.platform for device in sharding.mesh.devices.flat}
+    is_packed = options.stretches_on_device(platforms)
+    host = host_batches.host_train_batches(
         source,
-        batch_size=batch_size,
+        options,
         canvas=canvas,
         order=order,
         start_step=start_step,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        workers=workers,
-        worker_type=worker_type,
-        cache=cache,
-        fast_jpeg=fast_jpeg,
-        packed=later,
+        packed=is_packed,
     )
-    placed = prefetch(batches, sharding, depth=depth)
-    if not later:
-        return placed
-    side = PackedReader(source, canvas).side
-    return _stretched(placed, sharding, side=side, canvas=canvas)
-
-
-def _stretches_later(stretch_on: StretchOn, cache: Cache, sharding: NamedSharding) -> bool:
-    """Returns whether the devices stretch the images."""
-    if stretch_on not in get_args(StretchOn) or (stretch_on == "device" and cache != "none"):
-        raise ValueError(
-            f"got stretch_on={stretch_on!r} with cache={cache!r}; expected 'auto', 'host', or "
-            "'device' with cache='none'"
+    batches = prefetch(host, sharding, depth=options.prefetch)
+    if is_packed:
+        return _stretch_batches(
+            batches, sharding, side=PackedReader(source, canvas).side, canvas=canvas
         )
-    if stretch_on == "auto":
-        platforms = {device.platform for device in sharding.device_set}
-        return cache == "none" and platforms != {"cpu"}
-    return stretch_on == "device"
+    return batches
 
 
-def _stretched(
-    batches: Iterator[Placed], sharding: NamedSharding, *, side: int, canvas: int
-) -> Iterator[Placed]:
-    """Yields the batches with their images stretched on the devices."""
-    stretched = jax.jit(stretch, static_argnames=("side", "canvas"), out_shardings=sharding)
+def _stretch_batches(
+    batches: Generator[DeviceBatch, None, None],
+    sharding: NamedSharding,
+    *,
+    side: int,
+    canvas: int,
+) -> Generator[DeviceBatch, None, None]:
+    """Yields the batches with their packed images stretched to the canvas."""
+    stretch_images = jax.jit(stretch, static_argnames=("side", "canvas"), out_shardings=sharding)
     with contextlib.closing(batches):
         for batch in batches:
-            image = stretched(*(batch[name] for name in _PACKED), side=side, canvas=canvas)
-            rest = {name: array for name, array in batch.items() if name not in _PACKED}
-            yield {**rest, "image": image}
+            image, packed, extent = (batch.pop(name) for name in ("image", "packed", "extent"))
+            batch["image"] = stretch_images(image, packed, extent, side=side, canvas=canvas)
+            yield batch
 
 
 def eval_batches(
-    source: Source,
-    *,
-    batch_size: int,
-    preprocess: Preprocess,
-    sharding: NamedSharding,
-    workers: int = 2,
-    worker_type: WorkerType = "thread",
-    cache: Cache = "none",
-    depth: int = 2,
-) -> "PlacedBatches":
+    source: Source, options: LoadOptions, *, preprocess: Preprocess, sharding: NamedSharding
+) -> "DeviceEvalBatches":
     """Returns the batches that hold every example of a split exactly once, on their devices.
 
     Args:
-      source, batch_size, preprocess, workers, worker_type: as in `loader.eval_batches`.
-      sharding, depth: as in `train_batches`.
-      cache: "device" keeps the batches of the first pass on the devices, split as they are.
+      source: the split.
+      options: how the examples are read; `cache="device"` keeps the batches of the first pass on
+        the devices, split as they are.
+      preprocess: size and crop of the images; they are not normalised here.
+      sharding: how a batch lies on the devices.
+
+    Returns:
+      An iterable of dicts of jax.Array with the keys and shapes of
+      `host_batches.host_eval_batches`, b being the global batch size.
 
     Raises:
-      ValueError: as `loader.eval_batches`; if the images do not fit on the devices.
+      ValueError: as `host_eval_batches`; if the images do not fit on the devices.
     """
-    batches = host_batches.eval_batches(
+    is_kept = options.cache == "device"
+    host = host_batches.host_eval_batches(
         source,
-        batch_size=batch_size,
+        dataclasses.replace(options, cache="none") if is_kept else options,
         preprocess=preprocess,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        workers=workers,
-        worker_type=worker_type,
-        cache="none" if cache == "device" else cache,
     )
-    if cache == "device":
+    if is_kept:
         have = device_memory(sharding) * sharding.mesh.size
-        check_memory(
-            len(batches) * batch_size, (*preprocess.size, 3), have, cache="device", of="devices"
-        )
-    return PlacedBatches(batches, sharding, keep=cache == "device", depth=depth)
+        count = len(host) * options.batch_size
+        check_memory(count, host.reader.shape, have, cache="device", of="devices")
+    return DeviceEvalBatches(host, sharding, is_kept=is_kept)
 
 
-class PlacedBatches:
-    """The batches of one pass over a split, on their devices; iterate over it at will."""
+class DeviceEvalBatches:
+    """The batches of one pass over a split, on their devices; iterate over it for each pass."""
 
     def __init__(
-        self, batches: host_batches.EvalBatches, sharding: NamedSharding, *, keep: bool, depth: int
+        self, host: host_batches.HostEvalBatches, sharding: NamedSharding, *, is_kept: bool
     ) -> None:
-        """Reads nothing yet; `keep`: the batches of the first whole pass serve all later ones."""
-        self._batches, self._sharding = batches, sharding
-        self._keep, self._depth = keep, depth
-        self._kept: list[Placed] = []
+        """Reads nothing yet.
+
+        Args:
+          host: the batches.
+          sharding: how a batch lies on the devices.
+          is_kept: whether the batches of the first complete pass stay for all later ones.
+        """
+        self._host, self._sharding, self._is_kept = host, sharding, is_kept
+        self._kept: list[DeviceBatch] = []
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self._host)
 
-    def __iter__(self) -> Iterator[Placed]:
+    def __iter__(self) -> Generator[DeviceBatch, None, None]:
         if self._kept:
             yield from self._kept
             return
-        seen = []
-        for batch in prefetch(self._batches, self._sharding, depth=self._depth):
-            if self._keep:
-                seen.append(batch)
-            yield batch
-        self._kept = seen
+        passed = []
+        batches = prefetch(iter(self._host), self._sharding, depth=self._host.options.prefetch)
+        with contextlib.closing(batches):
+            for batch in batches:
+                if self._is_kept:
+                    passed.append(batch)
+                yield batch
+        self._kept = passed

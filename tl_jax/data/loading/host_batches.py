@@ -1,307 +1,215 @@
-"""Batches of uint8 images read by Grain, in an order that (seed, step) alone decides."""
+"""Batches of uint8 images in the host's memory, in an order that (seed, step) alone decides."""
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Literal, Self
+import itertools
+from collections.abc import Generator
 
-import grain
 import numpy as np
 
-from tl_jax.data.loading import order as sampling
 from tl_jax.data.loading.memory_cache import MemoryCache
-from tl_jax.data.loading.readers import Batch, EvalReader, PackedReader, Reader, TrainReader
-from tl_jax.data.loading.workers import Reading, Workers, WorkerType
+from tl_jax.data.loading.options import LoadOptions
+from tl_jax.data.loading.order import Order, Stream
+from tl_jax.data.loading.readers import EvalReader, HostBatch, PackedReader, TrainReader
+from tl_jax.data.loading.workers import read_ahead
 from tl_jax.data.preprocess import Preprocess
 from tl_jax.data.source import Source
 
-Cache = Literal["memory", "none"]
 
-# As good as endless: Grain cannot count batches beyond 2**63.
-_ENDLESS = 2**62
-
-
-def train_batches(
+def host_train_batches(
     source: Source,
+    options: LoadOptions,
     *,
-    batch_size: int,
     canvas: int,
-    seed: int | None = None,
-    order: sampling.Order | None = None,
+    order: Order,
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-    workers: int = 2,
-    worker_type: WorkerType = "thread",
-    cache: Cache = "none",
-    fast_jpeg: bool = True,
     packed: bool = False,
-) -> "TrainBatches":
+) -> Generator[HostBatch, None, None]:
     """Yields training batches without end.
 
-    The examples form one endless stream, by default each epoch a new permutation by (seed, epoch);
-    the batch of step k is the k-th piece of it, and a batch may span two epochs. So an iterator
-    with `start_step=k` yields what one from the beginning yields from its k-th batch on, and the
-    processes' batches of one step, in order, are the batch of a single process. Neither workers nor
-    cache change what is in a batch.
+    The order is one endless stream of examples, and the batch of step k is the k-th piece of it; a
+    batch may span two epochs. So `start_step=k` continues a run that was stopped after k steps,
+    and the processes' batches of one step, in order, are the batch of a single process. Neither
+    workers nor cache change what is in a batch.
 
     Args:
       source: the split.
-      batch_size: examples of a step over all processes.
+      options: how the examples are read; `cache` is "none" or "memory" here.
       canvas: side of the square that each image is stretched to.
-      seed: chooses the order, in which every example comes once an epoch; not with `order`.
-      order: another order, such as `sampling.Balanced(source.labels(), seed)`.
+      order: order of the examples, such as `order.Uniform(len(source), seed)`.
       start_step: step of the first batch.
-      process_index, process_count: which part of each batch is this process's.
-      workers: threads or processes that read, each whole batches; 0: the calling thread does.
-      worker_type: "thread", or "process" where Python itself holds up the reading.
-      cache: "memory" keeps every canvas once it is read (canvas * canvas * 3 bytes each).
-      fast_jpeg: whether JPEG files at least twice as large as the canvas are decoded at a reduced
-        size, where the source has the files' bytes.
-      packed: leaves it to the device to stretch the images, which come as they are then, with
-        `packed` and `extent` (`reader.PackedReader`). For JPEG files stretching is most of the
-        work.
+      process_index, process_count: which part of each batch this process reads.
+      packed: leaves it to the device to stretch the images, and yields them as `PackedReader` reads
+        them: with `packed` and `extent`. For JPEG files stretching is most of the work.
 
     Returns:
-      An iterator over dicts of `image` uint8 [b, canvas, canvas, 3], `size` int32 [b, 2] (height
-      and width of each file's image), `label` int32 [b] (int8 [b, classes] if an image may have
-      several) and the labels of further tasks under their names, with
-      b = batch_size / process_count. It can be closed, and is where its `with` ends.
+      A generator of dicts of `image` uint8 [b, canvas, canvas, 3], `size` int32 [b, 2] (height and
+      width of each file's image), `label` int32 [b] (int8 [b, classes] for a multi-label task) and
+      the labels of further tasks under their names, with b = batch_size / process_count. Close it
+      to end the workers.
 
     Raises:
-      ValueError: if the source is empty, the batch cannot be shared out evenly, or the cache
+      ValueError: if the batch cannot be shared out evenly, a number is negative, or the cache
         would not fit into memory.
       CorruptImageError: while iterating, if an image cannot be decoded.
+
+    Examples:
+      >>> from tl_jax.data.loading.order import Uniform
+      >>> from tl_jax.data.sources.arrays import from_arrays
+      >>> source = from_arrays(np.zeros((6, 8, 8, 3), np.uint8), [0, 1, 0, 1, 0, 1])
+      >>> order, options = Uniform(len(source), seed=0), LoadOptions(batch_size=4, workers=0)
+      >>> batches = host_train_batches(source, options, canvas=16, order=order)
+      >>> next(batches)["image"].shape
+      (4, 16, 16, 3)
     """
-    share = _Share.of(source, batch_size, process_index, process_count)
+    share = ProcessShare(options.batch_size, process_index, process_count)
     if start_step < 0:
         raise ValueError(f"got start_step={start_step}; expected 0 or more")
-    if (seed is None) == (order is None):
-        raise ValueError(
-            f"got seed={seed} and order={order}; expected one of them: an order has its own seed"
-        )
-    drawn = sampling.Uniform(len(source), seed) if order is None else order
-    reader = PackedReader if packed else TrainReader
-    return TrainBatches(
-        reader(source, canvas, fast_jpeg),
-        TrainPlan(share, sampling.Stream(drawn)),
-        start_step=start_step,
-        workers=Workers(workers, worker_type),
-        cache=cache,
-    )
-
-
-class TrainBatches(Iterator[Batch]):
-    """The batches of training from a step on, without end; see `train_batches`."""
-
-    def __init__(
-        self,
-        reader: TrainReader | PackedReader,
-        plan: "TrainPlan",
-        *,
-        start_step: int,
-        workers: Workers,
-        cache: Cache,
-    ) -> None:
-        """Begins to read ahead, unless there is a cache."""
-        self._plan, self._step = plan, start_step
-        count = len(reader.source)
-        self._cache = _cached(
-            cache,
+    make_reader = PackedReader if packed else TrainReader
+    reader = make_reader(source, canvas, options.fast_jpeg)
+    stream = Stream(order)
+    index_batches = (stream[share.positions(step)] for step in itertools.count(start_step))
+    if _is_cached(options):
+        cache = MemoryCache(
             reader,
-            need=lambda: plan.need(start_step, count),
-            count=count,
-            chunk=plan.share.local,
-            workers=workers,
+            options,
+            needed=lambda: _needed_from(stream, share, start_step, len(source)),
+            max_examples=len(source),
+            chunk=share.size,
         )
-        self._reading: Reading | None = None
-        if self._cache is None:
-            steps = grain.MapDataset.range(start_step, start_step + _ENDLESS)
-            self._reading = workers.start(reader, steps, plan)
-
-    def __next__(self) -> Batch:
-        if self._cache is None:
-            return next(self._reading)
-        batch = self._cache.take(self._plan(self._step))
-        self._step += 1
-        return batch
-
-    def close(self) -> None:
-        """Ends the workers; no batch is to be taken after that."""
-        (self._cache or self._reading).close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        return cache.batches(index_batches)
+    return read_ahead(reader, index_batches, options)
 
 
-def eval_batches(
+def host_eval_batches(
     source: Source,
+    options: LoadOptions,
     *,
-    batch_size: int,
     preprocess: Preprocess,
     process_index: int = 0,
     process_count: int = 1,
-    workers: int = 2,
-    worker_type: WorkerType = "thread",
-    cache: Cache = "none",
-) -> "EvalBatches":
+) -> "HostEvalBatches":
     """Returns the batches that hold every example of a split exactly once.
 
-    The last batch is filled up with black images of label 0 and index -1, for which `mask` is
-    False. All processes get the same number of batches, some perhaps all padding.
+    The last batch is padded with black images of label 0 and index -1, for which `mask` is False.
+    All processes get the same number of batches, some of them perhaps all padding.
 
     Args:
       source: the split.
-      batch_size: examples of a step over all processes.
+      options: how the examples are read; `cache="memory"` keeps the prepared images for the next
+        pass, "device" is not for this function.
       preprocess: size and crop of the images; they are not normalised here.
-      process_index, process_count: which part of each batch is this process's.
-      workers, worker_type: as in `train_batches`.
-      cache: "memory" keeps every prepared image for the next pass.
+      process_index, process_count: which part of each batch this process reads.
 
     Returns:
-      An iterable of dicts of `image` uint8 [b, height, width, 3], `mask` bool [b], `index`
-      int32 [b] (position in the source) and labels as in `train_batches`.
+      An iterable of dicts of `image` uint8 [b, height, width, channels], `mask` bool [b], `index`
+      int32 [b] (position in the source) and labels as in `host_train_batches`.
 
     Raises:
-      ValueError, CorruptImageError: as `train_batches`.
+      ValueError, CorruptImageError: as `host_train_batches`; ValueError if the source is empty.
     """
-    share = _Share.of(source, batch_size, process_index, process_count)
-    reader, plan = EvalReader(source, preprocess), EvalPlan(share, len(source))
-    chosen = Workers(workers, worker_type)
-    count = min(len(source), len(plan) * share.local)
-    kept = _cached(cache, reader, need=plan.need, count=count, chunk=share.local, workers=chosen)
-    return EvalBatches(reader, plan, chosen, kept)
+    if len(source) == 0:
+        raise ValueError(f"split {source.split!r} of {source.name} holds no example")
+    share = ProcessShare(options.batch_size, process_index, process_count)
+    batches = HostEvalBatches(EvalReader(source, preprocess), options, share)
+    if not _is_cached(options):
+        return batches
+    cache = MemoryCache(
+        batches.reader,
+        options,
+        needed=batches.needed,
+        max_examples=min(len(source), len(batches) * share.size),
+        chunk=share.size,
+    )
+    return dataclasses.replace(batches, cache=cache)
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalBatches:
-    """The batches of one pass over a split, in order; iterate over it as often as needed.
+class ProcessShare:
+    """The part of every batch that one process reads."""
+
+    batch_size: int
+    process_index: int
+    process_count: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.process_index < self.process_count:
+            raise ValueError(
+                f"got process_index={self.process_index} and process_count={self.process_count}; "
+                "expected 0 <= index < count"
+            )
+        if self.batch_size % self.process_count:
+            raise ValueError(
+                f"got batch_size={self.batch_size} over {self.process_count} processes; expected "
+                "a multiple of their number"
+            )
+
+    @property
+    def size(self) -> int:
+        """Examples of a step that this process reads."""
+        return self.batch_size // self.process_count
+
+    def positions(self, step: int) -> range:
+        """Returns the positions of these examples in the stream of all examples."""
+        start = step * self.batch_size + self.process_index * self.size
+        return range(start, start + self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class HostEvalBatches:
+    """The batches of one pass over a split; iterate over it for each pass.
 
     `len` is the number of batches, the same in every process.
     """
 
     reader: EvalReader
-    plan: "EvalPlan"
-    workers: Workers
-    cache: MemoryCache | None
+    options: LoadOptions
+    share: ProcessShare
+    cache: MemoryCache | None = None
 
     def __len__(self) -> int:
-        return len(self.plan)
+        return -(-len(self.reader.source) // self.options.batch_size)
 
-    def __iter__(self) -> Iterator[Batch]:
-        if self.cache is not None:
-            for step in range(len(self)):
-                yield self._whole(step, self.cache.take(self.plan(step)))
-            return
-        steps = grain.MapDataset.range(len(self))
-        with contextlib.closing(self.workers.start(self.reader, steps, self.plan)) as reading:
-            for step, batch in enumerate(reading):
-                yield self._whole(step, batch)
-
-    def _whole(self, step: int, batch: Batch) -> Batch:
-        indices = self.plan(step)
-        return {**batch, "mask": indices >= 0, "index": indices.astype(np.int32)}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Share:
-    """Which part of a global batch is this process's, and how many examples that are."""
-
-    local: int
-    index: int
-    count: int
-
-    @classmethod
-    def of(
-        cls, source: Source, batch_size: int, process_index: int, process_count: int
-    ) -> "_Share":
-        if len(source) == 0:
-            raise ValueError(f"split {source.split!r} of {source.name} holds no example")
-        if not 0 <= process_index < process_count:
-            raise ValueError(
-                f"got process_index={process_index} and process_count={process_count}; expected "
-                "0 <= index < count"
-            )
-        if batch_size < 1 or batch_size % process_count:
-            raise ValueError(
-                f"got batch_size={batch_size} over {process_count} processes; expected a positive "
-                "multiple of their number"
-            )
-        return cls(batch_size // process_count, process_index, process_count)
-
-    def positions(self, step: int) -> range:
-        """Returns the positions in the stream of all examples that this process has in a step."""
-        start = (step * self.count + self.index) * self.local
-        return range(start, start + self.local)
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainPlan:
-    """The examples of each step of training."""
-
-    share: _Share
-    stream: sampling.Stream
-
-    def __call__(self, step: int) -> np.ndarray:
-        """Returns this process's examples of a step."""
-        return self.stream[self.share.positions(step)]
-
-    def need(self, start_step: int, count: int) -> np.ndarray:
-        """Returns all of `count` examples, in about the order in which they are needed first.
-
-        The draws that are looked ahead hold every example once, if one process goes through
-        permutations; what else they do not hold comes last.
-        """
-        steps = range(start_step, start_step + -(-2 * count // self.share.local))
-        draws = np.concatenate([self(step) for step in steps])
-        found, first = np.unique(draws, return_index=True)
-        rest = np.setdiff1d(np.arange(count), found, assume_unique=True)
-        return np.concatenate([draws[np.sort(first)], rest])
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalPlan:
-    """The examples of each batch of evaluation; `len` is their number."""
-
-    share: _Share
-    count: int
-
-    def __len__(self) -> int:
-        return -(-self.count // (self.share.local * self.share.count))
-
-    def __call__(self, step: int) -> np.ndarray:
+    def indices(self, step: int) -> np.ndarray:
         """Returns this process's examples of a batch, -1 for padding."""
         positions = np.asarray(self.share.positions(step))
-        return np.where(positions < self.count, positions, -1)
+        return np.where(positions < len(self.reader.source), positions, -1)
 
-    def need(self) -> np.ndarray:
-        """Returns all examples of this process."""
-        indices = np.concatenate([self(step) for step in range(len(self))])
+    def needed(self) -> np.ndarray:
+        """Returns all examples that this process evaluates, in order."""
+        indices = np.concatenate([self.indices(step) for step in range(len(self))])
         return indices[indices >= 0]
 
+    def __iter__(self) -> Generator[HostBatch, None, None]:
+        index_batches = [self.indices(step) for step in range(len(self))]
+        if self.cache is None:
+            batches = read_ahead(self.reader, index_batches, self.options)
+        else:
+            batches = self.cache.batches(index_batches)
+        with contextlib.closing(batches):
+            for indices, batch in zip(index_batches, batches, strict=True):
+                yield {**batch, "mask": indices >= 0, "index": indices.astype(np.int32)}
 
-def _cached(
-    cache: Cache,
-    reader: Reader,
-    *,
-    need: Callable[[], np.ndarray],
-    count: int,
-    chunk: int,
-    workers: Workers,
-) -> MemoryCache | None:
-    if cache not in ("memory", "none"):
+
+def _is_cached(options: LoadOptions) -> bool:
+    if options.cache == "device":
         raise ValueError(
-            f"got cache={cache!r}; expected 'memory' or 'none' (`feed` has 'device' too)"
+            "got cache='device' for batches of the host; expected 'memory' or 'none', or a call of "
+            "tl_jax.data.loading.device_batches"
         )
-    if cache == "none":
-        return None
-    return MemoryCache(reader, need, count=count, chunk=chunk, workers=workers)
+    return options.cache == "memory"
+
+
+def _needed_from(stream: Stream, share: ProcessShare, start_step: int, count: int) -> np.ndarray:
+    """Returns all `count` examples, in about the order in which training needs them.
+
+    Looks two epochs ahead, which hold every example if one process goes through permutations;
+    examples that are not drawn until then come last.
+    """
+    steps = range(start_step, start_step + -(-2 * count // share.size))
+    draws = np.concatenate([stream[share.positions(step)] for step in steps])
+    drawn, first = np.unique(draws, return_index=True)
+    rest = np.setdiff1d(np.arange(count), drawn, assume_unique=True)
+    return np.concatenate([draws[np.sort(first)], rest])

@@ -1,16 +1,16 @@
-"""Images kept in the host's memory once they are read, and handed out in batches as arrays."""
+"""A cache of examples in the host's memory, filled as they are needed."""
 
+import contextlib
 import math
 import os
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
-import grain
 import numpy as np
 
-from tl_jax.data.loading.readers import Batch, Reader
-from tl_jax.data.loading.workers import Chunks, Reading, Workers
+from tl_jax.data.loading.options import LoadOptions
+from tl_jax.data.loading.readers import HostBatch, Reader
+from tl_jax.data.loading.workers import read_ahead
 
 _CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -19,80 +19,80 @@ _CGROUP_LIMITS = (
 
 
 class MemoryCache:
-    """The examples of a reader in arrays that are filled as examples are asked for.
-
-    They are read ahead in the order in which they will be needed, each once. Not for use by
-    several threads at a time.
-    """
+    """The examples of a reader, each read once, ahead of need. Not safe for several threads."""
 
     def __init__(
         self,
         reader: Reader,
-        need: Callable[[], np.ndarray],
+        options: LoadOptions,
         *,
-        count: int,
+        needed: Callable[[], np.ndarray],
+        max_examples: int,
         chunk: int,
-        workers: Workers,
     ) -> None:
         """Reads nothing yet.
 
         Args:
           reader: of the examples.
-          need: gives the indices that will be needed, each once, in the order of need.
-          count: how many these are at most.
+          options: number and type of the workers.
+          needed: returns the indices of all examples that will be needed, each once, those that
+            are needed first at the beginning.
+          max_examples: the largest number of examples that will be needed.
           chunk: examples that a worker reads at a time.
-          workers: who reads.
 
         Raises:
           ValueError: if the images do not fit into memory.
         """
-        check_memory(count, reader.shape, host_memory(), cache="memory", of="a machine")
-        self._reader, self._need, self._workers = reader, need, workers
-        self._chunk = chunk
+        check_memory(max_examples, reader.shape, host_memory(), cache="memory", of="a machine")
+        self._reader, self._options = reader, options
+        self._needed, self._chunk = needed, chunk
         # Pages that are never written to take no memory.
-        self._kept = reader.blank(len(reader.source))
-        self._filled = np.zeros(len(reader.source), bool)
-        self._reading: Reading | None = None
-        self._asked: deque[np.ndarray] = deque()
+        self._arrays = reader.allocate(len(reader.source))
+        self._is_read = np.zeros(len(reader.source), bool)
+        self._reading: Generator[None, None, None] | None = None
 
-    def take(self, indices: np.ndarray) -> Batch:
+    def take(self, indices: np.ndarray) -> HostBatch:
         """Returns new arrays of the examples; zeros where an index is -1."""
         wanted = indices[indices >= 0]
-        while not self._filled[wanted].all():
-            self._read_on()
+        while not self._is_read[wanted].all():
+            if self._reading is None:
+                self._reading = self._read_missing()
+            try:
+                next(self._reading)
+            except BaseException:
+                self.close()  # Another attempt begins with the example that is missing.
+                raise
         batch = {
-            name: array.take(indices, axis=0, mode="clip") for name, array in self._kept.items()
+            name: array.take(indices, axis=0, mode="clip") for name, array in self._arrays.items()
         }
         if len(wanted) < len(indices):
             for array in batch.values():
                 array[indices < 0] = 0
         return batch
 
+    def batches(self, index_batches: Iterable[np.ndarray]) -> Generator[HostBatch, None, None]:
+        """Yields the batch of each array of indices; closing the generator ends the workers."""
+        with contextlib.closing(self):
+            for indices in index_batches:
+                yield self.take(indices)
+
     def close(self) -> None:
-        """Ends reading ahead; what is kept stays."""
+        """Ends the workers; the examples that were read stay."""
         if self._reading is not None:
             self._reading.close()
             self._reading = None
 
-    def _read_on(self) -> None:
-        """Stores the next examples that are needed."""
-        if self._reading is None:
-            need = self._need()
-            chunks = Chunks(need[~self._filled[need]], self._chunk)
-            self._asked = deque(chunks(number) for number in range(len(chunks)))
-            steps = grain.MapDataset.range(len(chunks))
-            self._reading = self._workers.start(self._reader, steps, chunks)
-        try:
-            batch = next(self._reading)
-        except BaseException:
-            self.close()  # Whoever tries again begins with the example that is missing.
-            raise
-        indices = self._asked.popleft()
-        for name, array in batch.items():
-            self._kept[name][indices] = array
-        self._filled[indices] = True
-        if not self._asked:
-            self.close()
+    def _read_missing(self) -> Generator[None, None, None]:
+        """Stores a chunk of the missing examples at each step, in the order of need."""
+        needed = self._needed()
+        missing = needed[~self._is_read[needed]]
+        chunks = np.split(missing, range(self._chunk, len(missing), self._chunk))
+        with contextlib.closing(read_ahead(self._reader, chunks, self._options)) as batches:
+            for indices, batch in zip(chunks, batches, strict=True):
+                for name, array in batch.items():
+                    self._arrays[name][indices] = array
+                self._is_read[indices] = True
+                yield
 
 
 def check_memory(count: int, shape: tuple[int, ...], have: int, *, cache: str, of: str) -> None:
@@ -107,7 +107,7 @@ def check_memory(count: int, shape: tuple[int, ...], have: int, *, cache: str, o
 
 
 def host_memory() -> int:
-    """Returns the bytes that this process may use: the machine's, or fewer by its container."""
+    """Returns the bytes that this process may use: the machine's, or fewer in a container."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     texts = [path.read_text().strip() for path in _CGROUP_LIMITS if path.is_file()]
     return min([machine, *(int(text) for text in texts if text.isdigit())])

@@ -1,18 +1,18 @@
-"""Which example comes when: endless streams of examples that (seed, position) alone decides."""
+"""The order of training: endless streams of examples that (seed, position) alone decides."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Literal, Protocol
 
 import numpy as np
 
-from tl_jax.data.source import Source, tasks_of
+from tl_jax.data.source import Source
 
 Sampling = Literal["uniform", "balanced", "square_root"]
 
-# Words of the seeds. That of `Uniform` has none, so that recorded runs keep their order.
+# Words of the seeds. `Uniform` has none, so that recorded runs keep their order.
 _BALANCED, _WALK, _WEIGHTED = 1, 2, 3
-_KEPT = 4
+_EPOCHS_KEPT = 4
 
 
 class Order(Protocol):
@@ -22,7 +22,7 @@ class Order(Protocol):
         """Returns the number of draws of an epoch."""
 
     def epoch(self, number: int) -> np.ndarray:
-        """Draws one epoch: int64 [len], indices of examples; the same whenever it is asked."""
+        """Draws one epoch: int64 [len], indices of examples; always the same for a number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Uniform:
     Attributes:
       count: number of examples.
       seed: chooses the permutations.
+
+    Examples:
+      >>> Uniform(5, seed=7).epoch(0).tolist()
+      [3, 4, 0, 2, 1]
     """
 
     count: int
@@ -46,17 +50,17 @@ class Uniform:
     def epoch(self, number: int) -> np.ndarray:
         """Draws the permutation of one epoch.
 
-        Grain's own shuffle takes milliseconds an index for sets of a few examples. Sorting raw bits
-        gives the same order with every version of NumPy, which promises that of no other method.
+        Sorting raw bits gives the same order with every version of NumPy, which promises that of
+        no other method.
         """
-        return np.argsort(_bits(self.count, self.seed, number), kind="stable")
+        return np.argsort(_random_bits(self.count, self.seed, number), kind="stable")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Balanced:
     """All classes equally often: each run of as many draws as classes holds every class once.
 
-    Each class is walked through by permutations of its own, so none of its examples comes again
+    Each class is walked through by its own permutations, so none of its examples comes again
     before all of them were drawn. An epoch has as many draws as there are examples with a label,
     rounded up to a multiple of the classes. Examples whose label is missing (-1) are never drawn.
 
@@ -88,27 +92,27 @@ class Balanced:
         """Draws one epoch."""
         turns, classes = self._turns, self._classes
         drawn = np.stack([self._walk(c, number * turns, turns) for c in range(len(classes))], 1)
-        bits = _bits(drawn.size, self.seed, number, _BALANCED).reshape(drawn.shape)
+        bits = _random_bits(drawn.size, self.seed, number, _BALANCED).reshape(drawn.shape)
         return np.take_along_axis(drawn, np.argsort(bits, axis=1, kind="stable"), 1).reshape(-1)
 
     def _walk(self, label: int, start: int, count: int) -> np.ndarray:
         """Returns the draws `start` to `start + count` of one class."""
         members = self._classes[label]
         first, last = start // len(members), (start + count - 1) // len(members)
-        walks = [
-            members[np.argsort(_bits(len(members), self.seed, walk, _WALK, label), kind="stable")]
-            for walk in range(first, last + 1)
-        ]
+        walks = []
+        for walk in range(first, last + 1):
+            bits = _random_bits(len(members), self.seed, walk, _WALK, label)
+            walks.append(members[np.argsort(bits, kind="stable")])
         skipped = start - first * len(members)
         return np.concatenate(walks)[skipped : skipped + count]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Weighted:
-    """Each example as often as its weight says.
+    """Each example in proportion to its weight.
 
     An epoch has as many draws as there are examples. An example of weight w, where all weights add
-    up to W, comes floor or ceil(len * w / W) times in it, and on average as often as that:
+    up to W, comes floor or ceil(len * w / W) times in it, and len * w / W times on average:
     systematic resampling, over the examples in random order.
 
     Attributes:
@@ -121,12 +125,12 @@ class Weighted:
 
     def __post_init__(self) -> None:
         weights = np.asarray(self.weights, np.float64)
-        fit = weights.ndim == 1 and np.isfinite(weights).all() and (weights >= 0).all()
-        if not fit or not weights.any():
+        is_valid = weights.ndim == 1 and np.isfinite(weights).all() and (weights >= 0).all()
+        if not is_valid or not weights.any():
             raise ValueError(
                 f"got weights of shape {weights.shape}, of which {int((weights < 0).sum())} are "
                 f"negative and {int((~np.isfinite(weights)).sum())} not finite; expected one for "
-                "each example, 0 or more, and one at least above 0"
+                "each example, 0 or more, and at least one above 0"
             )
         object.__setattr__(self, "weights", weights)
 
@@ -136,22 +140,22 @@ class Weighted:
     def epoch(self, number: int) -> np.ndarray:
         """Draws one epoch."""
         count = len(self)
-        bits = _bits(2 * count + 1, self.seed, number, _WEIGHTED)
+        bits = _random_bits(2 * count + 1, self.seed, number, _WEIGHTED)
         shuffled = np.argsort(bits[:count], kind="stable")
         sums = np.cumsum(self.weights[shuffled])
         # The upper 53 bits make a float in [0, 1).
         places = (np.arange(count) + float(int(bits[-1]) >> 11) * 2.0**-53) / count
-        found = np.searchsorted(sums, places * sums[-1], side="right")
+        chosen = np.searchsorted(sums, places * sums[-1], side="right")
         # A place may be rounded up to the sum itself, and behind that lie only weights of 0.
         last = np.flatnonzero(self.weights[shuffled])[-1]
-        drawn = shuffled[np.minimum(found, last)]
+        drawn = shuffled[np.minimum(chosen, last)]
         return drawn[np.argsort(bits[count:-1], kind="stable")]
 
 
 def square_root_weights(labels: np.ndarray) -> np.ndarray:
     """Returns weights by which a class of n examples is drawn in proportion to sqrt(n).
 
-    It lies half-way between drawing every example and every class equally often; examples without
+    This is half-way between drawing every example and every class equally often; examples without
     a label get 0. Source: Mahajan et al., arXiv:1805.00932.
     """
     labels = _checked_labels(labels)
@@ -159,80 +163,80 @@ def square_root_weights(labels: np.ndarray) -> np.ndarray:
     return np.where(labels >= 0, 1 / np.sqrt(np.maximum(counts, 1))[labels], 0.0)
 
 
-def of_source(sampling: Sampling, source: Source, *, seed: int) -> Order:
+def make_order(sampling: Sampling, source: Source, *, seed: int) -> Order:
     """Returns the order of a source's examples.
 
     Args:
       sampling: "uniform": every example once an epoch. "balanced": every class equally often.
         "square_root": every class in proportion to the square root of its size.
-      source: it is asked for its `labels()`, unless the order is uniform.
+      source: its `labels()` are read unless the order is uniform.
       seed: chooses the order.
 
     Raises:
-      ValueError: if the sampling is unknown, or asks for classes where the main task has several
-        labels an image.
+      ValueError: if the sampling is unknown, the source is empty, or the classes of a multi-label
+        task would have to be balanced.
     """
-    makers: dict[str, Callable[[], Order]] = {
-        "uniform": lambda: Uniform(len(source), seed),
-        "balanced": lambda: Balanced(_labels_of(source), seed),
-        "square_root": lambda: Weighted(square_root_weights(_labels_of(source)), seed),
-    }
-    if sampling not in makers:
-        raise ValueError(f"got sampling={sampling!r}; expected {', '.join(map(repr, makers))}")
-    return makers[sampling]()
+    if sampling not in ("uniform", "balanced", "square_root"):
+        raise ValueError(
+            f"got sampling={sampling!r}; expected 'uniform', 'balanced' or 'square_root'"
+        )
+    if len(source) == 0:
+        raise ValueError(f"split {source.split!r} of {source.name} holds no example")
+    if sampling == "uniform":
+        return Uniform(len(source), seed)
+    main_task = source.tasks[0]
+    if main_task.multi_label:
+        raise ValueError(
+            f"got sampling={sampling!r} for {source.name}, whose images may have several classes "
+            f"of {main_task.name!r}; expected sampling='uniform'"
+        )
+    labels = source.labels()
+    if sampling == "balanced":
+        return Balanced(labels, seed)
+    return Weighted(square_root_weights(labels), seed)
 
 
 class Stream:
-    """The epochs of an order as one endless stream; keeps those that it has drawn last."""
+    """The epochs of an order as one endless stream; keeps those that it has drawn last.
+
+    Examples:
+      >>> Stream(Uniform(5, seed=7))[range(3, 8)].tolist()
+      [2, 1, 1, 3, 2]
+    """
 
     def __init__(self, order: Order) -> None:
         self.order = order
         self._drawn: dict[int, np.ndarray] = {}
 
-    def __reduce__(self) -> tuple[type["Stream"], tuple[Order]]:
-        return Stream, (self.order,)  # What was drawn would be as large as the set.
-
     def __getitem__(self, positions: range) -> np.ndarray:
         """Returns the examples at consecutive positions, counted from 0: int64 [len(positions)]."""
-        length = len(self.order)
         pieces = [
             self._epoch(epoch)[start:stop]
-            for epoch, start, stop in _spans(positions.start, positions.stop, length)
+            for epoch, start, stop in _split_by_epoch(positions, len(self.order))
         ]
         return np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
 
     def _epoch(self, number: int) -> np.ndarray:
-        # Threads that meet here draw the same.
-        drawn = self._drawn.get(number)
-        if drawn is None:
-            drawn = self.order.epoch(number)
-            kept = list(self._drawn.items())[1 - _KEPT :]
-            self._drawn = dict([*kept, (number, drawn)])
-        return drawn
+        if number not in self._drawn:
+            if len(self._drawn) == _EPOCHS_KEPT:
+                self._drawn.pop(next(iter(self._drawn)))
+            self._drawn[number] = self.order.epoch(number)
+        return self._drawn[number]
 
 
-def _spans(start: int, stop: int, length: int) -> Iterator[tuple[int, int, int]]:
-    """Yields the epochs that a range of positions touches, each with its part of it."""
-    while start < stop:
-        epoch, place = divmod(start, length)
-        end = min(length, place + stop - start)
-        yield epoch, place, end
-        start += end - place
+def _split_by_epoch(positions: range, length: int) -> Iterator[tuple[int, int, int]]:
+    """Yields each epoch that a range of positions touches, with start and stop within it."""
+    position = positions.start
+    while position < positions.stop:
+        epoch, start = divmod(position, length)
+        stop = min(length, start + positions.stop - position)
+        yield epoch, start, stop
+        position += stop - start
 
 
-def _bits(count: int, *seed: int) -> np.ndarray:
-    """Returns random 64-bit integers. Zeros at the end of a seed are as good as absent."""
+def _random_bits(count: int, *seed: int) -> np.ndarray:
+    """Returns random 64-bit integers. A seed may not end in zeros: they are ignored."""
     return np.random.PCG64(np.random.SeedSequence(seed)).random_raw(count)
-
-
-def _labels_of(source: Source) -> np.ndarray:
-    main = tasks_of(source)[0]
-    if main.multi_label:
-        raise ValueError(
-            f"an image of {source.name} may have several classes of {main.name!r}, so none can be "
-            "drawn equally often; use sampling='uniform'"
-        )
-    return source.labels()
 
 
 def _checked_labels(labels: np.ndarray) -> np.ndarray:

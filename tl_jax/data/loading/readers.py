@@ -1,82 +1,74 @@
-"""Examples as arrays in batches: what training and evaluation read of a source."""
+"""Readers: what training and evaluation read of a source, as examples and as arrays in batches."""
 
 import dataclasses
-import functools
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tl_jax.data.images import fast_jpeg
-from tl_jax.data.images.fast_jpeg import Pixels
 from tl_jax.data.preprocess import Preprocess, eval_image
-from tl_jax.data.source import EncodedSource, Source, tasks_of
+from tl_jax.data.source import Example, Source
 
-Batch = dict[str, np.ndarray]
+if TYPE_CHECKING:
+    from tl_jax.data.images.fast_jpeg import DecodedImage
 
-# Longest side over the canvas, and shape of the largest area, of what is packed: photographs of
-# 640 x 480 for networks of 224.
+HostBatch = dict[str, np.ndarray]
+
+# Longest side over the canvas, and shape of the largest area, of the images that `PackedReader`
+# leaves as they are: photographs of 640 x 480 for networks of 224.
 _LONGEST, _ASPECT = 2.5, 4 / 3
 
 
 @dataclasses.dataclass(frozen=True)
-class _Decoder:
-    """What both ways to read for training begin with."""
-
-    source: Source
-    canvas: int
-    fast_jpeg: bool = True
-
-    @functools.cached_property
-    def _encoded(self) -> EncodedSource | None:
-        """The source, if it has the files' bytes and they are wanted."""
-        wanted = self.fast_jpeg and isinstance(self.source, EncodedSource)
-        return self.source if wanted else None
-
-    def decoded(self, index: int) -> tuple[dict[str, Any], Pixels]:
-        """Returns an example and its pixels."""
-        if self._encoded is not None:
-            data, example = self._encoded.encoded(index)
-            name = example.get("path", _name(self.source, index))
-            return dict(example), fast_jpeg.read(data, self.canvas, name=name)
-        example = self.source[index]
-        image = example["image"]
-        return dict(example), Pixels(image, image.shape[:2], image.shape[:2])
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainReader(_Decoder):
+class TrainReader:
     """Reads what training crops from: `image` stretched to a square, `size` and the labels.
 
     Attributes:
       source: the split.
       canvas: side of the square.
-      fast_jpeg: whether large JPEG files are decoded at a reduced size (`fast_jpeg.read`).
+      fast_jpeg: whether large JPEG files are decoded at a reduced size, if the source has files.
     """
 
+    source: Source
+    canvas: int
+    fast_jpeg: bool = True
+
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """Shape of an image."""
         return (self.canvas, self.canvas, 3)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Example:
         """Reads one example."""
-        example, pixels = self.decoded(index)
-        return {**example, "image": pixels.stretched(self.canvas), "size": pixels.size}
+        example, decoded = self.decode(index)
+        return {**example, "image": decoded.stretch(self.canvas), "size": decoded.size}
 
-    def blank(self, count: int) -> Batch:
-        """Returns the arrays of so many examples, all zero."""
+    def decode(self, index: int) -> tuple[Example, "DecodedImage"]:
+        """Returns one example and its decoded image, of any size."""
+        from tl_jax.data.images import fast_jpeg
+
+        encoded = self.source.encoded(index) if self.fast_jpeg else None
+        if encoded is not None:
+            data, example = encoded
+            name = example.get("path", _name(self.source, index))
+            return example, fast_jpeg.decode_reduced(data, self.canvas, name=name)
+        example = self.source[index]
+        return example, fast_jpeg.DecodedImage.in_full(example["image"])
+
+    def allocate(self, count: int) -> HostBatch:
+        """Returns arrays for `count` examples, all zero."""
         images = np.zeros((count, *self.shape), np.uint8)
-        return {**_blank(self.source, images), "size": np.zeros((count, 2), np.int32)}
+        size = np.zeros((count, 2), np.int32)
+        return {"image": images, "size": size, **_allocate_labels(self.source, count)}
 
 
 @dataclasses.dataclass(frozen=True)
-class PackedReader(_Decoder):
-    """Reads for training what the device is to stretch to a square (`stretch.stretch`).
+class PackedReader(TrainReader):
+    """Reads for training images that the device stretches to a square (`stretch.stretch`).
 
-    `image` holds the pixels of an image of any size, row after row, at the beginning of an array
-    [room]; `packed` (int32 [2]) says of how many rows and columns, `extent` (float32 [2]) what they
-    take of them. An image that has no room is stretched at once.
+    `image` is an array [room] that begins with the pixels of an image of any size, row after row;
+    `packed` (int32 [2]) is the number of its rows and columns, `extent` (float32 [2]) the part of
+    them to be stretched. An image that is too large for the room is stretched at once.
 
     Attributes:
       source, canvas, fast_jpeg: as in `TrainReader`.
@@ -88,29 +80,31 @@ class PackedReader(_Decoder):
         return math.ceil(_LONGEST * self.canvas)
 
     @property
-    def shape(self) -> tuple[int]:
-        """Bytes of an image: with a row to spare, as each row is read with what comes after it."""
+    def shape(self) -> tuple[int, ...]:
+        """Bytes of an image: one row more than it has, as a row is read with what follows it."""
         return (3 * self.side * (math.ceil(self.side / _ASPECT) + 1),)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Reads one example; `image` has its own length."""
-        example, pixels = self.decoded(index)
-        image, extent = pixels.image, pixels.extent
+    def __getitem__(self, index: int) -> Example:
+        """Reads one example; its `image` is no longer than its pixels are."""
+        example, decoded = self.decode(index)
+        image, extent = decoded.pixels, decoded.extent
         if max(image.shape) > self.side or image.size > self.shape[0] - 3 * self.side:
-            image, extent = pixels.stretched(self.canvas), (self.canvas, self.canvas)
-        placed = {"image": image.reshape(-1), "packed": image.shape[:2], "extent": extent}
-        return {**example, **placed, "size": pixels.size}
+            image, extent = decoded.stretch(self.canvas), (self.canvas, self.canvas)
+        packed = {"image": image.reshape(-1), "packed": image.shape[:2], "extent": extent}
+        return {**example, **packed, "size": decoded.size}
 
-    def blank(self, count: int) -> Batch:
-        """Returns the arrays of so many examples, all zero but for the images.
+    def allocate(self, count: int) -> HostBatch:
+        """Returns arrays for `count` examples, all zero but for the images.
 
-        What these hold behind what is read is of no meaning: zeros would take time.
+        The images are not initialised, which would take time: nothing uses what is behind the
+        pixels of an image.
         """
         return {
-            **_blank(self.source, np.empty((count, *self.shape), np.uint8)),
+            "image": np.empty((count, *self.shape), np.uint8),
             "size": np.zeros((count, 2), np.int32),
             "packed": np.zeros((count, 2), np.int32),
             "extent": np.zeros((count, 2), np.float32),
+            **_allocate_labels(self.source, count),
         }
 
 
@@ -127,54 +121,55 @@ class EvalReader:
     preprocess: Preprocess
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """Shape of an image."""
-        return (*self.preprocess.size, 3)
+        return (*self.preprocess.size, self.preprocess.channels)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Example:
         """Reads one example."""
         example = self.source[index]
         return {**example, "image": eval_image(example["image"], self.preprocess)}
 
-    def blank(self, count: int) -> Batch:
-        """Returns the arrays of so many examples, all zero."""
-        return _blank(self.source, np.zeros((count, *self.shape), np.uint8))
+    def allocate(self, count: int) -> HostBatch:
+        """Returns arrays for `count` examples, all zero."""
+        images = np.zeros((count, *self.shape), np.uint8)
+        return {"image": images, **_allocate_labels(self.source, count)}
 
 
-Reader = TrainReader | PackedReader | EvalReader
+Reader = TrainReader | EvalReader
 
 
-def _blank(source: Source, images: np.ndarray) -> Batch:
-    """Returns the images with labels for them, all zero."""
-    batch, count = {"image": images}, len(images)
-    for place, task in enumerate(tasks_of(source)):
-        several = (len(task.class_names),) if task.multi_label else ()
-        batch["label" if place == 0 else task.name] = np.zeros(
-            (count, *several), np.int8 if several else np.int32
-        )
-    return batch
-
-
-def read(reader: Reader, indices: np.ndarray) -> Batch:
-    """Reads examples into new arrays; where an index is -1, they stay zero.
+def read_batch(reader: Reader, indices: np.ndarray) -> HostBatch:
+    """Reads examples into new arrays; where an index is -1, they stay as allocated.
 
     Raises:
-      Exception: what the source raises; a note says of which example.
+      Exception: what the source raises, with a note that names the example.
     """
-    batch = reader.blank(len(indices))
+    batch = reader.allocate(len(indices))
     others = batch.keys() - {"image"}
-    for place, index in enumerate(indices.tolist()):
+    for row, index in enumerate(indices.tolist()):
         if index < 0:
             continue
         try:
             example = reader[index]
-            batch["image"][place][: len(example["image"])] = example["image"]
+            batch["image"][row][: len(example["image"])] = example["image"]
             for name in others:
-                batch[name][place] = example[name]
+                batch[name][row] = example[name]
         except Exception as error:
             error.add_note(f"while reading {_name(reader.source, index)}")
             raise
     return batch
+
+
+def _allocate_labels(source: Source, count: int) -> HostBatch:
+    labels: HostBatch = {}
+    for number, task in enumerate(source.tasks):
+        name = task.name if number else "label"
+        if task.multi_label:
+            labels[name] = np.zeros((count, len(task.class_names)), np.int8)
+        else:
+            labels[name] = np.zeros(count, np.int32)
+    return labels
 
 
 def _name(source: Source, index: int) -> str:

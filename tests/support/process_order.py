@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
+from tl_jax.data.source import Source, Task
+
 BATCH, STEPS, START = 4, 5, 3
 COUNTS = (1, 3, 13)
 
 
-class ByProcess:
+class ByProcess(Source):
     """Images and labels that are 0 where the main process reads them, 1 where a worker does."""
 
-    name, split, class_names, skipped = "by process", "train", ("main", "worker"), ()
+    name, split, tasks = "by process", "train", (Task("label", ("main", "worker")),)
 
     def __init__(self, count: int) -> None:
         """`count` is the number of images."""
@@ -46,29 +48,22 @@ def main(folder: Path, coordinator: str, index: int, count: int) -> None:
 
 
 def _all_batches() -> Iterator[tuple[str, Iterable[dict]]]:
-    from tests.data.loading.test_host_batches import PREPROCESS, Numbered
-    from tl_jax.data.loading import device_batches, device_cache
+    from tests.support.loading import Numbered, device_eval, device_train
+    from tl_jax.data.loading.device_cache import DeviceCache
+    from tl_jax.data.loading.options import LoadOptions
     from tl_jax.data.loading.order import Uniform
     from tl_jax.data.loading.readers import TrainReader
-    from tl_jax.data.loading.workers import Workers
     from tl_jax.training import sharding as parallel
 
     sharding = parallel.sharded(parallel.data_mesh())
     for count in COUNTS:
-        source, order = Numbered(count), Uniform(count, 0)
+        source = Numbered(count)
         for cache in ("none", "memory", "device"):
-            batches = device_batches.train_batches(
-                source, batch_size=BATCH, canvas=8, order=order, sharding=sharding,
-                start_step=START, cache=cache,
-            )  # fmt: skip
+            options = {"batch_size": BATCH, "cache": cache}
+            batches = device_train(source, sharding, start_step=START, **options)
             yield f"train {cache} {count}", itertools.islice(batches, STEPS)
-            yield (
-                f"eval {cache} {count}",
-                device_batches.eval_batches(
-                    source, batch_size=BATCH, preprocess=PREPROCESS, sharding=sharding, cache=cache
-                ),
-            )
+            yield f"eval {cache} {count}", device_eval(source, sharding, **options)
         reader = TrainReader(source, 8)
-        kept = device_cache.DeviceCache(reader, sharding, workers=Workers(0), split=True)
-        batches = kept.train_batches(order, batch_size=BATCH, start_step=START)
+        split = DeviceCache(reader, sharding, LoadOptions(BATCH, workers=0), is_split=True)
+        batches = split.batches(Uniform(count, 0), start_step=START)
         yield f"train split {count}", itertools.islice(batches, STEPS)

@@ -1,0 +1,134 @@
+"""What tests run in a process of several CPU devices: training, recalibration, cached images."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from tests.support.loading import (
+    Numbered,
+    Tasked,
+    assert_same,
+    device_eval,
+    evaluate,
+    on_host,
+)
+from tests.support.loading import sharding as batch_sharding
+from tests.support.tiny import TinyNet, batch, images_unchanged, randomised
+from tl_jax.config import Config, DataConfig
+from tl_jax.data.loading.device_cache import DeviceCache
+from tl_jax.data.loading.options import LoadOptions
+from tl_jax.data.loading.order import Uniform
+from tl_jax.data.loading.readers import TrainReader
+from tl_jax.run.experiment import Experiment
+from tl_jax.training import optim, recalibrate, sharding, state, step
+from tl_jax.training.checkpoint import Checkpoints
+from tl_jax.training.state import TrainState
+from tl_jax.transfer import freeze
+
+ROOT = Path(__file__).parents[2]
+STEPS, DEVICES = 3, 4
+
+
+def run_on_devices(function: Callable[[Path], None], folder: Path) -> None:
+    """Runs a function of this module with `folder` in a fresh process of four CPU devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}"
+    program = (
+        f"import pathlib, sys; from {function.__module__} import {function.__name__} as main; "
+        "main(pathlib.Path(sys.argv[1]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def train_on(mesh: jax.sharding.Mesh) -> tuple[TrainState, list[Any], dict[str, Any]]:
+    """Returns state, training metrics and evaluation sums after some steps on a mesh."""
+    model = TinyNet()
+    variables = randomised(model)
+    plan = freeze.plan(variables["params"], ["fc"], train_backbone=True)
+    rates = {freeze.HEAD: 0.1, freeze.BACKBONE: 0.1}
+    tx = optim.optimizer("sgd", rates, plan, weight_decay=0.01, clip_norm=1.0)
+    train_step = step.make_train_step(
+        model, tx, plan, augment_fn=images_unchanged, seed_key=jax.random.key(0)
+    )
+    run = sharding.jit_train_step(train_step, mesh)
+    current = jax.device_put(state.create(variables, tx, plan), sharding.replicated(mesh))
+    recorded = []
+    for seed in range(STEPS):
+        current, values = run(current, sharding.put_batch(batch(seed=seed), mesh))
+        recorded.append(values)
+    evaluate = sharding.jit_eval_step(step.make_eval_step(model.apply), mesh)
+    padded = batch(seed=9) | {"mask": np.arange(8) < 5}
+    sums = evaluate(current.variables, sharding.put_batch(padded, mesh))
+    return current, recorded, sums
+
+
+def train(folder: Path) -> None:
+    """Trains over all devices and recalibrates; saves results, statistics and a checkpoint."""
+    mesh = sharding.data_mesh()
+    assert mesh.size == DEVICES, mesh
+    results = train_on(mesh)
+    assert len(results[0].params["conv1"]["kernel"].sharding.device_set) == DEVICES
+    np.savez(folder / "results.npz", *jax.tree.leaves(results))
+    placed = sharding.put_batch(batch(), mesh)["image"]
+    rows = {str(shard.device): shard.data.shape[0] for shard in placed.addressable_shards}
+    (folder / "rows.json").write_text(json.dumps(rows))
+    with Checkpoints(folder / "checkpoints", best_metric="loss") as checkpoints:
+        checkpoints.save(results[0], {"loss": 1.0})
+    _recalibrate(folder)
+    with pytest.raises(ValueError, match="a global batch of 6 does not divide over 4 devices"):
+        Experiment.from_config(Config(data=DataConfig("digits", batch_size=6)))
+
+
+def unequal_images(size: int, seed: int) -> np.ndarray:
+    """Returns images whose mean brightness is their seed, more or less."""
+    return batch(size, seed=seed)["image"] + seed
+
+
+def _recalibrate(folder: Path) -> None:
+    """Recalibrates over all devices; saves the statistics."""
+    mesh = sharding.data_mesh()
+    model = TinyNet()
+    batches = [
+        sharding.put_batch({"image": unequal_images(8, seed)}, mesh)["image"] for seed in (0, 1)
+    ]
+    stats = recalibrate.recalibrate(model, randomised(model), batches, mesh=mesh)["batch_stats"]
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(stats))
+    np.savez(folder / "stats.npz", *jax.tree.leaves(stats))
+
+
+def read_from_device_caches(folder: Path) -> None:
+    """Compares cached batches with those of the host; saves how many images each device holds."""
+    four = batch_sharding(DEVICES)
+    rows = {}
+    for is_split, source in itertools.product((False, True), (Numbered(13), Tasked(3))):
+        options, order = LoadOptions(8, workers=0), Uniform(len(source), 0)
+        cache = DeviceCache(TrainReader(source, 8), four, options, is_split=is_split)
+        actual = list(itertools.islice(cache.batches(order, start_step=2), 9))
+        assert_same(actual, on_host(source, 9, batch_size=8, start_step=2))
+        assert all(array.sharding == four for array in actual[0].values())
+        image = cache._arrays["image"]
+        rows[f"{is_split} {len(source)}"] = [len(part.data) for part in image.addressable_shards]
+    (folder / "rows.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match="batch_size=6 over 4 devices"):
+        DeviceCache(TrainReader(source, 8), four, LoadOptions(6))
+    evaluated = device_eval(Numbered(13), four, batch_size=8, cache="device")
+    expected = evaluate(13, batch_size=8)
+    for _ in range(2):
+        assert_same(list(evaluated), expected)

@@ -1,0 +1,86 @@
+"""Processes that read batches, for sources whose own Python code takes most of the time.
+
+Threads decode and resize in parallel, since Pillow and simplejpeg release Python's lock, and no
+batch has to be copied between processes: out of JPEG files they read 700 images a second, two
+processes 617. Of a source that holds the lock for 4 ms an image, as code in Python does, threads
+read 227 images a second, two processes 390 (`python -m experiments.benchmarks.loader`, two cores).
+
+Processes are spawned: a script that uses them needs `if __name__ == "__main__":`, each takes
+seconds to start, and the source is copied to each.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import resource_tracker
+
+import numpy as np
+
+from tl_jax.data.loading.readers import HostBatch, Reader, read_batch
+
+# The reader of a worker process; None in all others.
+_reader: Reader | None = None
+
+
+def start(reader: Reader, workers: int) -> ProcessPoolExecutor:
+    """Starts processes whose tasks are calls of `read`; shut the pool down to end them."""
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, spawn, initializer=_initialize, initargs=(reader,))
+    with _interrupts_blocked():
+        for _ in range(workers):
+            pool.submit(int)  # A first task each: the pool starts a process when none is idle.
+    return pool
+
+
+def read(indices: np.ndarray) -> HostBatch:
+    """Reads a batch, in a worker process."""
+    if _reader is None:
+        raise RuntimeError("`read` was called outside of a worker process of this pool")
+    try:
+        return read_batch(_reader, indices)
+    except Exception as error:
+        raise _picklable(error) from None
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Blocks Ctrl-C for a moment: processes started meanwhile inherit that and never see it.
+
+    Ctrl-C reaches all processes of a terminal. The main process alone has to act on it: it closes
+    the batches, which ends the workers.
+    """
+    resource_tracker.ensure_running()  # Otherwise started below, which unblocks the signal.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _initialize(reader: Reader) -> None:
+    global _reader
+    _reader = reader
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """Ends a worker whose parent was killed and could not end it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _picklable(error: Exception) -> Exception:
+    """Returns the error, or one with its message if it would be lost between processes."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # Whatever the error's class does when it is copied.
+        return RuntimeError("".join(traceback.format_exception_only(error)))
+    return error
