@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tl_jax.data.augment.augment import normalize
 from tl_jax.data.augment.grid import denormalize, draw_grid
+from tl_jax.data.preprocess import normalize
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GAP = 4

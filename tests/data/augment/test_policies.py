@@ -52,12 +52,12 @@ PHOTO = photo(*SIZE)
 
 
 # Black: another colour torchvision mixes in twice where it meets the image.
-BLACK = {"fill": "constant", "fill_colour": jnp.zeros(3)}
+BLACK = geometry.Fill("constant", jnp.zeros(3))
 
 
 @jax.jit
 def chained(image, operations, magnitudes):
-    return policies.chain(image, operations, magnitudes, **BLACK)
+    return policies.apply_operations(image, operations, magnitudes, fill=BLACK)
 
 
 def ours(*steps: tuple[str, float]) -> np.ndarray:
@@ -142,13 +142,13 @@ def test_magnitudes_are_torchvisions(policy):
     assert {OPERATIONS[i] for i in space.operations} == {
         name for name in OPERATIONS if NAMES[name] in reference
     }
-    for index, found in zip(space.operations, space.magnitudes, strict=True):
+    for index, actual in zip(space.operations, space.magnitudes, strict=True):
         magnitudes, _ = reference[NAMES[OPERATIONS[index]]]
-        expected = magnitudes.numpy()[BINS[policy]] if magnitudes.ndim else np.zeros_like(found)
+        expected = magnitudes.numpy()[BINS[policy]] if magnitudes.ndim else np.zeros_like(actual)
         if OPERATIONS[index].startswith("translate"):
             # As `_apply_op` does; torch's `linspace` ends up just below some whole numbers.
             expected = np.trunc(expected + 1e-4)
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("policy", sorted(SPACES))
@@ -156,7 +156,7 @@ def test_operations_magnitudes_and_signs_are_drawn_evenly(policy):
     space, reference = SPACES[policy]
     count = 40_000
     operations, magnitudes = (
-        np.asarray(x) for x in policies.draw(jax.random.key(0), space, (count,))
+        np.asarray(x) for x in policies.draw_operations(jax.random.key(0), space, (count,))
     )
     for row, index in enumerate(space.operations):
         drawn = magnitudes[operations == index]
@@ -171,6 +171,7 @@ def mean_change(images: np.ndarray, original: np.ndarray) -> np.ndarray:
     return np.abs(np.asarray(images, np.float32) - original).mean(axis=(1, 2, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("one", "reference"),
     [
@@ -186,25 +187,27 @@ def mean_change(images: np.ndarray, original: np.ndarray) -> np.ndarray:
     ],
 )
 def test_results_are_distributed_as_torchvisions(one, reference):
-    image, count = photo(16, 16), 1000
+    image, count = photo(16, 16), 400
     keys = jax.random.split(jax.random.key(1), count)
-    many = jax.jit(jax.vmap(functools.partial(one, **BLACK), in_axes=(0, None)))
-    found = many(keys, jnp.asarray(image, jnp.float32))
+    many = jax.jit(jax.vmap(functools.partial(one, fill=BLACK), in_axes=(0, None)))
+    actual = many(keys, jnp.asarray(image, jnp.float32))
     torch.manual_seed(0)
     policy = reference(interpolation=InterpolationMode.BILINEAR)
     pixels = torch.tensor(image).permute(2, 0, 1)
     expected = torch.stack([policy(pixels) for _ in range(count)]).permute(0, 2, 3, 1).numpy()
-    ours_, theirs_ = mean_change(found, image), mean_change(expected, image)
-    # Two samples of one distribution differ by 0.07 at most in 99 of 100 cases. Besides, an
+    samples = [np.maximum(mean_change(images, image), 2) for images in (actual, expected)]
+    # Two samples of one distribution differ by 0.12 at most in 99 of 100 cases. Besides, an
     # operation that is drawn in 1 of 14 cases may have one result, and ours is not rounded.
-    distance = scipy.stats.ks_2samp(np.maximum(ours_, 2), np.maximum(theirs_, 2)).statistic
-    assert distance < 0.11
+    assert scipy.stats.ks_2samp(*samples).statistic < 0.15
 
 
-def test_a_move_before_the_chain_is_composed_with_it():
-    before = geometry.rotating(np.pi / 2)
+def test_a_first_move_is_composed_with_the_operations():
+    @jax.jit
+    def apply(image, first_move):
+        shift = jnp.asarray([OPERATIONS.index("translate_x")]), jnp.asarray([4.0])
+        return policies.apply_operations(image, *shift, first_move=first_move, fill=BLACK)
+
     square = jnp.asarray(photo(30, 30), jnp.float32)
-    shift = (jnp.asarray([OPERATIONS.index("translate_x")]), jnp.asarray([4.0]))
-    found = policies.chain(square, *shift, before=before, **BLACK)
-    turned = policies.chain(jnp.rot90(square), *shift, **BLACK)
-    np.testing.assert_allclose(found, turned, rtol=0, atol=0.05)
+    actual = apply(square, geometry.rotating(np.pi / 2))
+    expected = apply(jnp.rot90(square), jnp.eye(3))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=0.05)

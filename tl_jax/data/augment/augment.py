@@ -1,33 +1,45 @@
-"""What is done to batches of images on the device, inside jit: the whole of augmentation, in order.
+"""Augmentation, all steps in order, on batches of uint8 images on the device, inside jit.
 
-Each step has a file of its own: `geometry`, `colour`, `policies`, `erasing`. Mixing the images of a
+Each kind of change has a file: `geometry`, `colour`, `policies`, `erasing`. Mixing the images of a
 batch comes after it: `mixing`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
 from tl_jax.config import AugmentConfig
 from tl_jax.data.augment import colour, erasing, geometry, policies
+from tl_jax.data.preprocess import Preprocess, normalize
 
-# Of an example's key, children 0 and 1 are the crop's and the flips'.
+AugmentFn = Callable[[jax.Array, Mapping[str, jax.Array]], jax.Array]
+
+# Children of an example's key. The crop's and the flips' are 0 and 1, by `jax.random.split`.
 _AFFINE, _POLICY, _JITTER, _GRAY, _BLUR, _ERASE = range(2, 8)
 
 
-def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """Scales pixels to [0, 1], subtracts the mean and divides by the standard deviation.
+def make_augment_fn(options: AugmentConfig, preprocess: Preprocess) -> AugmentFn:
+    """Returns `augment_fn(key, batch) -> images`, which augments and normalises a batch.
 
     Args:
-      images: [..., channels], values in [0, 255], of any type.
-      mean, std: of each channel, for values in [0, 1].
+      options: what is done.
+      preprocess: size, normalisation and interpolation of the images.
 
     Returns:
-      float32 of the same shape.
+      A function of a random key and a batch with "image" and "size", as for `augment`.
+
+    Examples:
+      >>> augment_fn = make_augment_fn(AugmentConfig(), Preprocess(size=(8, 8)))
+      >>> batch = {"image": jnp.zeros((2, 9, 9, 3), jnp.uint8), "size": jnp.full((2, 2), 30)}
+      >>> jax.eval_shape(augment_fn, jax.random.key(0), batch).shape
+      (2, 8, 8, 3)
     """
-    values = jnp.asarray(images, jnp.float32) / 255
-    return (values - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+
+    def augment_fn(key: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+        return augment(key, batch["image"], batch["size"], options=options, preprocess=preprocess)
+
+    return augment_fn
 
 
 def augment(
@@ -36,110 +48,121 @@ def augment(
     sizes: jax.Array,
     *,
     options: AugmentConfig,
-    size: tuple[int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    interpolation: str,
+    preprocess: Preprocess,
 ) -> jax.Array:
     """Augments and normalises a batch.
 
     The steps, in order: a random box is cut out and resized; flips; rotation, shear, zoom and
-    shift, as one resampling, in which the policy's moves are included; the policy's changes of
-    colour; colour jitter; grayscale; blur; normalisation; erasing.
+    shift, as one resampling together with the policy's moves; the policy's changes of colour;
+    colour jitter; grayscale; blur; normalisation; erasing.
 
-    Each example has a key of its own, `jax.random.split(key, batch)[i]`: what becomes of it does
-    not depend on the others, nor do the draws of one step on which others are on.
+    Each example has its own key, `jax.random.split(key, batch)[i]`: its result does not depend on
+    the other examples, and the draws of one step do not depend on which other steps are on.
 
     Args:
       key: random key of the batch.
       images: uint8 [batch, canvas, canvas, 3], each stretched to the canvas.
       sizes: int32 [batch, 2], height and width of each image before it was stretched.
       options: what is done.
-      size: height and width of the result.
-      mean, std: as in `normalize`; of one value each for a network that takes gray images.
-      interpolation: of the resize: "bilinear", "bicubic" or "lanczos", antialiased.
+      preprocess: size, mean, standard deviation and interpolation of the result; a mean of one
+        value is for a network of gray images.
 
     Returns:
-      float32 [batch, height, width, len(mean)].
+      float32 [batch, height, width, channels].
 
     Raises:
-      ValueError: if the interpolation is unknown.
+      ValueError: if the interpolation is none of "bilinear", "bicubic" and "lanczos".
     """
-    if interpolation not in geometry.METHODS:
+    if preprocess.interpolation not in geometry.METHODS:
         known = ", ".join(geometry.METHODS)
-        raise ValueError(f"got interpolation {interpolation!r}; expected {known}")
-    fill_colour = 255 * jnp.asarray(mean, jnp.float32)
+        raise ValueError(f"got interpolation {preprocess.interpolation!r}; expected {known}")
 
-    def one(key: jax.Array, image: jax.Array, original: jax.Array) -> jax.Array:
-        out = _crop(key, image, original, options=options, size=size, interpolation=interpolation)
-        out = _recolour(key, _move(key, out, options, fill_colour), options)
-        return colour.gray(out) if len(mean) == 1 else out
+    def augment_one(key: jax.Array, image: jax.Array, original: jax.Array) -> jax.Array:
+        image = _crop_and_flip(key, image, original, options, preprocess)
+        image = _move_and_apply_policy(key, image, options, preprocess)
+        image = _recolour(key, image, options)
+        return image if preprocess.channels == 3 else colour.luma(image)
+
+    def erase_one(key: jax.Array, image: jax.Array) -> jax.Array:
+        return erasing.erase(
+            jax.random.fold_in(key, _ERASE),
+            image,
+            probability=options.erase,
+            area=options.erase_area,
+            ratio=options.erase_ratio,
+            fill=options.erase_fill,
+        )
 
     keys = jax.random.split(key, images.shape[0])
-    out = normalize(jax.vmap(one)(keys, images, sizes), mean, std)
-    return jax.vmap(lambda key, image: _erase(key, image, options))(keys, out)
+    augmented = jax.vmap(augment_one)(keys, images, sizes)
+    normalized = normalize(augmented, preprocess.mean, preprocess.std)
+    return jax.vmap(erase_one)(keys, normalized) if options.erase else normalized
 
 
-def _crop(
+def _crop_and_flip(
     key: jax.Array,
     image: jax.Array,
     original: jax.Array,
-    *,
     options: AugmentConfig,
-    size: tuple[int, int],
-    interpolation: str,
+    preprocess: Preprocess,
 ) -> jax.Array:
+    """Cuts a random box out of an image of `original` height and width, resizes and flips it."""
     crop_key, flip_key = jax.random.split(key)
     box = geometry.random_box(crop_key, original, scale=options.scale, ratio=options.ratio)
-    across, upside_down = jax.random.bernoulli(flip_key, shape=(2,))
     stretch = jnp.asarray(image.shape[:2], jnp.float32) / original
-    corner, extent = box[:2] * stretch, box[2:] * stretch
-    out = geometry.crop_and_resize(image, corner, extent, size=size, interpolation=interpolation)
+    image = geometry.crop_and_resize(
+        image,
+        box[:2] * stretch,
+        box[2:] * stretch,
+        size=preprocess.size,
+        interpolation=preprocess.interpolation,
+    )
+    flips_columns, flips_rows = jax.random.bernoulli(flip_key, shape=(2,))
     if options.horizontal_flip:
-        out = jnp.where(across, out[:, ::-1], out)
+        image = jnp.where(flips_columns, image[:, ::-1], image)
     if options.vertical_flip:
-        out = jnp.where(upside_down, out[::-1], out)
-    return out
+        image = jnp.where(flips_rows, image[::-1], image)
+    return image
 
 
-def _moves(options: AugmentConfig) -> bool:
-    """Says whether images are moved, apart from a policy's moves."""
-    return bool(options.rotation or options.shear or options.shift) or options.zoom != (1.0, 1.0)
-
-
-def _move(
-    key: jax.Array, image: jax.Array, options: AugmentConfig, fill_colour: jax.Array
+def _move_and_apply_policy(
+    key: jax.Array, image: jax.Array, options: AugmentConfig, preprocess: Preprocess
 ) -> jax.Array:
-    """Rotates, shears, zooms and shifts, and does what the policy says."""
+    """Rotates, shears, zooms and shifts an image, and applies the policy to it."""
     matrix = None
-    if _moves(options):
+    if options.rotation or options.shear or options.shift or options.zoom != (1.0, 1.0):
         matrix = geometry.random_affine(
             jax.random.fold_in(key, _AFFINE),
-            image.shape[:2],
+            preprocess.size,
             rotation=options.rotation,
             shear=options.shear,
             zoom=options.zoom,
             shift=options.shift,
         )
-    fill = {"fill": options.fill, "fill_colour": fill_colour}
+    fill = geometry.Fill(options.fill, 255 * jnp.asarray(preprocess.mean, jnp.float32))
     policy_key = jax.random.fold_in(key, _POLICY)
     if options.policy == "randaugment":
-        count, magnitude = options.policy_operations, options.policy_magnitude
         return policies.rand_augment(
-            policy_key, image, count=count, magnitude=magnitude, before=matrix, **fill
+            policy_key,
+            image,
+            count=options.policy_operations,
+            magnitude=options.policy_magnitude,
+            fill=fill,
+            first_move=matrix,
         )
     if options.policy == "trivialaugment":
-        return policies.trivial_augment(policy_key, image, before=matrix, **fill)
+        return policies.trivial_augment(policy_key, image, fill=fill, first_move=matrix)
     if matrix is not None:
-        image = geometry.warp(image, matrix, **fill)
+        image = geometry.warp(image, matrix, fill)
     if options.policy == "augmix":
-        image = policies.aug_mix(policy_key, image, severity=options.policy_severity, **fill)
+        severity = options.policy_severity
+        image = policies.aug_mix(policy_key, image, severity=severity, fill=fill)
     return image
 
 
 def _recolour(key: jax.Array, image: jax.Array, options: AugmentConfig) -> jax.Array:
-    """Jitters the colours, takes them away and blurs."""
-    image = colour.jitter(
+    """Jitters the colours of an image, takes them away and blurs."""
+    image = colour.colour_jitter(
         jax.random.fold_in(key, _JITTER),
         image,
         brightness=options.brightness,
@@ -149,25 +172,10 @@ def _recolour(key: jax.Array, image: jax.Array, options: AugmentConfig) -> jax.A
     )
     if options.grayscale:
         gray_key = jax.random.fold_in(key, _GRAY)
-        image = colour.to_gray(gray_key, image, probability=options.grayscale)
+        image = colour.random_grayscale(gray_key, image, probability=options.grayscale)
     if options.blur:
+        blur_key = jax.random.fold_in(key, _BLUR)
         image = colour.random_blur(
-            jax.random.fold_in(key, _BLUR),
-            image,
-            probability=options.blur,
-            sigma=options.blur_sigma,
+            blur_key, image, probability=options.blur, sigma=options.blur_sigma
         )
     return image
-
-
-def _erase(key: jax.Array, image: jax.Array, options: AugmentConfig) -> jax.Array:
-    if not options.erase:
-        return image
-    return erasing.erase(
-        jax.random.fold_in(key, _ERASE),
-        image,
-        probability=options.erase,
-        area=options.erase_area,
-        ratio=options.erase_ratio,
-        fill=options.erase_fill,
-    )

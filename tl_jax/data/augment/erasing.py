@@ -19,7 +19,7 @@ def erase(
     ratio: tuple[float, float],
     fill: EraseFill,
 ) -> jax.Array:
-    """Paints a random rectangle of a normalised image over (arXiv:1708.04896).
+    """Paints over a random rectangle of a normalised image (arXiv:1708.04896).
 
     The share of the area is uniform and the ratio of height to width log-uniform; of ten draws
     the first that is smaller than the image on both sides is taken, and if none is, nothing is
@@ -35,28 +35,27 @@ def erase(
         pixel and channel.
 
     Returns:
-      As `image`.
+      The image with the rectangle painted over, of the same shape and type.
     """
     box_key, fill_key = jax.random.split(key)
     draws = jax.random.uniform(box_key, (2 * _TRIES + 3,))
     areas, ratios, (chosen, *place) = jnp.split(draws, [_TRIES, 2 * _TRIES])
-    side = jnp.asarray(image.shape[:2])
-    areas = (area[0] + areas * (area[1] - area[0])) * image.shape[0] * image.shape[1]
+    height, width = image.shape[:2]
+    side = jnp.asarray((height, width))
+    areas = (area[0] + areas * (area[1] - area[0])) * height * width
     ratios = ratio[0] * (ratio[1] / ratio[0]) ** ratios
     tries = jnp.round(jnp.sqrt(jnp.stack([areas * ratios, areas / ratios], axis=1)))
     fits = jnp.all(tries < side, axis=1)
     extent = tries[jnp.argmax(fits)]
     corner = jnp.minimum(jnp.floor(jnp.stack(place) * (side - extent + 1)), side - extent)
     rows, columns = (
-        (jnp.arange(n) >= c) & (jnp.arange(n) < c + e)
-        for n, c, e in zip(image.shape[:2], corner, extent, strict=True)
+        (jnp.arange(length) >= start) & (jnp.arange(length) < start + count)
+        for length, start, count in zip((height, width), corner, extent, strict=True)
     )
-    erased = rows[:, None] & columns & jnp.any(fits) & (chosen < probability)
-    return jnp.where(erased[..., None], _paint(fill_key, image, fill), image)
-
-
-def _paint(key: jax.Array, image: jax.Array, fill: EraseFill) -> jax.Array:
+    is_erased = rows[:, None] & columns & jnp.any(fits) & (chosen < probability)
     if fill == "const":
-        return jnp.zeros((), image.dtype)
-    shape = image.shape if fill == "pixel" else image.shape[-1:]
-    return jax.random.normal(key, shape, image.dtype)
+        paint = jnp.zeros((), image.dtype)
+    else:
+        shape = image.shape if fill == "pixel" else image.shape[-1:]
+        paint = jax.random.normal(fill_key, shape, image.dtype)
+    return jnp.where(is_erased[..., None], paint, image)

@@ -1,14 +1,25 @@
-"""Where the pixels of an image go: random boxes, crops with a resize, and one affine warp."""
+"""Geometric augmentation: random boxes, crops with a resize, and affine maps."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-Fill = Literal["constant", "nearest", "reflect", "wrap"]
+FillMode = Literal["constant", "nearest", "reflect", "wrap"]
 
+# From the names of `Preprocess` to those of `jax.image`.
 METHODS = {"bilinear": "linear", "bicubic": "cubic", "lanczos": "lanczos3"}
 _TRIES = 10
+
+
+class Fill(NamedTuple):
+    """What a warp reads outside the image."""
+
+    mode: FillMode
+    """"constant" (`colour`), "nearest" (the edge), "reflect" (the mirror image, the edge twice) or
+    "wrap" (the other side)."""
+    colour: jax.Array | float
+    """[channels] or a scalar, for "constant"."""
 
 
 def random_box(
@@ -42,22 +53,18 @@ def random_box(
     tries = jnp.round(jnp.sqrt(jnp.stack([areas / aspects, areas * aspects], axis=1)))
     fits = jnp.all((tries >= 1) & (tries <= extent), axis=1)
     drawn = tries[jnp.argmax(fits)]
-    # One of room + 1 whole positions; the minimum guards against a draw that rounds up to 1.
+    # One of room + 1 whole positions; a draw may round up to 1, hence the minimum.
     room = extent - drawn
     inside = jnp.concatenate([jnp.minimum(jnp.floor(place * (room + 1)), room), drawn])
-    return jnp.where(jnp.any(fits), inside, _middle_box(extent, ratio))
-
-
-def _middle_box(extent: jax.Array, ratio: tuple[float, float]) -> jax.Array:
-    """Returns the largest box in the middle whose aspect ratio is within the range."""
     height, width = extent
-    box = jnp.stack(
+    largest = jnp.stack(
         [
             jnp.minimum(height, jnp.round(width / ratio[0])),
             jnp.minimum(width, jnp.round(height * ratio[1])),
         ]
     )
-    return jnp.concatenate([jnp.floor((extent - box) / 2), box])
+    middle = jnp.concatenate([jnp.floor((extent - largest) / 2), largest])
+    return jnp.where(jnp.any(fits), inside, middle)
 
 
 def crop_and_resize(
@@ -104,7 +111,7 @@ def random_affine(
 ) -> jax.Array:
     """Draws an affine map from ranges as Keras's `ImageDataGenerator` takes them.
 
-    Each draw is uniform. The maps are composed as there: seen from the result, the picture is
+    Each draw is uniform. The maps are composed as in Keras: seen from the result, the picture is
     zoomed, sheared, shifted and rotated about its centre.
 
     Args:
@@ -112,7 +119,7 @@ def random_affine(
       size: height and width of the image.
       rotation: largest angle to either side, in degrees.
       shear: largest angle of the shear to either side, in degrees.
-      zoom: range of the extent that is seen, height and width by draws of their own: 0.8 shows
+      zoom: range of the extent that is seen, drawn for height and width separately: 0.8 shows
         four fifths, enlarged, and 1.2 the whole with a border.
       shift: largest shift up, down, left or right, as a share of the height or width.
 
@@ -124,14 +131,16 @@ def random_affine(
     middle, spread = (zoom[1] + zoom[0]) / 2, (zoom[1] - zoom[0]) / 2
     tall, wide = (middle + spread * draw for draw in draws[:2])
     down, right = (side * shift * draw for side, draw in zip(size, draws[2:], strict=True))
-    rotate = _matrix(jnp.cos(turn), -jnp.sin(turn), 0, jnp.sin(turn), jnp.cos(turn), 0)
-    move = _matrix(1, 0, down, 0, 1, right)
-    lean = _matrix(1, -jnp.sin(slant), 0, 0, jnp.cos(slant), 0)
-    return compose(rotate, move, lean, _matrix(tall, 0, 0, 0, wide, 0))
+    return compose(
+        _affine((jnp.cos(turn), -jnp.sin(turn), 0), (jnp.sin(turn), jnp.cos(turn), 0)),
+        _affine((1, 0, down), (0, 1, right)),
+        _affine((1, -jnp.sin(slant), 0), (0, jnp.cos(slant), 0)),
+        _affine((tall, 0, 0), (0, wide, 0)),
+    )
 
 
 def compose(*matrices: jax.Array) -> jax.Array:
-    """Returns the one map that warping by each in turn, the first one first, amounts to."""
+    """Returns the one map that equals warping by each map in turn, the first one first."""
     product, *others = matrices
     for matrix in others:
         # Accelerators multiply matrices in a coarser type unless told otherwise.
@@ -139,46 +148,44 @@ def compose(*matrices: jax.Array) -> jax.Array:
     return product
 
 
-def _matrix(*entries: jax.Array | float) -> jax.Array:
-    """Returns the map with these two rows."""
-    rows = jnp.stack([jnp.asarray(entry, jnp.float32) for entry in entries]).reshape(2, 3)
-    return jnp.concatenate([rows, jnp.asarray([[0.0, 0.0, 1.0]])])
-
-
-def shearing(*, along_rows: jax.Array, along_columns: jax.Array) -> jax.Array:
+def shearing(*, along_rows: jax.Array | float, along_columns: jax.Array | float) -> jax.Array:
     """Returns a shear relative to the centre: pixels of input by which a pixel of output moves.
 
     Args:
       along_rows: the way to the right for each pixel down.
       along_columns: the way down for each pixel to the right.
     """
-    return _matrix(1, along_columns, 0, along_rows, 1, 0)
+    return _affine((1, along_columns, 0), (along_rows, 1, 0))
 
 
-def shifting(*, down: jax.Array, right: jax.Array) -> jax.Array:
+def shifting(*, down: jax.Array | float, right: jax.Array | float) -> jax.Array:
     """Returns the map that moves the picture by so many pixels."""
-    return _matrix(1, 0, -down, 0, 1, -right)
+    return _affine((1, 0, -down), (0, 1, -right))
 
 
-def rotating(angle: jax.Array) -> jax.Array:
+def rotating(angle: jax.Array | float) -> jax.Array:
     """Returns the map that turns the picture counter-clockwise, by an angle in radians."""
     sine, cosine = jnp.sin(angle), jnp.cos(angle)
-    return _matrix(cosine, sine, 0, -sine, cosine, 0)
+    return _affine((cosine, sine, 0), (-sine, cosine, 0))
 
 
-def warp(image: jax.Array, matrix: jax.Array, *, fill: Fill, fill_colour: jax.Array) -> jax.Array:
+def _affine(*rows: tuple[jax.Array | float, jax.Array | float, jax.Array | float]) -> jax.Array:
+    """Returns the map [3, 3] with these first two rows."""
+    top = jnp.stack([jnp.asarray(entry, jnp.float32) for row in rows for entry in row])
+    return jnp.concatenate([top.reshape(2, 3), jnp.asarray([[0.0, 0.0, 1.0]])])
+
+
+def warp(image: jax.Array, matrix: jax.Array, fill: Fill) -> jax.Array:
     """Resamples one image by an affine map, bilinearly. The identity gives the same bits back.
 
     Args:
       image: float [height, width, channels].
-      matrix: [3, 3]; maps row and column (and 1) of a pixel of the result to where it is taken
-        from, both relative to the image's centre.
-      fill: what lies outside the image: "constant" (`fill_colour`), "nearest" (its edge), "reflect"
-        (its mirror image, the edge twice) or "wrap" (its other side).
-      fill_colour: [channels] or a scalar, for "constant".
+      matrix: [3, 3]; maps row and column (and 1) of a pixel of the result to the place that it is
+        taken from, both relative to the image's centre.
+      fill: what lies outside the image.
 
     Returns:
-      As `image`.
+      The resampled image, of the same shape and type.
     """
     height, width, _ = image.shape
     rows = (jnp.arange(height) - (height - 1) / 2)[:, None]
@@ -189,14 +196,12 @@ def warp(image: jax.Array, matrix: jax.Array, *, fill: Fill, fill_colour: jax.Ar
     flat = image.reshape(height * width, -1)
 
     def at(row: jax.Array, column: jax.Array) -> jax.Array:
-        (row, row_inside), (column, column_inside) = (
-            _index(row.astype(jnp.int32), height, fill),
-            _index(column.astype(jnp.int32), width, fill),
-        )
-        found = flat.at[row * width + column].get(mode="promise_in_bounds")
-        if fill != "constant":
-            return found
-        return jnp.where((row_inside & column_inside)[..., None], found, fill_colour)
+        row_index, row_inside = _source_index(row.astype(jnp.int32), height, fill.mode)
+        column_index, column_inside = _source_index(column.astype(jnp.int32), width, fill.mode)
+        values = flat.at[row_index * width + column_index].get(mode="promise_in_bounds")
+        if fill.mode != "constant":
+            return values
+        return jnp.where((row_inside & column_inside)[..., None], values, fill.colour)
 
     down, right = (y - top)[..., None], (x - left)[..., None]
     upper = at(top, left) * (1 - right) + at(top, left + 1) * right
@@ -204,12 +209,12 @@ def warp(image: jax.Array, matrix: jax.Array, *, fill: Fill, fill_colour: jax.Ar
     return upper * (1 - down) + lower * down
 
 
-def _index(position: jax.Array, count: int, fill: Fill) -> tuple[jax.Array, jax.Array]:
-    """Returns the index that a position stands for, and whether it lies within the image."""
-    inside = (position >= 0) & (position < count)
-    if fill == "wrap":
-        return position % count, inside
-    if fill == "reflect":
-        within = position % (2 * count)
-        return jnp.minimum(within, 2 * count - 1 - within), inside
-    return jnp.clip(position, 0, count - 1), inside
+def _source_index(position: jax.Array, count: int, mode: FillMode) -> tuple[jax.Array, jax.Array]:
+    """Returns the index that a position is read from, and whether it lies within the image."""
+    is_inside = (position >= 0) & (position < count)
+    if mode == "wrap":
+        return position % count, is_inside
+    if mode == "reflect":
+        folded = position % (2 * count)
+        return jnp.minimum(folded, 2 * count - 1 - folded), is_inside
+    return jnp.clip(position, 0, count - 1), is_inside

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 _GAP = 4
 _WHITE = 255
@@ -23,13 +22,15 @@ def draw_grid(
     Args:
       images: the originals, uint8 [height, width, 3], of any sizes; each is fitted into a cell.
       augmented: [images, versions, height, width, 3 or 1], as the network gets them; the
-        normalisation is taken back, and what then lies outside [0, 255] is cut off.
-      path: PNG file to write; its folder is made.
+        normalisation is taken back, and values outside [0, 255] are clipped.
+      path: PNG file to write; its folder is created.
       mean, std: of the normalisation.
 
     Raises:
       ValueError: if there are no images, or not as many as rows of augmented ones.
     """
+    from PIL import Image
+
     if len(images) == 0 or augmented.ndim != 5 or len(images) != len(augmented):
         raise ValueError(
             f"got {len(images)} images and augmented ones of shape {augmented.shape}; expected at "
@@ -40,7 +41,7 @@ def draw_grid(
     shape = (rows, height + _GAP, columns + 1, width + _GAP, 3)
     sheet = np.full(shape, _WHITE, np.uint8)
     for row, original in enumerate(images):
-        sheet[row, :height, 0, :width] = _fitted(original, (height, width))
+        sheet[row, :height, 0, :width] = _fit(original, (height, width))
     sheet[:, :height, 1:, :width] = pixels.transpose(0, 2, 1, 3, 4)
     flat = sheet.reshape(rows * (height + _GAP), (columns + 1) * (width + _GAP), 3)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -48,18 +49,20 @@ def draw_grid(
 
 
 def denormalize(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """Returns normalised images [..., channels] as uint8 pixels, rounded and cut off."""
+    """Returns normalised images [..., channels] as uint8 pixels, rounded and clipped."""
     values = np.asarray(images, np.float32) * np.asarray(std, np.float32) + np.asarray(mean)
     return np.clip(np.round(255 * values), 0, 255).astype(np.uint8)
 
 
-def _fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resizes an image to fit into a cell, with white around it."""
+    from PIL import Image
+
     height, width = size
     factor = min(height / image.shape[0], width / image.shape[1])
-    shape = [max(1, round(side * factor)) for side in image.shape[:2]]
-    resized = Image.fromarray(image).resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
+    rows, columns = (max(1, round(side * factor)) for side in image.shape[:2])
+    resized = Image.fromarray(image).resize((columns, rows), Image.Resampling.BICUBIC)
     cell = np.full((height, width, 3), _WHITE, np.uint8)
-    top, left = (height - shape[0]) // 2, (width - shape[1]) // 2
-    cell[top : top + shape[0], left : left + shape[1]] = np.asarray(resized)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    cell[top : top + rows, left : left + columns] = np.asarray(resized)
     return cell

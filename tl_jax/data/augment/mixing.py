@@ -1,17 +1,38 @@
-"""Mixup and CutMix: images of a batch mixed with one another, and their targets in the same shares.
+"""Mixup and CutMix: pairs of a batch are mixed, images and targets in the same shares."""
 
-It needs nothing but JAX.
-"""
-
-from typing import TypeVar
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-# Of one key, `split` makes children 0, 1, ..., which are also those of `fold_in`.
-_CUT = 2
+from tl_jax.config import AugmentConfig
 
 Targets = TypeVar("Targets")
+MixFn = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
+
+# Key of CutMix's draws, a child of the batch's key that `jax.random.loggamma` does not use.
+_CUT = 2
+
+
+def make_mix_fn(options: AugmentConfig) -> MixFn | None:
+    """Returns `mix_fn(key, images, targets) -> (images, targets)`, or None if mixing is off.
+
+    Examples:
+      >>> mix_fn = make_mix_fn(AugmentConfig(mixup=0.2, mix_probability=0.5))
+      >>> make_mix_fn(AugmentConfig()) is None
+      True
+    """
+    if not (options.mixup or options.cutmix):
+        return None
+    return functools.partial(
+        mix,
+        mixup=options.mixup,
+        cutmix=options.cutmix,
+        switch=options.mix_switch,
+        probability=options.mix_probability,
+    )
 
 
 def mix(
@@ -34,12 +55,12 @@ def mix(
     Args:
       key: random key of the batch.
       images: [B, H, W, C], normalised.
-      targets: [B, classes] of floats, or a tree of such arrays, one a task: one-hot labels, or 1
-        and 0 for each label of several; a negative one is not known, nor is then the mixed one.
-        Smoothed labels may be mixed, or mixed ones smoothed
-        (`tl_jax.objectives.losses.cross_entropy`): it is the same.
-      mixup: alpha of mixup's Beta(alpha, alpha); the larger, the more alike the two shares; 0: no
-        mixup; 1 draws them uniformly.
+      targets: float [B, classes], or a tree of such arrays, one a task: one-hot labels, or 1 and 0
+        for each label of a multi-label task. A negative target is unknown, and stays so when it is
+        mixed. It makes no difference whether labels are smoothed before or after the mixing
+        (`tl_jax.objectives.losses.cross_entropy`).
+      mixup: alpha of mixup's Beta(alpha, alpha); the larger, the more alike the two shares; 1
+        draws them uniformly; 0: no mixup.
       cutmix: the same for CutMix.
       switch: how often CutMix is taken where both are on.
       probability: how often a batch is mixed at all.
@@ -51,27 +72,43 @@ def mix(
       ValueError: if an alpha is negative, a probability outside [0, 1], or there is not one row of
         floating targets an image.
 
-    Example:
+    Examples:
       >>> images, targets = jnp.ones((2, 8, 8, 3)), {"label": jnp.eye(2)}
       >>> images, targets = mix(jax.random.key(0), images, targets, mixup=0.2, cutmix=1.0)
     """
-    _check(mixup, cutmix, switch, probability)
-    jax.tree.map(lambda target: _check_target(target, images), targets)
+    if not (mixup >= 0 and cutmix >= 0):
+        raise ValueError(f"got mixup={mixup} and cutmix={cutmix}; expected 0, for none, or more")
+    if not (0 <= switch <= 1 and 0 <= probability <= 1):
+        raise ValueError(
+            f"got switch={switch} and probability={probability}; expected both within [0, 1]"
+        )
+    for target in jax.tree.leaves(targets):
+        is_floating = jnp.issubdtype(target.dtype, jnp.floating)
+        if target.ndim != 2 or len(target) != len(images) or not is_floating:
+            raise ValueError(
+                f"got targets {target.dtype}{list(target.shape)} for {len(images)} images; "
+                "expected a float for each image and class: jax.nn.one_hot(labels, classes)"
+            )
     if not (mixup or cutmix) or probability == 0:
         return images, targets
-    weight, share = _draw(
+    weight, share = _draw_weights(
         key,
-        images.shape[1:3],
+        (images.shape[1], images.shape[2]),
         mixup=mixup,
         cutmix=cutmix,
         switch=switch,
         probability=probability,
     )
-    mixed = jax.tree.map(lambda target: _mix_targets(target, share), targets)
-    return _mix(images, weight), mixed
+
+    def mix_targets(target: jax.Array) -> jax.Array:
+        other = target[::-1]
+        is_unknown = ((target < 0) & (share > 0)) | ((other < 0) & (share < 1))
+        return jnp.where(is_unknown, jnp.asarray(-1, target.dtype), _blend(target, share))
+
+    return _blend(images, weight), jax.tree.map(mix_targets, targets)
 
 
-def _draw(
+def _draw_weights(
     key: jax.Array,
     size: tuple[int, int],
     *,
@@ -80,10 +117,10 @@ def _draw(
     switch: float,
     probability: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the weight of the own image, of all pixels or [H, W, 1] of each, and its mean."""
+    """Returns the weight of an image's own pixels, a scalar or [H, W, 1], and its mean."""
     cut_draw, mixed_draw, *place = jax.random.uniform(jax.random.fold_in(key, _CUT), (4,))
-    cut = cut_draw < (switch if mixup else 1.0) if cutmix else False
-    alpha = jnp.where(cut, cutmix, mixup) if mixup and cutmix else mixup or cutmix
+    is_cut = cut_draw < (switch if mixup else 1.0) if cutmix else False
+    alpha = jnp.where(is_cut, cutmix, mixup) if mixup and cutmix else mixup or cutmix
     # A beta, as one gamma's share of two; `jax.random.beta` is slower to compile by half.
     one, other = jax.random.loggamma(key, alpha, (2,))
     share = jax.nn.sigmoid(one - other)
@@ -91,50 +128,27 @@ def _draw(
         share = jnp.where(mixed_draw < probability, share, 1.0)
     if not cutmix:
         return share, share
-    box = _box(share, size, place)
-    kept = 1 - box.sum() / box.size
-    return jnp.where(cut, 1.0 - box, share)[..., None], jnp.where(cut, kept, share)
+    box = _box_mask(share, size, place)
+    outside = 1 - box.sum() / box.size
+    return jnp.where(is_cut, 1.0 - box, share)[..., None], jnp.where(is_cut, outside, share)
 
 
-def _box(share: jax.Array, size: tuple[int, int], place: list[jax.Array]) -> jax.Array:
-    """Returns where [H, W] a box of 1 - share of the area lies; it is cut off at the edges.
+def _box_mask(share: jax.Array, size: tuple[int, int], place: list[jax.Array]) -> jax.Array:
+    """Returns 1 inside a box of 1 - share of the area, cut off at the edges, else 0: [H, W].
 
     Source: `rand_bbox` of the authors' code, as in timm/data/mixup.py.
     """
 
-    def line(count: int, draw: jax.Array) -> jax.Array:
+    def covered(count: int, draw: jax.Array) -> jax.Array:
         length = jnp.floor(count * jnp.sqrt(1 - share))
         middle = jnp.minimum(jnp.floor(draw * count), count - 1)
         first = middle - jnp.floor(length / 2)
         return (jnp.arange(count) >= first) & (jnp.arange(count) < first + length)
 
-    rows, columns = (line(count, draw) for count, draw in zip(size, place, strict=True))
+    rows, columns = (covered(count, draw) for count, draw in zip(size, place, strict=True))
     return (rows[:, None] & columns).astype(jnp.float32)
 
 
-def _mix(x: jax.Array, weight: jax.Array) -> jax.Array:
+def _blend(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """Returns each example times the weight, plus its partner times the rest."""
     return (weight * x + (1 - weight) * x[::-1]).astype(x.dtype)
-
-
-def _mix_targets(target: jax.Array, share: jax.Array) -> jax.Array:
-    other = target[::-1]
-    unknown = ((target < 0) & (share > 0)) | ((other < 0) & (share < 1))
-    return jnp.where(unknown, jnp.asarray(-1, target.dtype), _mix(target, share))
-
-
-def _check(mixup: float, cutmix: float, switch: float, probability: float) -> None:
-    if not (mixup >= 0 and cutmix >= 0):
-        raise ValueError(f"got mixup={mixup} and cutmix={cutmix}; expected 0, for none, or more")
-    if not (0 <= switch <= 1 and 0 <= probability <= 1):
-        raise ValueError(
-            f"got switch={switch} and probability={probability}; expected both within [0, 1]"
-        )
-
-
-def _check_target(target: jax.Array, images: jax.Array) -> None:
-    floating = jnp.issubdtype(target.dtype, jnp.floating)
-    if target.ndim != 2 or len(target) != len(images) or not floating:
-        raise ValueError(
-            f"got targets {target.dtype}{list(target.shape)} for {len(images)} images; expected "
-            "a float for each image and class: jax.nn.one_hot(labels, classes)"
-        )
