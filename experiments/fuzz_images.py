@@ -4,18 +4,18 @@
 
 Draws small pictures in five formats and damages most of them: cut short, bits flipped, headers
 changed, blocks swapped, zeroed or doubled, sizes declared that are huge. The rest stays whole, some
-under another format's suffix. Every file is decoded alone first, in a process that may crash, with
-a time limit; that verdict is what the others are held to. Then the whole folder goes through
+under another format's suffix. Every file is first decoded alone, in a process that may crash, with
+a time limit; all others must come to the same verdict. Then the whole folder goes through
 `prepare`, through the folder source with `on_corrupt="skip"`, and through the loader, for training
 and for evaluation.
 
-A file that is whole must be kept; one of which nothing can be left, such as text or a file cut in
-half, must be named. A file with a few flipped bits may go either way (JPEG and WebP have no check
-sums), and everybody must agree on it.
-Prints a table and writes `experiments/results/fuzz_images.json`; exits with 1 if anything is amiss.
+A file that is whole must be kept; one that cannot hold a whole image, such as text or a file cut in
+half, must be named. A file with a few flipped bits may be either: JPEG and WebP have no checksums.
+Prints a table and writes `experiments/results/fuzz_images.json`; exits with 1 if there is a fault.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.metadata
 import io
@@ -32,14 +32,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tensorflow_datasets as tfds
 from PIL import Image
 
 from tl_jax.data.images import decode
-from tl_jax.data.loading.host_batches import eval_batches, train_batches
-from tl_jax.data.prepare.prepare import prepare
-from tl_jax.data.preprocess import Preprocess
-from tl_jax.data.sources.open import open_source
+
+# What else it uses is imported where it is used: the processes that decode start quickly.
 
 RESULT = Path(__file__).parent / "results" / "fuzz_images.json"
 FORMATS = ("jpg", "png", "webp", "bmp", "gif")
@@ -52,7 +49,7 @@ Fate = Literal["kept", "named", "either"]
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-    """A way to change a file, and what must become of it."""
+    """A way to change a file, and whether the result must be kept or named."""
 
     change: Callable[[bytes, np.random.Generator, str], bytes]
     fate: Fate
@@ -188,7 +185,7 @@ def make(root: Path, count: int, seed: int) -> dict[Path, str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         files[path] = kind
-    for split in ("train", "test"):  # Each class has something that can be kept.
+    for split in ("train", "test"):  # Each class has a file that can be kept.
         for name in CLASSES:
             path = root / split / name / "whole.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -199,7 +196,7 @@ def make(root: Path, count: int, seed: int) -> dict[Path, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What became of a file that was decoded alone: "kept", or the reason why not."""
+    """The result for a file that was decoded alone: "kept", or the reason why not."""
 
     reason: str
     seconds: float
@@ -211,7 +208,7 @@ def decode_alone(
     limit: float = _FILE_SECONDS,
     decoder: Callable[[Path], object] = decode.decode,
 ) -> dict[Path, Verdict]:
-    """Decodes the files one by one in another process, which is started anew if it dies or hangs.
+    """Decodes the files one by one in another process, a new one after a crash or a hang.
 
     Args:
       paths: the files.
@@ -225,7 +222,7 @@ def decode_alone(
         worker = context.Process(target=_decode_all, args=(theirs, decoder), daemon=True)
         worker.start()
         theirs.close()
-        ours.recv()  # It is ready: its start is not the file's time.
+        ours.recv()  # The start of the process is not part of the file's time.
         for path in paths[len(verdicts) :]:
             ours.send(path)
             verdicts[path] = _await(ours, limit)
@@ -260,7 +257,11 @@ def _await(pipe: Any, limit: float) -> Verdict:
 
 def through_prepare(root: Path, out: Path) -> dict[str, set[str]]:
     """Prepares the folder, and returns the files that it kept and those that it named."""
-    found = prepare(f"folder:{root}", out, progress=False)
+    import tensorflow_datasets as tfds
+
+    from tl_jax.data.prepare.pack import prepare_source
+
+    prepared = prepare_source(f"folder:{root}", out, progress=False)
     lines = (out / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
     builder = tfds.builder_from_directory(out)
     kept = [
@@ -268,12 +269,14 @@ def through_prepare(root: Path, out: Path) -> dict[str, set[str]]:
         for split in builder.info.splits
         for record in builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
     ]
-    assert len(lines) == len(found.corrupt)
+    assert len(lines) == len(prepared.corrupt)
     return {"kept": set(kept), "named": {json.loads(line)["file"] for line in lines}}
 
 
 def through_folder(root: Path, record: Path) -> dict[str, set[str]]:
     """Opens the folder, and returns the files that it kept and those that it named."""
+    from tl_jax.data.sources.open import open_source
+
     found: dict[str, set[str]] = {"kept": set(), "named": set()}
     for split in ("train", "test"):
         source = open_source(f"folder:{root}", split, on_corrupt="skip", data_dir=record)
@@ -284,15 +287,24 @@ def through_folder(root: Path, record: Path) -> dict[str, set[str]]:
 
 def through_loader(root: Path, record: Path) -> dict[str, int]:
     """Loads the good files for evaluation and for training; returns how many came out."""
+    from tl_jax.data.loading.host_batches import host_eval_batches, host_train_batches
+    from tl_jax.data.loading.options import LoadOptions
+    from tl_jax.data.loading.order import Uniform
+    from tl_jax.data.preprocess import Preprocess
+    from tl_jax.data.sources.open import open_source
+
     source = open_source(f"folder:{root}", "test", on_corrupt="skip", data_dir=record)
-    batches = eval_batches(source, batch_size=8, preprocess=Preprocess(size=(_SIDE, _SIDE)))
+    options = LoadOptions(batch_size=8)
+    batches = host_eval_batches(source, options, preprocess=Preprocess(size=(_SIDE, _SIDE)))
     evaluated = [int(i) for batch in batches for i in batch["index"][batch["mask"]]]
     assert evaluated == list(range(len(source)))
     source = open_source(f"folder:{root}", "train", on_corrupt="skip", data_dir=record)
-    steps = -(-len(source) // 8)
-    batches = iter(train_batches(source, batch_size=8, canvas=_SIDE, seed=0))
-    for _ in range(steps):
-        next(batches)  # The first of the stream are each file once.
+    order = Uniform(len(source), seed=0)
+    with contextlib.closing(
+        host_train_batches(source, options, canvas=_SIDE, order=order)
+    ) as batches:
+        for _ in range(-(-len(source) // options.batch_size)):
+            next(batches)  # The first epoch holds each file once.
     return {"evaluated": len(evaluated), "trained": len(source)}
 
 
@@ -301,9 +313,9 @@ def _name(root: Path, path: str) -> str:
 
 
 def fuzz(count: int, folder: Path, *, seed: int = 0) -> dict[str, Any]:
-    """Makes `count` files in a folder, decodes them in every way, and returns what became of them.
+    """Writes `count` files to a folder, decodes them in every way, and returns the results.
 
-    `faults` of the result lists whatever is amiss; it should be empty.
+    `faults` of the result should be empty.
     """
     root = folder / "files"
     files = make(root, count, seed)
@@ -322,7 +334,7 @@ def fuzz(count: int, folder: Path, *, seed: int = 0) -> dict[str, Any]:
     faults = [
         fault
         for path, kind in files.items()
-        for fault in _faults(
+        for fault in faults_of(
             names[path], kind, alone[path], {"prepare": prepared, "folder": opened}
         )
     ]
@@ -347,10 +359,10 @@ def fuzz(count: int, folder: Path, *, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def _faults(
+def faults_of(
     name: str, kind: str, verdict: Verdict, ways: dict[str, dict[str, set[str]]]
 ) -> list[str]:
-    """Returns what is amiss with one file."""
+    """Lists the faults in the results for one file."""
     found = []
     fate = "kept" if verdict.reason == "kept" else "named"
     other = "named" if fate == "kept" else "kept"

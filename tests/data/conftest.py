@@ -1,4 +1,4 @@
-"""What the tests of the data share: pictures, folders of them, and ELPV prepared once."""
+"""What the tests of the data share: a writer of pictures, and ELPV in record files."""
 
 from pathlib import Path
 
@@ -11,14 +11,15 @@ from tl_jax.data.sources import elpv
 
 @pytest.fixture(scope="session")
 def elpv_dir(tmp_path_factory) -> Path:
+    """A folder of prepared sets with ELPV in it."""
     data_dir = tmp_path_factory.mktemp("tfds")
-    elpv.prepare(data_dir)
+    elpv.build(data_dir)
     return data_dir
 
 
 @pytest.fixture
 def save_image():
-    """Writes a picture of one random colour per seed, and makes its folder."""
+    """Writes a picture of random pixels, decided by the seed, and makes its folder."""
 
     def save(path: Path, *, seed: int = 0, size: tuple[int, int] = (9, 7)) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)

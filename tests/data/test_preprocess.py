@@ -8,7 +8,13 @@ import pytest
 from PIL import Image
 
 from experiments.torch_peer import import_timm
-from tl_jax.data.preprocess import Preprocess, canvas_image, eval_image, preprocess
+from tl_jax.data.preprocess import (
+    Preprocess,
+    canvas_image,
+    eval_image,
+    normalize,
+    preprocess,
+)
 from tl_jax.weights.index import pretrained_config, pretrained_names
 
 timm = import_timm()
@@ -117,6 +123,14 @@ def test_the_index_gives_the_models_own_preprocessing(name):
     assert_equal_to_timm(Image.fromarray(noise(333, 250, 3)), ours)
 
 
+def test_normalize_is_what_it_says():
+    images, config = noise(2, 5, 4, 3), Preprocess()
+    expected = (images.astype(np.float64) / 255 - config.mean) / config.std
+    normalized = normalize(images, config.mean, config.std)
+    assert normalized.dtype == np.float32
+    np.testing.assert_allclose(normalized, expected, rtol=0, atol=1e-6)
+
+
 def test_paths_pictures_and_arrays_are_the_same_image(tmp_path):
     pixels = noise(50, 70, 3)
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -162,9 +176,9 @@ def test_the_canvas_is_the_size_before_the_crop():
 )
 def test_departures_from_the_weights_are_named(changes, sentences):
     weights = pretrained_config("resnet50")
-    found = dataclasses.replace(Preprocess.of(weights), **changes).departures(weights)
-    assert len(found) == len(sentences)
-    for sentence, pattern in zip(found, sentences, strict=True):
+    actual = dataclasses.replace(Preprocess.of(weights), **changes).departures(weights)
+    assert len(actual) == len(sentences)
+    for sentence, pattern in zip(actual, sentences, strict=True):
         assert re.match(pattern, sentence)
 
 

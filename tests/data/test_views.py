@@ -44,11 +44,11 @@ def test_one_view_is_the_middle_and_is_flipped_where_asked():
 def test_each_scale_has_all_views_and_works_in_jit():
     batch = images(2, 12, 16, 3)
     cut = functools.partial(views, size=(8, 6), crops=5, flip=True)
-    found = jax.jit(functools.partial(cut, scales=(1.0, 1.5)))(batch)
-    assert found.shape == (20, 2, 8, 6, 3)
-    np.testing.assert_array_equal(found[:10], cut(batch))
+    actual = jax.jit(functools.partial(cut, scales=(1.0, 1.5)))(batch)
+    assert actual.shape == (20, 2, 8, 6, 3)
+    np.testing.assert_array_equal(actual[:10], cut(batch))
     larger = jax.image.resize(batch, (2, 18, 24, 3), "cubic")
-    np.testing.assert_allclose(found[10:], cut(larger), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(actual[10:], cut(larger), rtol=0, atol=1e-4)
 
 
 def test_the_types_stay():
@@ -72,7 +72,7 @@ def test_the_middle_of_the_uncropped_image_is_the_evaluation_image(shape, crop_p
     [
         ({"crops": 10}, "crops=10"),
         ({"scales": ()}, r"scales=\(\)"),
-        ({"scales": (1.0, 0.5)}, "images of 5 x 5 pixels, scaled, for views of 8 x 6"),
+        ({"scales": (1.0, 0.5)}, "images of 5 x 5 pixels, after scaling, for views of 8 x 6"),
     ],
 )
 def test_views_that_cannot_be_cut_are_refused(options, complaint):
@@ -93,8 +93,8 @@ def test_probabilities_are_averaged():
 def test_probabilities_of_several_labels_are_averaged():
     logits = 5 * images(4, 3, 6)
     expected = jax.nn.sigmoid(logits).mean(axis=0)
-    found = jax.nn.sigmoid(average(logits, multi_label=True))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    actual = jax.nn.sigmoid(average(logits, multi_label=True))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 def test_logits_are_averaged_on_request():
@@ -105,8 +105,8 @@ def test_logits_are_averaged_on_request():
 @pytest.mark.parametrize("options", [{}, {"of": "logits"}])
 def test_one_view_is_its_own_mean(options):
     logits = images(1, 3, 6)
-    found = jax.nn.softmax(average(logits, **options))
-    np.testing.assert_allclose(found, jax.nn.softmax(logits[0]), rtol=1e-5)
+    actual = jax.nn.softmax(average(logits, **options))
+    np.testing.assert_allclose(actual, jax.nn.softmax(logits[0]), rtol=1e-5)
 
 
 def test_extreme_logits_stay_finite():
@@ -127,14 +127,14 @@ def network(inputs):
 
 def test_the_views_of_an_image_are_averaged():
     transform = Preprocess(size=(8, 6), crop_pct=0.5)
-    asked = Views(crops=5, flip=True, scales=(1.0, 1.25))
-    whole = asked.transform(transform)
-    assert (whole.size, whole.crop_pct, len(asked)) == ((16, 12), 1.0, 20)
-    batch = images(2, *whole.size, 3)
+    chosen = Views(crops=5, flip=True, scales=(1.0, 1.25))
+    uncropped = chosen.transform(transform)
+    assert (uncropped.size, uncropped.crop_pct, len(chosen)) == ((16, 12), 1.0, 20)
+    batch = images(2, *uncropped.size, 3)
     many = views(batch, (8, 6), crops=5, flip=True, scales=(1.0, 1.25))
     expected = jax.nn.softmax(jnp.stack([network(view) for view in many])).mean(axis=0)
-    found = asked.logits(network, batch, (8, 6))
-    np.testing.assert_allclose(jax.nn.softmax(found), expected, rtol=1e-5)
+    actual = chosen.logits(network, batch, (8, 6))
+    np.testing.assert_allclose(jax.nn.softmax(actual), expected, rtol=1e-5)
     by_logits = Views(crops=5, flip=True, scales=(1.0, 1.25), average="logits")
     mean = jnp.stack([network(view) for view in many]).mean(axis=0)
     np.testing.assert_allclose(by_logits.logits(network, batch, (8, 6)), mean, rtol=1e-5, atol=1e-6)
@@ -142,30 +142,30 @@ def test_the_views_of_an_image_are_averaged():
 
 def test_one_view_is_what_the_transform_prepares():
     transform, batch = Preprocess(size=(8, 6), crop_pct=0.5), images(2, 8, 6, 3)
-    for asked in (ONE_VIEW, Views(flip=True)):
-        assert asked.transform(transform) == transform
+    for chosen in (ONE_VIEW, Views(flip=True)):
+        assert chosen.transform(transform) == transform
     np.testing.assert_array_equal(ONE_VIEW.logits(network, batch, (8, 6)), network(batch))
     both = average(jnp.stack([network(batch), network(batch[:, :, ::-1])]))
     np.testing.assert_allclose(Views(flip=True).logits(network, batch, (8, 6)), both, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("chosen", "message"),
     [
         (Views(crops=5), "all 5 crops would be the same: with crop_pct=1"),
         (Views(crops=5, scales=(1.0, 0.5)), "scaled by 0.5 are smaller than the network's 8 x 6"),
         (Views(scales=(0.9,)), "scaled by 0.9 are smaller"),
     ],
 )
-def test_views_that_an_image_has_not_are_refused(asked, message):
+def test_views_that_no_image_has_are_refused(chosen, message):
     with pytest.raises(ValueError, match=message):
-        asked.transform(Preprocess(size=(8, 6), crop_pct=1.0))
+        chosen.transform(Preprocess(size=(8, 6), crop_pct=1.0))
     assert Views(crops=5, scales=(1.0, 1.2)).transform(Preprocess(size=(8, 6), crop_pct=1.0))
 
 
 @pytest.mark.parametrize(
     "options", [{"crops": 4}, {"scales": ()}, {"scales": (1.0, 0.0)}, {"average": "votes"}]
 )
-def test_misspelt_views_are_refused(options):
+def test_invalid_views_are_refused(options):
     with pytest.raises(ValueError, match="expected"):
         Views(**options)

@@ -1,6 +1,5 @@
-"""Images: where they come from, how they are read, prepared, augmented and batched.
+"""Images: sources, splits, decoding, preprocessing, augmentation, loading, preparing sets.
 
-`mixing` and `place` need nothing but JAX, `augment` dm-pix besides, `preprocess` Pillow, `loader`
-Grain, and `tfds_source`, `elpv` and `prepare` TensorFlow Datasets: therefore this file imports none
-of them, and the modules are imported by name.
+This file imports nothing, so that a machine that only runs steps needs neither Pillow nor
+TensorFlow Datasets: modules are imported by name.
 """

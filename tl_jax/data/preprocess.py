@@ -1,27 +1,25 @@
-"""Evaluation preprocessing on the host, equal to timm's own transform for the model."""
+"""Evaluation preprocessing, equal to timm's own transform for the model."""
 
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from PIL import Image
+from jax.typing import ArrayLike
 
-from tl_jax.data.augment.augment import normalize
-from tl_jax.data.images import decode
 from tl_jax.weights.index import PretrainedConfig
 
-# What timm and Pillow know; the weights of the index use the first two.
-_FILTERS = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "nearest": Image.Resampling.NEAREST,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-_CROP_MODES = ("center", "squash", "border")
+if TYPE_CHECKING:
+    from tl_jax.data.images.decode import ImageLike
+
+# Pillow is imported where images are resized: a machine that only runs steps may not have it.
+
+# As timm and Pillow call them; the weights of the index use the first two.
+INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "box", "hamming", "lanczos")
+CROP_MODES = ("center", "squash", "border")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +48,10 @@ class Preprocess:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        if self.interpolation not in _FILTERS or self.crop_mode not in _CROP_MODES:
+        if self.interpolation not in INTERPOLATIONS or self.crop_mode not in CROP_MODES:
             raise ValueError(
                 f"got interpolation {self.interpolation!r} and crop mode {self.crop_mode!r}; "
-                f"expected one of {', '.join(_FILTERS)} and one of {', '.join(_CROP_MODES)}"
+                f"expected one of {', '.join(INTERPOLATIONS)} and one of {', '.join(CROP_MODES)}"
             )
         if not 0 < self.crop_pct <= 2 or min(self.size) < 1:
             raise ValueError(
@@ -62,8 +60,8 @@ class Preprocess:
             )
         if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
             raise ValueError(
-                f"got mean={self.mean} and std={self.std}; expected one value each for each of "
-                "three channels, or of one"
+                f"got mean={self.mean} and std={self.std}; expected three values each, one a "
+                "channel, or one each for gray images"
             )
 
     @classmethod
@@ -73,11 +71,10 @@ class Preprocess:
         """Returns the preprocessing that goes with pretrained weights.
 
         Args:
-          config: entry of the weight index, or anything with these fields: input_size
-            (channels, height, width), crop_pct, crop_mode, interpolation, mean, std.
-          input_size: side, or height and width, instead of the weights' own.
+          config: entry of the weight index.
+          input_size: side, or height and width, to use in place of the weights' own.
         """
-        size = tuple(config.input_size[-2:]) if input_size is None else input_size
+        size = config.input_size[1:] if input_size is None else input_size
         return cls(
             size=(size, size) if isinstance(size, int) else (size[0], size[1]),
             crop_pct=config.crop_pct,
@@ -98,7 +95,7 @@ class Preprocess:
         return len(self.mean)
 
     def uncropped(self) -> "Preprocess":
-        """Returns the transform without the last crop: what `multi_crop.views` is cut from.
+        """Returns the transform without the last crop: what `tl_jax.data.views.views` cuts from.
 
         The middle of its image is this transform's, or one pixel beside it if the margins that
         are cut off differ.
@@ -107,30 +104,55 @@ class Preprocess:
         return dataclasses.replace(self, size=(height, width), crop_pct=1.0)
 
     def departures(self, trained: PretrainedConfig) -> list[str]:
-        """Says in what this transform differs from that which weights were trained with.
+        """Lists how this transform differs from the one that weights were trained with.
 
         Args:
-          trained: entry of the weight index, or anything with its fields, as for `of`.
+          trained: entry of the weight index.
 
         Returns:
-          A sentence for each difference, for a warning; none where all is alike.
+          A sentence for each difference, for a warning; an empty list if there is none.
 
-        Example:
+        Examples:
+          >>> from tl_jax import pretrained_config
           >>> weights = pretrained_config("resnet50")
           >>> Preprocess.of(weights, input_size=96).departures(weights)
           ['96 x 96 pixels, where the weights were trained with 224 x 224 pixels']
         """
-        own, theirs = _facts(self), _facts(Preprocess.of(trained))
+        here, there = self._in_words(), Preprocess.of(trained)._in_words()
         return [
-            f"{own[fact]}, where the weights were trained with {theirs[fact]}"
-            for fact in own
-            if own[fact] != theirs[fact]
+            f"{ours}, where the weights were trained with {theirs}"
+            for ours, theirs in zip(here, there, strict=True)
+            if ours != theirs
+        ]
+
+    def _in_words(self) -> list[str]:
+        """Describes everything that a network may be sensitive to, always in the same order."""
+        height, width = self.size
+        return [
+            f"{height} x {width} pixels",
+            f"the mean {', '.join(f'{value:g}' for value in self.mean)}",
+            f"the standard deviation {', '.join(f'{value:g}' for value in self.std)}",
+            f"{self.interpolation} interpolation",
+            f"a crop of {self.crop_pct:g} of the side",
+            f"the crop mode {self.crop_mode!r}",
         ]
 
 
-def preprocess(
-    images: Sequence[decode.ImageLike], config: Preprocess | PretrainedConfig
-) -> jax.Array:
+def normalize(images: ArrayLike, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """Scales pixels to [0, 1], subtracts the mean and divides by the standard deviation.
+
+    Args:
+      images: [..., channels], values in [0, 255], of any type.
+      mean, std: of each channel, for values in [0, 1].
+
+    Returns:
+      float32 of the same shape.
+    """
+    values = jnp.asarray(images, jnp.float32) / 255
+    return (values - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+
+
+def preprocess(images: Sequence["ImageLike"], config: Preprocess | PretrainedConfig) -> jax.Array:
     """Prepares images for a network: resized, cropped and normalised.
 
     Args:
@@ -143,53 +165,49 @@ def preprocess(
     Raises:
       CorruptImageError, FileNotFoundError, TypeError, ValueError: as `decode.as_rgb`; ValueError
         if `images` is empty.
+
+    Examples:
+      >>> photo = np.zeros((30, 40, 3), np.uint8)
+      >>> preprocess([photo], Preprocess(size=(16, 16))).shape
+      (1, 16, 16, 3)
     """
     if isinstance(images, str) or len(images) == 0:
         raise ValueError(f"got {images!r}; expected a list of at least one image")
-    how = config if isinstance(config, Preprocess) else Preprocess.of(config)
-    return normalize(np.stack([eval_image(image, how) for image in images]), how.mean, how.std)
+    if not isinstance(config, Preprocess):
+        config = Preprocess.of(config)
+    return normalize(
+        np.stack([eval_image(image, config) for image in images]), config.mean, config.std
+    )
 
 
-def eval_image(image: decode.ImageLike, config: Preprocess) -> np.ndarray:
+def eval_image(image: "ImageLike", config: Preprocess) -> np.ndarray:
     """Resizes and crops one image to uint8 [height, width, channels], as timm for evaluation.
 
     Source: `transforms_imagenet_eval` in timm/data/transforms_factory.py; the resize is Pillow's.
     """
-    rgb = decode.as_rgb(image)
-    whole = rgb if config.channels == 3 else rgb.convert("L")
-    resized = whole.resize(_resized(whole.size, config), _FILTERS[config.interpolation])
+    from PIL import Image
+
+    from tl_jax.data.images.decode import as_rgb
+
+    picture = as_rgb(image) if config.channels == 3 else as_rgb(image).convert("L")
+    resample = Image.Resampling[config.interpolation.upper()]
+    resized = picture.resize(_resized_size(picture.width, picture.height, config), resample)
     pixels = np.asarray(resized).reshape(resized.height, resized.width, config.channels)
-    border = config.crop_mode == "border"
-    fill = [round(255 * value) if border else 0 for value in config.mean]
-    return _center(pixels, config.size, fill)
+    fill = [round(255 * value) if config.crop_mode == "border" else 0 for value in config.mean]
+    return _center_crop(pixels, config.size, fill)
 
 
-def _facts(config: Preprocess) -> dict[str, str]:
-    """Returns what a network may be sensitive to, in words."""
-    height, width = config.size
-    return {
-        "size": f"{height} x {width} pixels",
-        "mean": f"the mean {_listed(config.mean)}",
-        "std": f"the standard deviation {_listed(config.std)}",
-        "interpolation": f"{config.interpolation} interpolation",
-        "crop_pct": f"a crop of {config.crop_pct:g} of the side",
-        "crop_mode": f"the crop mode {config.crop_mode!r}",
-    }
-
-
-def _listed(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
-
-
-def canvas_image(image: decode.ImageLike, canvas: int) -> np.ndarray:
+def canvas_image(image: "ImageLike", canvas: int) -> np.ndarray:
     """Stretches one image, antialiased, to the uint8 [canvas, canvas, 3] of training."""
-    rgb = decode.as_rgb(image)
-    return np.asarray(rgb.resize((canvas, canvas), Image.Resampling.BICUBIC))
+    from PIL import Image
+
+    from tl_jax.data.images.decode import as_rgb
+
+    return np.asarray(as_rgb(image).resize((canvas, canvas), Image.Resampling.BICUBIC))
 
 
-def _resized(size: tuple[int, int], config: Preprocess) -> tuple[int, int]:
-    """Returns width and height after the resize; `size` is Pillow's (width, height)."""
-    width, height = size
+def _resized_size(width: int, height: int, config: Preprocess) -> tuple[int, int]:
+    """Returns Pillow's (width, height) of an image after the resize."""
     target_height, target_width = (math.floor(side / config.crop_pct) for side in config.size)
     if config.crop_mode == "squash":
         return target_width, target_height
@@ -203,15 +221,15 @@ def _resized(size: tuple[int, int], config: Preprocess) -> tuple[int, int]:
     return round(width / ratio), round(height / ratio)
 
 
-def _center(image: np.ndarray, size: tuple[int, int], fill: Sequence[int]) -> np.ndarray:
-    """Cuts the middle out, with torchvision's rounding; what is too small is filled up first."""
-    missing = [max(want - have, 0) for want, have in zip(size, image.shape, strict=False)]
-    if any(missing):
-        (top, bottom), (left, right) = ((m // 2, (m + 1) // 2) for m in missing)
-        height, width, channels = image.shape
-        padded = np.empty((height + top + bottom, width + left + right, channels), np.uint8)
+def _center_crop(image: np.ndarray, size: tuple[int, int], fill: Sequence[int]) -> np.ndarray:
+    """Cuts the middle out, with torchvision's rounding; pads with `fill` what is too small."""
+    height, width, channels = image.shape
+    missing_rows, missing_columns = max(size[0] - height, 0), max(size[1] - width, 0)
+    if missing_rows or missing_columns:
+        padded = np.empty((height + missing_rows, width + missing_columns, channels), np.uint8)
         padded[:] = fill
+        top, left = missing_rows // 2, missing_columns // 2
         padded[top : top + height, left : left + width] = image
         image = padded
-    top, left = (round((have - want) / 2) for want, have in zip(size, image.shape, strict=False))
+    top, left = (round((image.shape[axis] - size[axis]) / 2) for axis in (0, 1))
     return image[top : top + size[0], left : left + size[1]]

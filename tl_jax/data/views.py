@@ -1,4 +1,4 @@
-"""Evaluation on several views of each image: crops, flips, scales, and the mean of the outputs."""
+"""Evaluation on several views of each image: crops, flips, scales, and the mean output."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -12,21 +12,21 @@ from tl_jax.data.preprocess import Preprocess
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Which views of each image a network is asked about; by default the one of `Preprocess`.
+    """Which views of each image a network evaluates; by default the one of `Preprocess`.
 
     `Views(crops=5, flip=True)` is the 10-crop.
 
     Raises:
-      ValueError: on construction, if there are neither 1 nor 5 crops, no scale, or one that is
-        not above 0.
+      ValueError: on construction, if there are neither 1 nor 5 crops, no scale, or a scale of 0 or
+        less.
     """
 
     crops: Literal[1, 5] = 1
-    """The middle, or the four corners and the middle."""
+    """1 is the middle, 5 are the four corners and the middle."""
     flip: bool = False
-    """Also each crop of the image flipped left and right."""
+    """Whether each crop of the image flipped left and right is added."""
     scales: tuple[float, ...] = (1.0,)
-    """Factors by which the image is resized before it is cropped; each gives all crops."""
+    """Factors by which the image is resized before all the crops are taken from it."""
     average: Literal["probabilities", "logits"] = "probabilities"
     """What is averaged over the views."""
 
@@ -42,36 +42,36 @@ class Views:
         return self.crops * (1 + self.flip) * len(self.scales)
 
     @property
-    def cuts(self) -> bool:
-        """Whether the views are more than the image as it is prepared, and its mirror image."""
+    def is_cropped(self) -> bool:
+        """Whether a view is anything but the image of `Preprocess` or its mirror image."""
         return self.crops > 1 or self.scales != (1.0,)
 
     def transform(self, preprocess: Preprocess) -> Preprocess:
-        """Returns how images are prepared from which the views are cut.
+        """Returns how the images that the views are cut from are prepared.
 
         Raises:
           ValueError: if the crops would all be the same, or larger than a scaled image.
         """
-        if not self.cuts:
+        if not self.is_cropped:
             return preprocess
-        whole = preprocess.uncropped()
-        least, most = (
-            tuple(round(side * scale) for side in whole.size)
+        uncropped = preprocess.uncropped()
+        smallest, largest = (
+            tuple(round(side * scale) for side in uncropped.size)
             for scale in (min(self.scales), max(self.scales))
         )
         height, width = preprocess.size
-        if least[0] < height or least[1] < width:
+        if smallest[0] < height or smallest[1] < width:
             raise ValueError(
-                f"images resized to {whole.size[0]} x {whole.size[1]} pixels and scaled by "
+                f"images resized to {uncropped.size[0]} x {uncropped.size[1]} pixels and scaled by "
                 f"{min(self.scales):g} are smaller than the network's {height} x {width}; expected "
                 "larger scales"
             )
-        if self.crops > 1 and most == preprocess.size:
+        if self.crops > 1 and largest == preprocess.size:
             raise ValueError(
                 f"all {self.crops} crops would be the same: with crop_pct={preprocess.crop_pct:g} "
                 f"nothing is cut off the images of {height} x {width} pixels; add a scale above 1"
             )
-        return whole
+        return uncropped
 
     def logits(
         self, network: Callable[[jax.Array], jax.Array], images: jax.Array, size: tuple[int, int]
@@ -81,12 +81,12 @@ class Views:
         Args:
           network: [B, *size, C] -> [B, classes].
           images: [B, H, W, C], prepared by `transform`, normalised.
-          size: height and width that the network gets.
+          size: height and width of a view.
         """
-        if len(self) == 1 and not self.cuts:
+        if len(self) == 1 and not self.is_cropped:
             return network(images)
-        many = views(images, size, crops=self.crops, flip=self.flip, scales=self.scales)
-        return average(jax.lax.map(network, many), of=self.average)
+        batches = views(images, size, crops=self.crops, flip=self.flip, scales=self.scales)
+        return average(jax.lax.map(network, batches), of=self.average)
 
 
 def _check_average(name: str, value: str) -> None:
@@ -121,20 +121,21 @@ def views(
     Raises:
       ValueError: if a scaled image is smaller than a view; as `Views`.
 
-    Example:
-      >>> many = views(images, (224, 224), crops=5, flip=True)            # doctest: +SKIP
-      >>> logits = average(jax.lax.map(network, many))                    # doctest: +SKIP
+    Examples:
+      >>> views(jnp.zeros((2, 10, 10, 3)), (8, 8), crops=5, flip=True).shape
+      (10, 2, 8, 8, 3)
     """
-    Views(crops, flip, tuple(scales))  # Refuses what it does not take.
-    found = []
+    Views(crops, flip, tuple(scales))  # Checks the values.
+    batches = []
     for scale in scales:
-        scaled = _scaled(images, scale)
-        found += _crops(scaled, size, crops)
-        found += _crops(scaled[:, :, ::-1], size, crops) if flip else []
-    return jnp.stack(found)
+        scaled = _resize(images, scale)
+        batches += _crop(scaled, size, crops)
+        if flip:
+            batches += _crop(scaled[:, :, ::-1], size, crops)
+    return jnp.stack(batches)
 
 
-def _scaled(images: jax.Array, scale: float) -> jax.Array:
+def _resize(images: jax.Array, scale: float) -> jax.Array:
     if scale == 1:
         return images
     count, height, width, channels = images.shape
@@ -143,20 +144,19 @@ def _scaled(images: jax.Array, scale: float) -> jax.Array:
     return resized.astype(images.dtype)
 
 
-def _crops(images: jax.Array, size: tuple[int, int], crops: int) -> list[jax.Array]:
-    """Returns the crops, at torchvision's places (`five_crop`)."""
-    room = [have - want for have, want in zip(images.shape[1:3], size, strict=True)]
-    if min(room) < 0:
+def _crop(images: jax.Array, size: tuple[int, int], crops: int) -> list[jax.Array]:
+    """Returns the crops, at the places of torchvision's `five_crop`."""
+    height, width = size
+    rows, columns = images.shape[1] - height, images.shape[2] - width
+    if min(rows, columns) < 0:
         raise ValueError(
-            f"got images of {images.shape[1]} x {images.shape[2]} pixels, scaled, for views of "
-            f"{size[0]} x {size[1]}; expected images at least as large: give larger images, "
-            "larger scales or smaller views"
+            f"got images of {images.shape[1]} x {images.shape[2]} pixels, after scaling, for views "
+            f"of {height} x {width}; expected images at least as large: give larger images, larger "
+            "scales or smaller views"
         )
-    middle = (round(room[0] / 2), round(room[1] / 2))
-    corners = [(0, 0), (0, room[1]), (room[0], 0), (room[0], room[1])] if crops == 5 else []
-    return [
-        images[:, top : top + size[0], left : left + size[1]] for top, left in [*corners, middle]
-    ]
+    places = [(0, 0), (0, columns), (rows, 0), (rows, columns)] if crops == 5 else []
+    places.append((round(rows / 2), round(columns / 2)))
+    return [images[:, top : top + height, left : left + width] for top, left in places]
 
 
 def average(
@@ -170,11 +170,10 @@ def average(
     Args:
       logits: [views, B, classes].
       of: what is averaged.
-      multi_label: whether each class has a probability of its own (a sigmoid's), not a share of
-        one (a softmax's).
+      multi_label: whether the probabilities are a sigmoid's of each class, and not a softmax's.
 
     Returns:
-      Logits [B, classes]: their softmax, or sigmoid, is the mean probability, or they are the mean
+      Logits [B, classes]: those whose softmax, or sigmoid, is the mean probability, or the mean
       logits.
 
     Raises:

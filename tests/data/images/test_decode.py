@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from tests.support.slim import ROOT
 from tl_jax.data.images import decode
 
 RNG = np.random.default_rng(0)
@@ -247,7 +248,7 @@ def test_a_damaged_file_is_named(tmp_path, suffix, damage):
         (b"\x01\x02\xff\xfe\x81", "begins with the bytes 01 02 ff fe 81"),
     ],
 )
-def test_what_is_no_image_is_called_what_it_is(tmp_path, content, kind):
+def test_the_error_describes_a_file_that_is_not_an_image(tmp_path, content, kind):
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     for data in (path, content):
@@ -317,7 +318,7 @@ def test_damaged_exif_data_do_not_make_an_image_corrupt():
 ODDITIES = """
 import io
 from PIL import Image
-from tl_jax.data import decode
+from tl_jax.data.images import decode
 Image.MAX_IMAGE_PIXELS = 50  # Pillow warns of more.
 for kind in ("TIFF", "PNG", "GIF"):
     buffer = io.BytesIO()
@@ -338,7 +339,7 @@ print("done")
 
 def test_nothing_is_printed_about_odd_files():
     done = subprocess.run(
-        [sys.executable, "-c", ODDITIES], capture_output=True, text=True, check=False
+        [sys.executable, "-c", ODDITIES], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (done.stdout, done.stderr, done.returncode) == ("done\n", "", 0)
 

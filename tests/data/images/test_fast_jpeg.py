@@ -1,12 +1,14 @@
-"""Canvases from a file's bytes: small files as always, large ones reduced but alike, all named."""
+"""Decoding for training: small files in full, large JPEG files reduced, damaged ones named."""
 
 import io
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 from skimage import data
 
+from tests.support.loading import Files, encoded
 from tl_jax.data.images import decode, fast_jpeg
 from tl_jax.data.loading.readers import TrainReader
 from tl_jax.data.preprocess import canvas_image
@@ -19,15 +21,9 @@ def photo():
     return Image.fromarray(data.astronaut())
 
 
-def encoded(image, kind="JPEG", **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
 def canvas_of(content, canvas, *, name):
-    pixels = fast_jpeg.read(content, canvas, name=name)
-    return pixels.stretched(canvas), pixels.size
+    decoded = fast_jpeg.decode_reduced(content, canvas, name=name)
+    return decoded.stretch(canvas), decoded.size
 
 
 def in_full(content):
@@ -50,10 +46,10 @@ def distance(one, other):
 @pytest.mark.parametrize("size", [(63, 200), (200, 63), (33, 31), (5, 4), (32, 32)])
 def test_a_jpeg_less_than_twice_the_canvas_gives_the_pixels_of_a_whole_decode(photo, size):
     content = encoded(photo.resize(size), quality=90)
-    found, shape = canvas_of(content, CANVAS, name="x")
-    expected, whole = in_full(content)
-    assert shape == whole == size[::-1]
-    np.testing.assert_array_equal(found, expected)
+    actual, shape = canvas_of(content, CANVAS, name="x")
+    expected, full_size = in_full(content)
+    assert shape == full_size == size[::-1]
+    np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize(
@@ -65,16 +61,16 @@ def test_a_larger_jpeg_is_decoded_reduced(photo, size, inner, kind):
     image = photo.resize(size)
     image = image.convert("L") if kind == "gray" else image
     content = encoded(image, quality=90, progressive=kind == "progressive")
-    found, shape = canvas_of(content, CANVAS, name="x")
+    actual, shape = canvas_of(content, CANVAS, name="x")
     assert shape == size[::-1]
-    pixels = fast_jpeg.read(content, CANVAS, name="x")
+    decoded = fast_jpeg.decode_reduced(content, CANVAS, name="x")
     reference, extent = by_pillow(content)
-    assert pixels.image.shape[:2] == inner[::-1]
-    np.testing.assert_array_equal(pixels.image, reference)
-    assert pixels.extent == extent
+    assert decoded.pixels.shape[:2] == inner[::-1]
+    np.testing.assert_array_equal(decoded.pixels, reference)
+    assert decoded.extent == extent
     expected, _ = in_full(content)
-    assert (found != expected).any()
-    assert distance(found, expected) < 6 < 20 < distance(found[:, ::-1], expected)
+    assert (actual != expected).any()
+    assert distance(actual, expected) < 6 < 20 < distance(actual[:, ::-1], expected)
 
 
 def rotated(photo, orientation=6):
@@ -87,7 +83,7 @@ def rotated_by_xmp(photo):
     return encoded(photo.resize((200, 100)), xmp=b'<x tiff:Orientation="6"/>')
 
 
-def with_a_byte_filled_in(content):
+def with_fill_byte(content):
     """Returns a JPEG with a second 0xFF before the marker of its EXIF data."""
     return content.replace(b"\xff\xe1", b"\xff\xff\xe1", 1)
 
@@ -97,31 +93,33 @@ def with_a_byte_filled_in(content):
     [
         rotated,
         rotated_by_xmp,
-        lambda photo: with_a_byte_filled_in(rotated(photo)),
+        lambda photo: with_fill_byte(rotated(photo)),
         lambda photo: encoded(photo.resize((200, 100)).convert("CMYK")),
         lambda photo: encoded(photo.resize((200, 100)), "PNG"),
         lambda photo: encoded(photo.resize((200, 100)), "WEBP", lossless=True),
     ],
 )
 def test_anything_else_is_decoded_in_full(photo, content):
-    found, shape = canvas_of(content(photo), CANVAS, name="x")
-    expected, whole = in_full(content(photo))
-    assert shape == whole
-    np.testing.assert_array_equal(found, expected)
+    actual, shape = canvas_of(content(photo), CANVAS, name="x")
+    expected, full_size = in_full(content(photo))
+    assert shape == full_size
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_an_upright_jpeg_with_metadata_is_decoded_reduced(photo):
-    found, without = rotated(photo, orientation=1), encoded(photo.resize((200, 100)))
-    np.testing.assert_array_equal(*(canvas_of(x, CANVAS, name="x")[0] for x in (found, without)))
+    actual, without = rotated(photo, orientation=1), encoded(photo.resize((200, 100)))
+    np.testing.assert_array_equal(*(canvas_of(x, CANVAS, name="x")[0] for x in (actual, without)))
 
 
-def test_metadata_behind_a_byte_filled_in_may_not_be_passed_over():
+def test_metadata_behind_a_fill_byte_are_noticed():
     length = b"\xe1\x00"  # What follows the two bytes 0xFF, were they a marker.
-    assert fast_jpeg._has_metadata(b"\xff\xd8\xff\xff" + length + bytes(0xE100 - 2) + b"\xff\xda")
+    assert fast_jpeg.may_have_metadata(
+        b"\xff\xd8\xff\xff" + length + bytes(0xE100 - 2) + b"\xff\xda"
+    )
 
 
 def test_a_jpeg_that_declares_too_many_pixels_is_named(photo, monkeypatch):
-    monkeypatch.setattr(fast_jpeg.simplejpeg, "decode_jpeg", lambda *a, **k: pytest.fail("decoded"))
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *a, **k: pytest.fail("decoded"))
     content = encoded(photo.resize((200, 100)))
     size = (100).to_bytes(2) + (200).to_bytes(2)
     content = content.replace(size, (60000).to_bytes(2) + (60000).to_bytes(2))
@@ -144,34 +142,15 @@ def test_a_damaged_file_is_named(photo, cut):
         canvas_of(content, CANVAS, name="seven")
 
 
-class Files:
-    """A source of files' bytes, which it counts."""
-
-    name, split, class_names, skipped = "files", "train", ("a",), ()
-
-    def __init__(self, *contents):
-        self.contents, self.encoded_reads = contents, 0
-
-    def __len__(self):
-        return len(self.contents)
-
-    def __getitem__(self, index):
-        return {"image": decode.decode(self.contents[index], name="whole"), "label": 0}
-
-    def encoded(self, index):
-        self.encoded_reads += 1
-        return self.contents[index], {"label": 0}
-
-
 def test_training_reads_bytes_where_the_source_has_them(photo):
     content = encoded(photo.resize((200, 100)))
     source = Files(content, content[:300])
-    found = TrainReader(source, CANVAS)[0]
+    actual = TrainReader(source, CANVAS)[0]
     assert source.encoded_reads == 1
-    np.testing.assert_array_equal(found["image"], canvas_of(content, CANVAS, name="x")[0])
-    assert (found["size"], found["label"]) == ((100, 200), 0)
-    whole = TrainReader(source, CANVAS, fast_jpeg=False)[0]
+    np.testing.assert_array_equal(actual["image"], canvas_of(content, CANVAS, name="x")[0])
+    assert (actual["size"], actual["label"]) == ((100, 200), 0)
+    in_full_size = TrainReader(source, CANVAS, fast_jpeg=False)[0]
     assert source.encoded_reads == 1
-    np.testing.assert_array_equal(whole["image"], in_full(content)[0])
+    np.testing.assert_array_equal(in_full_size["image"], in_full(content)[0])
     with pytest.raises(decode.CorruptImageError, match="example 1 of split 'train' of files"):
         TrainReader(source, CANVAS)[1]

@@ -1,4 +1,4 @@
-"""Turns image files, bytes, Pillow images and arrays into 8-bit RGB images, or says why not."""
+"""Decoding: image files, bytes, Pillow images and arrays become 8-bit RGB images."""
 
 import functools
 import io
@@ -11,14 +11,15 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 89_478_485
-"""Larger images are taken for decompression bombs: 256 MiB in RGB, where Pillow gives warning."""
+"""Larger images count as decompression bombs: 256 MiB in RGB, where Pillow warns."""
 
 ImageLike = str | Path | Image.Image | np.ndarray
 
-# Those that hold pixels and say what they are: Pillow would also start Ghostscript for EPS.
+# Formats that hold pixels and name themselves: for EPS Pillow would start Ghostscript.
 _FORMATS = tuple("AVIF BMP DIB GIF ICO JPEG JPEG2000 MPO PNG PPM TIFF WEBP".split())
 
-_TURNS = {
+# What makes an image upright, by its EXIF orientation.
+_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -28,12 +29,12 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-# Two bytes make at most 255 pixels of a run-length coded BMP. Pillow fills what is missing pixel by
-# pixel, in Python: ten seconds for a file of 300 bytes that declares as many as are allowed.
-_RUN_PIXELS = 128
+# Two bytes make at most 255 pixels of a run-length coded BMP. Pillow fills missing pixels one by
+# one, in Python: ten seconds for a file of 300 bytes that declares as many as are allowed.
+_MAX_PIXELS_PER_BYTE = 128
 _SAME_COLOUR = 2  # Levels of 255 by which versions of one profile differ.
 
-# What is found under an image's name, by its first bytes.
+# Other files that are sometimes named like images, by their first bytes.
 _SIGNATURES = (
     (b"%PDF", "a PDF document"),
     (b"PK\x03\x04", "a ZIP archive"),
@@ -44,8 +45,8 @@ _SIGNATURES = (
     (b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
 )
 
-# Pillow warns of oddities in files that it decodes all the same; what matters is an error here.
-# A filter set for good: `warnings.catch_warnings` is not safe in the threads that decode.
+# Pillow warns of oddities in files that it decodes nevertheless; what matters is an error here.
+# The filter is set once: `warnings.catch_warnings` is not safe in the threads that decode.
 for _category in (UserWarning, RuntimeWarning):
     warnings.filterwarnings("ignore", category=_category, module=r"PIL\.(Image$|\w+ImagePlugin$)")
 
@@ -63,7 +64,7 @@ class CorruptImageError(ValueError):
 
 
 class Decoded(NamedTuple):
-    """An image, and how its file stores it."""
+    """An image, and the format and mode that its file stores it in."""
 
     pixels: np.ndarray
     """uint8 RGB [H, W, 3]."""
@@ -95,18 +96,18 @@ def decode(
       CorruptImageError: if it is no image, is damaged or cut short, has too many pixels, or holds
         values that have no 8-bit equivalent.
     """
-    return decode_whole(data, name=name, max_pixels=max_pixels).pixels
+    return decode_with_format(data, name=name, max_pixels=max_pixels).pixels
 
 
-def decode_whole(
+def decode_with_format(
     data: str | Path | bytes, *, name: str | None = None, max_pixels: int = MAX_PIXELS
 ) -> Decoded:
-    """Decodes an image as `decode`, and says besides how it was stored."""
+    """Decodes an image as `decode` does, and returns its file's format and mode too."""
     label = name or (f"{len(data)} bytes" if isinstance(data, bytes) else str(data))
     try:
         with open_image(data, max_pixels=max_pixels) as image:
-            kind, mode = image.format or "", image.mode
-            return Decoded(np.asarray(to_rgb(image)), kind, mode)
+            file_format, mode = image.format or "", image.mode
+            return Decoded(np.asarray(to_rgb(image)), file_format, mode)
     except FileNotFoundError:
         raise
     except CorruptImageError as error:
@@ -119,7 +120,7 @@ def decode_whole(
 
 
 def open_image(data: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Opens an image file, or its bytes, and reads no more than its head.
+    """Opens an image file, or its bytes, and reads no more than its header.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -130,39 +131,40 @@ def open_image(data: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Ima
     try:
         image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, "r", _formats())
     except UnidentifiedImageError as error:
-        raise _corrupt(f"cannot identify image file: {_what_it_is(data)}") from error
+        raise _corrupt(f"cannot identify image file: {_describe(data)}") from error
     except Image.DecompressionBombError as error:
         raise _corrupt(f"{error}; Pillow's limit is PIL.Image.MAX_IMAGE_PIXELS") from error
-    size = f"it declares {image.width} x {image.height} pixels, more than"
     pixels = image.width * image.height
+    declared = f"it declares {image.width} x {image.height} pixels"
     if pixels > max_pixels:
         image.close()
         raise _corrupt(
-            f"{size} {max_pixels}: it may be a decompression bomb; if it is not, make it smaller"
+            f"{declared}, more than {max_pixels}: it may be a decompression bomb; if it is not, "
+            "make it smaller"
         )
     if image.tile and image.tile[0][0] == "bmp_rle":
         length = len(data) if isinstance(data, bytes) else Path(data).stat().st_size
-        if pixels > _RUN_PIXELS * length:
+        if pixels > _MAX_PIXELS_PER_BYTE * length:
             image.close()
-            raise _corrupt(f"{size} its {length} bytes hold")
+            raise _corrupt(f"{declared}, more than its {length} bytes hold")
     return image
 
 
 def check_file(path: Path) -> None:
-    """Raises CorruptImageError if a directory or a pipe, for which one would wait, is there."""
+    """Raises CorruptImageError for a directory, and for a pipe, which would be waited for."""
     if path.exists() and not path.is_file():
         kind = "a directory" if path.is_dir() else "a device or a pipe"
         raise _corrupt(f"it is {kind}, not a file")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Returns a Pillow image upright and in mode RGB; conversions as in `decode`.
+    """Returns a Pillow image upright and in mode RGB, converted as in `decode`.
 
     Raises:
       ValueError: if the image holds floats, or integers beyond 16 bits.
     """
-    image.load()  # Some formats know their metadata only then.
-    colours, alpha = _without_alpha(_upright(image))
+    image.load()  # Some formats have their metadata only then.
+    colours, alpha = _split_alpha(_upright(image))
     rgb = _to_srgb(colours, image.info.get("icc_profile"))
     if alpha is None or alpha.getextrema()[0] == 255:
         return rgb
@@ -170,11 +172,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def is_srgb(profile: bytes | None) -> bool:
-    """Returns whether colours with this ICC profile are left as they are.
+    """Returns whether colours with this ICC profile are used as they are.
 
-    So are those without a profile, or with one that cannot be read.
+    Colours without a profile are, and those with a profile that cannot be read.
     """
-    return not profile or all(_transform(profile, m) is None for m in _PROFILE_MODES.values())
+    return not profile or all(
+        _srgb_transform(profile, mode) is None for mode in _PROFILE_MODES.values()
+    )
 
 
 def as_rgb(image: ImageLike) -> Image.Image:
@@ -190,7 +194,7 @@ def as_rgb(image: ImageLike) -> Image.Image:
     if isinstance(image, Image.Image):
         return to_rgb(image)
     if isinstance(image, np.ndarray):
-        return to_rgb(Image.fromarray(_checked(image)))
+        return to_rgb(Image.fromarray(_checked_array(image)))
     raise TypeError(
         f"got an image of type {type(image).__name__}; expected a path, a Pillow image or a "
         "NumPy array"
@@ -203,7 +207,7 @@ def _corrupt(reason: str) -> CorruptImageError:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Returns those of the formats that this Pillow has."""
+    """Returns the formats that this build of Pillow can read."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
@@ -211,13 +215,14 @@ def _formats() -> tuple[str, ...]:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # Damaged EXIF data, of any sort: the pixels are good.
+    except Exception:  # EXIF data can be damaged in any way; the pixels are good.
         return image
-    turn = _TURNS.get(orientation)
-    return image if turn is None else image.transpose(turn)
+    if orientation not in _TRANSPOSES:
+        return image
+    return image.transpose(_TRANSPOSES[orientation])
 
 
-def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """Returns the colours and, if anything is transparent, the alpha channel in mode L."""
     if image.mode.startswith("I") or image.mode == "F":
         return _from_16_bit(image)
@@ -244,18 +249,21 @@ def _from_16_bit(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 
 def _to_srgb(colours: Image.Image, profile: bytes | None) -> Image.Image:
-    if profile:
-        own = colours if colours.mode in _PROFILE_MODES.values() else colours.convert("RGB")
-        for image in (own, own.convert("RGB")):  # Gray with a profile for RGB is common.
-            transform = _transform(profile, image.mode)
-            if transform is not None:
-                return ImageCms.applyTransform(image, transform)
-    return colours.convert("RGB")
+    if not profile:
+        return colours.convert("RGB")
+    candidates = [colours, colours.convert("RGB")]  # Gray with a profile for RGB is common.
+    for image in candidates:
+        transform = _srgb_transform(profile, image.mode)
+        if transform is not None:
+            converted = ImageCms.applyTransform(image, transform)
+            if converted is not None:  # None is for conversions in place.
+                return converted
+    return candidates[-1]
 
 
 @functools.lru_cache(maxsize=32)
-def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Returns how colours of a mode become sRGB, or None if the profile asks for no change."""
+def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Returns the transform of colours of a mode to sRGB, or None if it would change nothing."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if _PROFILE_MODES.get(source.profile.xcolor_space.strip()) != mode:
@@ -265,22 +273,22 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         return None  # A damaged profile: viewers show the colours as they are.
     if mode == "CMYK":
         return transform
-    colours = _all_hues().convert(mode)
-    changed = np.asarray(ImageCms.applyTransform(colours, transform), np.int64)
-    alike = np.abs(changed - np.asarray(colours.convert("RGB"))).max() <= _SAME_COLOUR
-    return None if alike else transform
-
-
-def _all_hues() -> Image.Image:
-    """Returns an image of 17 * 17 * 17 colours that fill the RGB cube."""
+    # Tried on 17 * 17 * 17 colours that fill the RGB cube.
     levels = np.linspace(0, 255, 17).astype(np.uint8)
     cube = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1)
-    return Image.fromarray(cube.reshape(17, -1, 3))
+    colours = Image.fromarray(cube.reshape(17, -1, 3)).convert(mode)
+    changed = np.asarray(ImageCms.applyTransform(colours, transform), np.int64)
+    is_same = np.abs(changed - np.asarray(colours.convert("RGB"))).max() <= _SAME_COLOUR
+    return None if is_same else transform
 
 
-def _what_it_is(data: str | Path | bytes) -> str:
-    """Describes something that is no image, by its beginning."""
-    head = data[:512] if isinstance(data, bytes) else _first_bytes(Path(data))
+def _describe(data: str | Path | bytes) -> str:
+    """Describes by its first bytes a file that is not an image."""
+    if isinstance(data, bytes):
+        head = data[:512]
+    else:
+        with Path(data).open("rb") as file:
+            head = file.read(512)
     if not head:
         return "it is empty"
     if not head.strip(b"\0"):
@@ -298,14 +306,9 @@ def _what_it_is(data: str | Path | bytes) -> str:
     return f"no known kind of image begins with the bytes {head[:8].hex(' ')}"
 
 
-def _first_bytes(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(512)
-
-
-def _checked(array: np.ndarray) -> np.ndarray:
-    known = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (1, 3, 4))
-    if not known or array.dtype != np.uint8 or 0 in array.shape:
+def _checked_array(array: np.ndarray) -> np.ndarray:
+    has_known_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (1, 3, 4))
+    if not has_known_shape or array.dtype != np.uint8 or 0 in array.shape:
         raise ValueError(
             f"got an image array of shape {array.shape} and type {array.dtype}; expected uint8 "
             "of shape [H, W] or [H, W, 1, 3 or 4]: floats in [0, 1] must be scaled by 255 first"

@@ -1,52 +1,57 @@
-"""Pixels for training straight from a file's bytes; large JPEG files are decoded reduced."""
+"""Decoding for training: large JPEG files at a reduced size, everything else in full."""
 
 import dataclasses
 import math
 
 import numpy as np
-import simplejpeg
 from PIL import ExifTags, Image
 
 from tl_jax.data.images import decode
 
 _UPRIGHT = (None, 1)
 _REDUCTIONS = (8, 4, 2)
-_COLOURS = ("Gray", "RGB", "YCbCr")
-# The second bytes of markers: of the segments APP1 (EXIF, XMP) and APP2 (ICC), or a byte that is
-# filled in before a marker; and where all segments end.
+_COLOUR_SPACES = ("Gray", "RGB", "YCbCr")
+# The second bytes of markers: of the segments APP1 (EXIF, XMP) and APP2 (ICC), or a fill byte
+# before a marker; and of the marker that ends all segments.
 _METADATA = (0xE1, 0xE2, 0xFF)
 _START_OF_SCAN = 0xDA
 
 
 @dataclasses.dataclass(frozen=True)
-class Pixels:
-    """A decoded image, perhaps smaller than its file's.
+class DecodedImage:
+    """An image that may have been decoded at a reduced size.
 
     Attributes:
-      image: uint8 RGB [H, W, 3].
-      extent: height and width of what shows the whole image; of the last row and column a part
-        alone may belong to it.
+      pixels: uint8 RGB [H, W, 3].
+      extent: height and width of the image in these pixels; not whole where only a part of the
+        last row or column belongs to it.
       size: height and width of the file's image.
     """
 
-    image: np.ndarray
+    pixels: np.ndarray
     extent: tuple[float, float]
     size: tuple[int, int]
 
-    def stretched(self, canvas: int) -> np.ndarray:
+    @classmethod
+    def in_full(cls, pixels: np.ndarray) -> "DecodedImage":
+        """Returns an image that was decoded in full."""
+        height, width, _ = pixels.shape
+        return cls(pixels, (height, width), (height, width))
+
+    def stretch(self, canvas: int) -> np.ndarray:
         """Returns it stretched to uint8 [canvas, canvas, 3], antialiased (Pillow's bicubic)."""
         box = (0, 0, self.extent[1], self.extent[0])
-        image = Image.fromarray(self.image)
+        image = Image.fromarray(self.pixels)
         return np.asarray(image.resize((canvas, canvas), Image.Resampling.BICUBIC, box))
 
 
-def read(data: bytes, canvas: int, *, name: str) -> Pixels:
+def decode_reduced(data: bytes, canvas: int, *, name: str) -> DecodedImage:
     """Decodes an image that is to be stretched to a square.
 
     A JPEG file both of whose sides are at least twice (4, 8 times) the square's is decoded at half
     (a quarter, an eighth) of its size, by an inverse cosine transform of as many points: a mean
-    over as many pixels. Any other image comes as `decode` has it, and so does a JPEG that is
-    rotated by its EXIF data, in CMYK, or with colours to be converted.
+    over as many pixels. Any other image is decoded in full, as is a JPEG that is rotated by its
+    EXIF data, in CMYK, or with colours to be converted.
 
     Args:
       data: the file's content.
@@ -54,41 +59,42 @@ def read(data: bytes, canvas: int, *, name: str) -> Pixels:
       name: what messages call the image.
 
     Raises:
-      CorruptImageError: as `decode`.
+      CorruptImageError: as `decode.decode`.
     """
-    found = _from_plain_jpeg(data, canvas)
-    if found is not None:
-        return found
-    image = decode.decode(data, name=name)
-    return Pixels(image, image.shape[:2], image.shape[:2])
+    reduced = _decode_plain_jpeg(data, canvas)
+    return reduced or DecodedImage.in_full(decode.decode(data, name=name))
 
 
-def _from_plain_jpeg(data: bytes, canvas: int) -> Pixels | None:
-    """Returns a JPEG whose pixels need no more than scaling, or None."""
+def _decode_plain_jpeg(data: bytes, canvas: int) -> DecodedImage | None:
+    """Returns a JPEG image whose pixels need nothing but scaling, or None for any other."""
+    import simplejpeg
+
     if not simplejpeg.is_jpeg(data):
         return None
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        if colours not in _COLOURS or height * width > decode.MAX_PIXELS or not _is_plain(data):
+        height, width, colour_space, _ = simplejpeg.decode_jpeg_header(data)
+        too_large = height * width > decode.MAX_PIXELS
+        if too_large or colour_space not in _COLOUR_SPACES or not _is_upright_srgb(data):
             return None
         by = next((by for by in _REDUCTIONS if min(height, width) >= by * canvas), 1)
-        least = math.ceil(height / by), math.ceil(width / by)
-        pixels = simplejpeg.decode_jpeg(data, min_height=least[0], min_width=least[1])
-    except Exception:  # Whatever is wrong with it, `decode` says it with the image's name.
+        pixels = simplejpeg.decode_jpeg(
+            data, min_height=math.ceil(height / by), min_width=math.ceil(width / by)
+        )
+    except Exception:  # `decode.decode` finds the same fault, and names the image.
         return None
-    return Pixels(pixels, (height / by, width / by), (height, width))
+    return DecodedImage(pixels, (height / by, width / by), (height, width))
 
 
-def _is_plain(data: bytes) -> bool:
-    """Returns whether a JPEG is upright, and its colours are left as they are."""
-    if not _has_metadata(data):
-        return True  # Pillow would take longer to say so.
+def _is_upright_srgb(data: bytes) -> bool:
+    """Returns whether a JPEG is to be shown as it is stored."""
+    if not may_have_metadata(data):
+        return True  # Quicker than asking Pillow.
     with decode.open_image(data) as image:
-        upright = image.getexif().get(ExifTags.Base.Orientation) in _UPRIGHT
-        return upright and decode.is_srgb(image.info.get("icc_profile"))
+        is_upright = image.getexif().get(ExifTags.Base.Orientation) in _UPRIGHT
+        return is_upright and decode.is_srgb(image.info.get("icc_profile"))
 
 
-def _has_metadata(data: bytes) -> bool:
+def may_have_metadata(data: bytes) -> bool:
     """Returns whether a JPEG may have a segment of EXIF data, of XMP, or of a colour profile."""
     place = 2
     while data[place] == 0xFF:
