@@ -9,14 +9,14 @@ import optax
 import pytest
 from flax import linen as nn
 
-from tests.training.tiny import TinyNet, as_they_are, assert_equal_trees, batch, randomised
+from tests.support.tiny import TinyNet, assert_equal_trees, batch, images_unchanged, randomised
 from tl_jax import trees
 from tl_jax.models.registry import architecture, create_model
+from tl_jax.models.variables import abstract_variables
 from tl_jax.objectives import losses
 from tl_jax.training import optim, state, step
 from tl_jax.training.state import TrainState
 from tl_jax.transfer import freeze
-from tl_jax.weights.state_dict import abstract_variables
 
 SEED_KEY = jax.random.key(0)
 PARTIAL = (("fc", freeze.HEAD), ("block", freeze.BACKBONE), ("*", freeze.FROZEN))
@@ -30,8 +30,10 @@ def sgd(plan, rate: float = 0.1, **options) -> optax.GradientTransformation:
 def train(model, plan, variables, *, steps: int = 1, side: int = 8, size: int = 8, **options):
     """Returns the state after some steps, and the metrics of each."""
     tx = sgd(plan, **options)
-    made = step.make_train_step(model, tx, plan, prepare=as_they_are, seed_key=SEED_KEY)
-    compiled = jax.jit(made)
+    train_step = step.make_train_step(
+        model, tx, plan, augment_fn=images_unchanged, seed_key=SEED_KEY
+    )
+    compiled = jax.jit(train_step)
     current, recorded = state.create(variables, tx, plan), []
     for i in range(steps):
         current, values = compiled(current, batch(size, side=side, seed=i))
@@ -76,15 +78,17 @@ def test_a_head_that_matches_nothing_is_an_error_that_names_the_nearest():
 def test_a_group_without_a_policy_updates_its_statistics():
     variables = randomised(TinyNet())
     plan = freeze.plan(variables["params"], ["fc"], train_backbone=True)
-    found, still = freeze.batch_norm(plan, variables["batch_stats"], {freeze.HEAD: "frozen"})
-    assert (found, still) == (plan, {freeze.HEAD})  # The head has no BatchNorm.
+    updated, fixed = freeze.apply_batch_norm_policies(
+        plan, variables["batch_stats"], {freeze.HEAD: "frozen"}
+    )
+    assert (updated, fixed) == (plan, {freeze.HEAD})  # The head has no BatchNorm.
 
 
 def test_an_unknown_policy_is_an_error_that_names_the_nearest():
     variables = randomised(TinyNet())
     plan = freeze.plan(variables["params"], ["fc"], train_backbone=True)
     with pytest.raises(ValueError, match=r"'frozn'; did you mean 'frozen'\?"):
-        freeze.batch_norm(plan, variables["batch_stats"], {freeze.BACKBONE: "frozn"})
+        freeze.apply_batch_norm_policies(plan, variables["batch_stats"], {freeze.BACKBONE: "frozn"})
 
 
 # ---- a step of the head alone, on a real network
@@ -129,7 +133,7 @@ def test_the_optimizer_holds_no_frozen_leaf(head_only):
     assert all("['fc']" in path for path in arrays)
 
 
-# ---- gradients, norms, layers that stand still
+# ---- gradients, norms, layers in evaluation mode
 
 
 def features_loss(model, variables, head, images, labels):
@@ -179,10 +183,10 @@ def test_a_partial_plan_moves_what_it_trains_and_nothing_else():
     assert all(jax.tree.leaves(moved))
 
 
-def losses_of_two_keys(model, variables, plan, still=()) -> list[float]:
+def losses_of_two_keys(model, variables, plan, fixed=()) -> list[float]:
     found = []
     for seed in (1, 2):
-        with nn.intercept_methods(freeze.standing_still(plan, still)):
+        with nn.intercept_methods(freeze.interceptor(plan, fixed)):
             logits, _ = model.apply(
                 variables,
                 batch()["image"],
@@ -197,13 +201,13 @@ def losses_of_two_keys(model, variables, plan, still=()) -> list[float]:
 @pytest.mark.parametrize(
     ("rates", "train_backbone", "random"),
     [
-        ({"drop_path_rate": 0.5}, False, False),  # the drop path of a frozen block stands still
+        ({"drop_path_rate": 0.5}, False, False),  # the drop path of a frozen block is off
         ({"drop_path_rate": 0.5}, True, True),
         ({"drop_rate": 0.5}, False, True),  # the dropout before the head belongs to the head
         ({}, True, False),
     ],
 )
-def test_dropout_and_drop_path_stand_still_where_the_layer_is_frozen(rates, train_backbone, random):
+def test_dropout_and_drop_path_of_frozen_layers_are_off(rates, train_backbone, random):
     model = TinyNet(**rates)
     variables = randomised(model)
     plan = freeze.plan(variables["params"], ["fc"], train_backbone=train_backbone)
@@ -212,15 +216,15 @@ def test_dropout_and_drop_path_stand_still_where_the_layer_is_frozen(rates, trai
 
 
 @pytest.mark.parametrize("rates", [{"drop_path_rate": 0.5}, {"drop_rate": 0.5}])
-def test_dropout_and_drop_path_of_trained_layers_go_on_where_statistics_stand_still(rates):
+def test_dropout_and_drop_path_of_trained_layers_are_on_where_statistics_are_fixed(rates):
     model = TinyNet(**rates)
     variables = randomised(model)
     plan = freeze.plan(variables["params"], ["fc"], train_backbone=True)
-    one, other = losses_of_two_keys(model, variables, plan, still=(freeze.HEAD, freeze.BACKBONE))
+    one, other = losses_of_two_keys(model, variables, plan, fixed=(freeze.HEAD, freeze.BACKBONE))
     assert one != other
 
 
-def test_the_dropout_inside_a_frozen_top_stands_still():
+def test_the_dropout_inside_a_frozen_top_is_off():
     model = create_model("vgg11", num_classes=3, drop_rate=0.5)
     params = abstract_variables(model)["params"]
     for head, expected in ((["head"], False), (["head", "pre_logits"], True)):
@@ -240,7 +244,7 @@ def _dropouts_in_training(model: nn.Module, plan) -> dict[str, bool]:
     def forward(variables, images):
         rngs = {"dropout": jax.random.key(0)}
         # Interceptors nest: the first entered is the first called, so `note` sees the answer.
-        with nn.intercept_methods(freeze.standing_still(plan)), nn.intercept_methods(note):
+        with nn.intercept_methods(freeze.interceptor(plan)), nn.intercept_methods(note):
             return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
 
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
@@ -251,12 +255,15 @@ def _dropouts_in_training(model: nn.Module, plan) -> dict[str, bool]:
 # ---- work
 
 
+@pytest.mark.slow
 def test_a_step_of_the_head_costs_no_more_than_the_forward_pass():
     model = create_model("resnet50", num_classes=10, drop_rate=0.1, drop_path_rate=0.1)
     variables = abstract_variables(model)
     plan = freeze.plan(variables["params"], [model.classifier], train_backbone=False)
     tx = sgd(plan, weight_decay=1e-4, clip_norm=1.0)
-    made = step.make_train_step(model, tx, plan, prepare=as_they_are, seed_key=SEED_KEY)
+    train_step = step.make_train_step(
+        model, tx, plan, augment_fn=images_unchanged, seed_key=SEED_KEY
+    )
     inputs = {
         "image": jax.ShapeDtypeStruct((8, 64, 64, 3), jnp.float32),
         "label": jax.ShapeDtypeStruct((8,), jnp.int32),
@@ -264,7 +271,7 @@ def test_a_step_of_the_head_costs_no_more_than_the_forward_pass():
     initial: TrainState = jax.eval_shape(lambda v: state.create(v, tx, plan), variables)
     forward = flops(model.apply, variables, inputs["image"])
     assert forward > 8 * 2e8  # ResNet-50 at 64 px: a third of a GFLOP an image, multiply and add
-    assert flops(made, initial, inputs) <= 1.05 * forward
+    assert flops(train_step, initial, inputs) <= 1.05 * forward
 
 
 def flops(function, *shapes) -> float:

@@ -6,14 +6,14 @@ import jax
 import pytest
 from flax import linen as nn
 
-from tests.training.tiny import TinyNet, randomised
+from tests.support.tiny import TinyNet, randomised
 from tl_jax import trees
 from tl_jax.models import layers
 from tl_jax.models.registry import FAMILIES, architecture, create_model
+from tl_jax.models.variables import abstract_variables
 from tl_jax.transfer import groups
 from tl_jax.transfer.peft.base import Adapted
 from tl_jax.transfer.peft.lora import LoRA
-from tl_jax.weights.state_dict import abstract_variables
 
 SMALLEST = {family: min(about.architectures, key=len) for family, about in FAMILIES.items()}
 
@@ -36,6 +36,7 @@ def resnet():
 # ---- groups
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_stages_from_the_stem_to_the_head(family):
     name = SMALLEST[family]
@@ -46,7 +47,7 @@ def test_every_family_has_stages_from_the_stem_to_the_head(family):
     assert found[f"{about.stem}.kernel"] == "stage0"
     head = {leaf for leaf, label in found.items() if label == groups.HEAD}
     assert head == {leaf for leaf in names if trees.is_under(leaf, about.classifier)}
-    order = groups.names_of(by_depth(name))
+    order = groups.group_names(by_depth(name))
     assert order[0] == "stage0"
     assert order[-1] == "head"
     assert order[-2] == f"stage{max(int(g[5:]) for g in order[:-1])}"
@@ -96,7 +97,7 @@ def test_a_module_that_is_called_twice_belongs_where_it_is_called_first():
 def test_stages_are_counted_as_numbers_and_other_groups_are_none():
     found = dict.fromkeys(["stage10", "stage2", "stage_two", "head"])
     tree = {name: {"kernel": name} for name in found}
-    assert groups.names_of(tree) == ["stage2", "stage10", "stage_two", "head"]
+    assert groups.group_names(tree) == ["stage2", "stage10", "stage_two", "head"]
     assert groups.select(tree, "last:1") == {"stage10.kernel"}
 
 
@@ -118,7 +119,7 @@ def test_new_groups_take_their_parameters_from_the_others(resnet):
         "layer2",
     }
     assert found["layer2.1.conv1.kernel"] == "stage2"
-    assert groups.names_of(groups.regroup(resnet[0], {"slow": ["layer1"]})) == [
+    assert groups.group_names(groups.regroup(resnet[0], {"slow": ["layer1"]})) == [
         "stage0", "stage2", "stage3", "stage4", "slow", "head",
     ]  # fmt: skip
 

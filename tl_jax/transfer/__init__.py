@@ -1,1 +1,1 @@
-"""What is trained and from where: functions over pytrees, and interceptors."""
+"""Transfer methods: what is trained, what is added and what is carried over, over pytrees."""

@@ -1,4 +1,4 @@
-"""Freeze plans: which parameters are trained, at whose rate, and which layers stand still."""
+"""Freeze plans: which parameters are trained, under which label, and which layers are frozen."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -7,45 +7,49 @@ from flax import linen as nn
 
 from tl_jax import messages, trees
 from tl_jax.models import layers
-from tl_jax.transfer import groups as grouping
+from tl_jax.transfer import groups as parameter_groups
 
-FROZEN, HEAD, BACKBONE = "frozen", grouping.HEAD, grouping.BACKBONE
-# BatchNorm of a trained group, by policy: whether its scale and bias are trained, and whether it
-# normalises by the batch and updates its running statistics.
+FROZEN, HEAD, BACKBONE = "frozen", parameter_groups.HEAD, parameter_groups.BACKBONE
+# The policies of a trained group's BatchNorm: whether its scale and bias are trained.
 _TRAINS_AFFINE = {"update": True, "affine_only": True, "recalibrate": True, "frozen": False}
-_UPDATES = {"update"}
 
 
 def plan(params: trees.Tree, head: Iterable[str], *, train_backbone: bool) -> dict[str, Any]:
-    """Labels every parameter "head", and "backbone" or "frozen": the plan of the commonest cases.
+    """Labels every parameter "head", and "backbone" or "frozen": the plan of the common cases.
 
     Args:
       params: the parameters.
       head: dotted names of the modules that are the head, such as `["fc"]`.
-      train_backbone: whether the rest is trained ("backbone") or stands still ("frozen").
+      train_backbone: whether the other parameters are trained ("backbone") or frozen ("frozen").
 
     Raises:
-      ValueError: if a name of `head` matches no parameter.
+      ValueError: if a name in `head` matches no parameter.
+
+    Examples:
+      >>> params = {"conv1": {"kernel": 0}, "fc": {"kernel": 0, "bias": 0}}
+      >>> plan(params, ["fc"], train_backbone=False)
+      {'conv1': {'kernel': 'frozen'}, 'fc': {'kernel': 'head', 'bias': 'head'}}
     """
-    groups = grouping.by_head(params, head)
-    return restrict(groups, grouping.select(groups, "all" if train_backbone else HEAD))
+    groups = parameter_groups.by_head(params, head)
+    return train_only(groups, parameter_groups.select(groups, "all" if train_backbone else HEAD))
 
 
-def restrict(groups: trees.Tree, trained: Collection[str]) -> dict[str, Any]:
+def train_only(groups: trees.Tree, trained: Collection[str]) -> dict[str, Any]:
     """Returns the plan that trains some parameters, each under its group's label.
 
-    A plan is a tree of labels in the form of the parameters. It decides for each parameter its
-    gradient, optimizer state, rate, weight decay and place in the clip norm, and for each layer
-    without a trained parameter that it stands still (`standing_still`).
+    A plan is a tree of labels like the tree of parameters. It decides for each parameter whether
+    it has a gradient and optimizer state, its learning rate, its weight decay and whether it counts
+    in the clip norm; and it decides which layers are frozen (`interceptor`).
 
     Args:
-      groups: labels of every parameter, such as those of `groups.by_depth`.
-      trained: dotted names of the trained parameters, such as `groups.select` gives; the others
+      groups: the group of every parameter, such as those of `groups.by_depth`.
+      trained: dotted names of the trained parameters, such as `groups.select` returns; all others
         are labelled "frozen".
 
-    Example:
-      >>> groups = by_depth(model, architecture("resnet50").stages)          # doctest: +SKIP
-      >>> plan = restrict(groups, select(groups, "head+last:1"))             # doctest: +SKIP
+    Examples:
+      >>> groups = {"conv1": {"kernel": "stage0"}, "fc": {"kernel": "head", "bias": "head"}}
+      >>> train_only(groups, {"conv1.kernel", "fc.bias"})
+      {'conv1': {'kernel': 'stage0'}, 'fc': {'kernel': 'frozen', 'bias': 'head'}}
     """
     return trees.unflatten({
         path: label if trees.dotted(path) in trained else FROZEN
@@ -53,83 +57,84 @@ def restrict(groups: trees.Tree, trained: Collection[str]) -> dict[str, Any]:
     })  # fmt: skip
 
 
-def batch_norm(
+def apply_batch_norm_policies(
     plan: trees.Tree, batch_stats: trees.Tree, policies: Mapping[str, str]
 ) -> tuple[dict[str, Any], frozenset[str]]:
     """Applies a policy to the BatchNorm layers of each trained group.
 
     Args:
       plan: labels.
-      batch_stats: the running statistics, by which BatchNorm layers are told.
+      batch_stats: the running statistics, which tell the BatchNorm layers from others.
       policies: by label: "update", "affine_only", "recalibrate" or "frozen" (see
-        `TransferConfig.batch_norm`). Frozen layers stand still whatever is said.
+        `TransferConfig.batch_norm`). Frozen layers stay frozen under every policy.
 
     Returns:
       The plan, in which scale and bias of a "frozen" BatchNorm are frozen, and the labels whose
-      BatchNorm keeps its running statistics (for `standing_still`).
+      BatchNorm keeps its running statistics (for `interceptor`).
 
     Raises:
-      ValueError: if a policy is unknown, or leaves nothing to train.
+      ValueError: if a policy is unknown, or nothing is left to train.
     """
     unknown = sorted(set(policies.values()) - _TRAINS_AFFINE.keys())
     if unknown:
-        hint = messages.hint(unknown[0], _TRAINS_AFFINE)
-        raise ValueError(f"unknown policy of BatchNorm {unknown[0]!r}{hint}")
-    layers_with_statistics = {path[:-1] for path in trees.flatten(batch_stats)}
+        raise ValueError(
+            f"unknown BatchNorm policy {unknown[0]!r}{messages.hint(unknown[0], _TRAINS_AFFINE)}; "
+            f"expected one of {list(_TRAINS_AFFINE)}"
+        )
+    batch_norms = {path[:-1] for path in trees.flatten(batch_stats)}
     labels = {}
     for path, label in trees.flatten(plan).items():
-        fixed = path[:-1] in layers_with_statistics and label != FROZEN
-        fixed = fixed and not _TRAINS_AFFINE[policies.get(label, "update")]
-        labels[path] = FROZEN if fixed else label
+        trains_affine = _TRAINS_AFFINE[policies.get(label, "update")]
+        labels[path] = FROZEN if path[:-1] in batch_norms and not trains_affine else label
     if set(labels.values()) == {FROZEN}:
         raise ValueError(
             "nothing is left to train: only BatchNorm is selected, and its policy is 'frozen'; "
-            "take 'affine_only' or 'update'"
+            "choose 'affine_only' or 'update'"
         )
-    still = frozenset(label for label, policy in policies.items() if policy not in _UPDATES)
-    return trees.unflatten(labels), still
+    fixed_statistics = {label for label, policy in policies.items() if policy != "update"}
+    return trees.unflatten(labels), frozenset(fixed_statistics)
 
 
 def split(plan: trees.Tree, params: trees.Tree) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Splits parameters, or anything of their form, into (trained, frozen) by a plan."""
+    """Splits parameters, or a tree like them, into (trained, frozen) by a plan."""
     labels = {trees.dotted(path): label for path, label in trees.flatten(plan).items()}
     return trees.split(params, lambda name: labels[name] != FROZEN)
 
 
-def standing_still(plan: trees.Tree, still: Collection[str] = ()) -> layers.Interceptor:
-    """Returns a Linen interceptor that puts every frozen layer in evaluation mode.
+def interceptor(plan: trees.Tree, fixed_statistics: Collection[str] = ()) -> layers.Interceptor:
+    """Returns a Linen interceptor that runs every frozen layer in evaluation mode.
 
-    BatchNorm uses and keeps its running statistics, Dropout and DropPath do nothing, wherever no
-    parameter of the layer is trained; layers without parameters follow the module they are in.
+    Wherever no parameter of a layer is trained, BatchNorm uses and keeps its running statistics,
+    and Dropout and DropPath do nothing. Layers without parameters follow the module they are in.
 
     Args:
       plan: labels.
-      still: labels whose BatchNorm uses and keeps its running statistics though scale and bias
-        are trained.
+      fixed_statistics: labels whose BatchNorm uses and keeps its running statistics although its
+        scale and bias are trained.
 
-    Example:
-      >>> with nn.intercept_methods(standing_still(plan)):                   # doctest: +SKIP
-      ...     logits = model.apply(variables, images, train=True)
+    Examples:
+      >>> import jax
+      >>> norm, x = layers.BatchNorm(), jax.numpy.arange(4.0).reshape(4, 1)
+      >>> variables = norm.init(jax.random.key(0), x, train=False)
+      >>> with nn.intercept_methods(interceptor({"scale": FROZEN, "bias": FROZEN})):
+      ...     _, updates = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+      >>> updates["batch_stats"]["mean"].tolist()  # Kept; the mean of `x` is 1.5.
+      [0.0]
     """
-    labels_of = _labels_by_module(plan)
-
-    def stands_still(module: nn.Module) -> bool:
-        labels = next(labels_of[path] for path in _ancestry(module.path) if path in labels_of)
-        keeps = set(still) if isinstance(module, layers.WITH_STATISTICS) else set()
-        return not labels - {FROZEN} - keeps
-
-    return layers.evaluating(stands_still)
-
-
-def _labels_by_module(plan: trees.Tree) -> dict[trees.Path, set[str]]:
-    """Returns the labels of the parameters of every module that has any, below it included."""
-    labels: dict[trees.Path, set[str]] = {(): set()}
+    # The labels of all parameters in and below each module.
+    labels_of: dict[trees.Path, set[str]] = {(): set()}
     for path, label in trees.flatten(plan).items():
-        for module in _ancestry(path[:-1]):
-            labels.setdefault(module, set()).add(label)
-    return labels
+        for module_path in _with_parents(path[:-1]):
+            labels_of.setdefault(module_path, set()).add(label)
+
+    def is_frozen(module: nn.Module) -> bool:
+        labels = next(labels_of[path] for path in _with_parents(module.path) if path in labels_of)
+        has_statistics = isinstance(module, layers.WITH_STATISTICS)
+        return not labels - {FROZEN} - set(fixed_statistics if has_statistics else ())
+
+    return layers.evaluating(is_frozen)
 
 
-def _ancestry(path: trees.Path) -> list[trees.Path]:
-    """Returns a path, its parent's, and so on to the root's."""
+def _with_parents(path: trees.Path) -> list[trees.Path]:
+    """Returns a module's path, its parent's, and so on to the root's."""
     return [path[:length] for length in range(len(path), -1, -1)]

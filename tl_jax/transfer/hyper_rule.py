@@ -1,16 +1,9 @@
-"""BiT's hyper-rule: a recipe of fine-tuning that follows from the size of the data."""
+"""BiT's hyper-rule: a fine-tuning recipe that follows from the size of the data set."""
 
 import dataclasses
 
 _BATCH_SIZE, _LEARNING_RATE = 512, 0.003
-# By the number of examples below which it holds: all steps, those of the warm-up, where the rate
-# falls, and mixup's alpha.
-_REGIMES = (
-    ("small", 20_000, 500, 100, (200, 300, 400), 0.0),
-    ("medium", 500_000, 10_000, 500, (3_000, 6_000, 9_000), 0.1),
-    ("large", None, 20_000, 500, (6_000, 12_000, 18_000), 0.1),
-)
-# Images of a smaller area than this are resized and cropped to less.
+# Images of a smaller area are resized and cropped to smaller sizes.
 _SMALL_AREA = 96 * 96
 
 
@@ -24,12 +17,11 @@ class HyperRule:
 
     Attributes:
       regime: "small", "medium" or "large", by the number of examples.
-      resize: side of the square that a training image is resized to, without regard to its
-        aspect ratio.
-      crop: side of the square cut out of it at random, and flipped at random; images are
-        evaluated resized to it.
-      steps: of training.
-      batch_size: images of a step.
+      resize: side of the square that a training image is resized to, ignoring its aspect ratio.
+      crop: side of the square that is cut out of it at random, and flipped at random; for
+        evaluation, images are resized to it.
+      steps: number of training steps.
+      batch_size: images per step.
       learning_rate: at the end of the warm-up.
       momentum: of SGD.
       warmup_steps: steps over which the rate rises.
@@ -49,13 +41,13 @@ class HyperRule:
     mixup: float
 
     def __str__(self) -> str:
+        boundaries = ", ".join(f"{step:,}" for step in self.boundaries)
         rows = {
             "data": self.regime,
             "images": f"resized to {self.resize}x{self.resize}, cropped to {self.crop}x{self.crop}",
             "steps": f"{self.steps:,} of {self.batch_size} images",
             "warm-up": f"{self.warmup_steps} steps",
-            "rate": f"{self.learning_rate:.3g}, divided by ten at step "
-            + ", ".join(f"{step:,}" for step in self.boundaries),
+            "rate": f"{self.learning_rate:.3g}, divided by ten at step {boundaries}",
             "optimizer": f"SGD, momentum {self.momentum}, no weight decay",
             "mixup": f"alpha {self.mixup}" if self.mixup else "none",
         }
@@ -67,21 +59,26 @@ def hyper_rule(examples: int, size: tuple[int, int], *, batch_size: int = _BATCH
     """Returns BiT's recipe for a data set (Kolesnikov et al. 2020, arXiv:1912.11370).
 
     Resolution and schedule are those of the authors' code, `bit_hyperrule.py` of
-    google-research/big_transfer. The paper's rule is to divide the rate at 30, 60 and 90 % of the
-    steps; the code does so but for small data, where it is 40, 60 and 80 %, after a warm-up of 100
-    steps. Its rate at step 0 is zero, that of `optim.schedule` one step's rise.
+    google-research/big_transfer. The paper's rule is to divide the rate at 30, 60 and 90% of the
+    steps. The code does so except for small data, where it divides at 40, 60 and 80%, after a
+    warm-up of 100 steps. Its rate at step 0 is zero; that of `optim.schedule` is one step's rise.
 
-    A batch of another size than 512 scales the rate in proportion (arXiv:1706.02677) and leaves
-    the number of steps as it is, so a smaller batch sees fewer images in all. The authors are
-    more cautious: with 128 images they take 0.001 on CIFAR, where the proportion is 0.00075.
+    A batch size other than 512 scales the rate in proportion (arXiv:1706.02677) and keeps the
+    number of steps, so a smaller batch sees fewer images in all. The authors are more cautious:
+    with 128 images they use 0.001 on CIFAR, where the proportion gives 0.00075.
 
     Args:
       examples: size of the training set.
-      size: height and width of its images, in pixels; below 96 x 96 in area they are small.
-      batch_size: images of a step.
+      size: height and width of its images, in pixels; images below 96 x 96 in area are small.
+      batch_size: images per step.
 
     Raises:
       ValueError: if a number is not positive.
+
+    Examples:
+      >>> rule = hyper_rule(1_574, (300, 300), batch_size=64)
+      >>> rule.steps, rule.boundaries, rule.crop, round(rule.learning_rate, 6)
+      (500, (200, 300, 400), 480, 0.000375)
     """
     height, width = size
     if min(examples, height, width, batch_size) < 1:
@@ -89,9 +86,14 @@ def hyper_rule(examples: int, size: tuple[int, int], *, batch_size: int = _BATCH
             f"got {examples} examples of {height}x{width} pixels in batches of {batch_size}; "
             "each must be at least 1"
         )
-    regime, _, steps, warmup, boundaries, mixup = next(
-        row for row in _REGIMES if row[1] is None or examples < row[1]
-    )
+    mixup, warmup_steps = 0.1, 500
+    if examples < 20_000:
+        regime, steps, boundaries = "small", 500, (200, 300, 400)
+        mixup, warmup_steps = 0.0, 100
+    elif examples < 500_000:
+        regime, steps, boundaries = "medium", 10_000, (3_000, 6_000, 9_000)
+    else:
+        regime, steps, boundaries = "large", 20_000, (6_000, 12_000, 18_000)
     resize, crop = (160, 128) if height * width < _SMALL_AREA else (512, 480)
     return HyperRule(
         regime=regime,
@@ -101,7 +103,7 @@ def hyper_rule(examples: int, size: tuple[int, int], *, batch_size: int = _BATCH
         batch_size=batch_size,
         learning_rate=_LEARNING_RATE * batch_size / _BATCH_SIZE,
         momentum=0.9,
-        warmup_steps=warmup,
+        warmup_steps=warmup_steps,
         boundaries=boundaries,
         mixup=mixup,
     )

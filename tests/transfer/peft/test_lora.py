@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.training.tiny import TinyNet, assert_equal_trees, randomised
-from tests.transfer.peft.adaptations import (
+from tests.support.adaptations import (
     KEY,
     adapted_names,
     case,
@@ -19,24 +18,31 @@ from tests.transfer.peft.adaptations import (
     check_start,
     check_training,
 )
+from tests.support.every_layer import NAME
+from tests.support.tiny import TinyNet, assert_equal_trees, randomised
 from tl_jax import trees
-from tl_jax.models import features, layers
-from tl_jax.transfer.peft.base import Adapted, added, uniform
+from tl_jax.models import layers, outputs
+from tl_jax.transfer.peft.base import Adapted, draw_kernels, is_added
 from tl_jax.transfer.peft.lora import LoRA
 
-NETWORKS = ("test_resnet", "test_efficientnet", "test_convnext")
+pytestmark = pytest.mark.slow
+
+MORE = ("test_efficientnet", "test_convnext", "test_nfnet")
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, pytest.param("test_nfnet", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "name",
+    [NAME, "test_resnet", *(pytest.param(name, marks=pytest.mark.full) for name in MORE)],
+)
 def test_it_starts_as_the_network_and_merges_into_it(name):
-    # The kernels of an NFNet are standardised: XLA sums over what LoRA makes.
-    rounding = 1e-6 if name == "test_nfnet" else 0.0
+    # Where kernels are standardised, XLA sums over the products too.
+    rounding = 1e-6 if name in (NAME, "test_nfnet") else 0.0
     adapted, variables = check_start(name, LoRA(rank=4, alpha=8.0), rounding=rounding)
     check_merged(name, adapted, variables)
 
 
 def test_gradients_reach_the_factors():
-    known = case("test_resnet")
+    known = case(NAME)
     adapted = Adapted(known.model, LoRA(rank=2))
     # lora_a has none as long as lora_b is zero.
     check_gradients(adapted, adapted.add_to(KEY, known.variables), zero=("lora_a",))
@@ -49,7 +55,7 @@ def test_a_step_changes_the_factors_alone():
 
 
 def test_init_is_abstract_too():
-    known = case("test_efficientnet")
+    known = case(NAME)
     adapted = Adapted(known.model, LoRA(rank=4))
     check_abstract_init(adapted, adapted.add_to(KEY, known.variables))
 
@@ -131,7 +137,7 @@ def test_what_is_drawn_does_not_depend_on_the_order_of_the_variables():
     assert_equal_trees(adapted.add_to(KEY, turned), adapted.add_to(KEY, variables))
     shapes = {("a",): (2, 3), ("b",): (4, 5)}
     turned = dict(reversed(shapes.items()))
-    assert_equal_trees(uniform(KEY, turned, 1.0), uniform(KEY, shapes, 1.0))
+    assert_equal_trees(draw_kernels(KEY, turned, 1.0), draw_kernels(KEY, shapes, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +145,7 @@ def test_what_is_drawn_does_not_depend_on_the_order_of_the_variables():
     [
         ({"targets": ("conv2",)}, "'conv2' matches none of the kernels; did you mean 'conv1'?"),
         ({"targets": ("block", "bn1")}, "'bn1' matches none of the kernels"),
-        ({"targets": ("fc",)}, "matches the classifier 'fc' alone, which classifier=True adapts"),
+        ({"targets": ("fc",)}, "matches only the classifier 'fc', which classifier=True adapts"),
     ],
 )
 def test_a_target_that_matches_nothing_is_an_error(options, message):
@@ -160,7 +166,7 @@ def test_leaves_are_not_added_twice():
     adapted = Adapted(TinyNet(), LoRA())
     variables = adapted.add_to(KEY, randomised(TinyNet()))
     with pytest.raises(
-        ValueError, match=r"hold 4 added leaves already, first 'block\.conv\.lora_a'"
+        ValueError, match=r"already hold 4 added leaves, first 'block\.conv\.lora_a'"
     ):
         adapted.add_to(KEY, variables)
 
@@ -170,18 +176,18 @@ def test_an_adapted_network_is_used_as_a_network_is():
     variables = changed(adapted.add_to(KEY, randomised(TinyNet())))
     x = jnp.ones((2, 8, 8, 3))
     assert (adapted.classifier, adapted.in_channels) == ("fc", 3)
-    assert Adapted(case("test_resnet").model, LoRA()).num_classes == 11
+    assert Adapted(case(NAME).model, LoRA()).num_classes == 11
     assert hash(adapted) == hash(Adapted(TinyNet(), LoRA(rank=2)))
-    maps = features.features(adapted, variables, x, at=["block"])
-    expected = features.features(TinyNet(), adapted.merged(variables), x, at=["block"])
+    maps = outputs.features(adapted, variables, x, at=["block"])
+    expected = outputs.features(TinyNet(), adapted.merged(variables), x, at=["block"])
     np.testing.assert_allclose(maps["block"], expected["block"], rtol=1e-6)
     _, updates = adapted.apply(variables, x, train=True, mutable=["batch_stats"])
     assert trees.names(updates) == trees.names({"batch_stats": variables["batch_stats"]})
 
 
 def test_names_tell_what_was_added():
-    assert added("layer1.0.conv1.lora_a")
-    assert added("ssf_shift")
-    assert added("layer1.adapter.adapter_up")
-    assert not added("layer1.0.conv1.kernel")
-    assert not added("lora_net.adapter_conv.kernel")
+    assert is_added("layer1.0.conv1.lora_a")
+    assert is_added("ssf_shift")
+    assert is_added("layer1.adapter.adapter_up")
+    assert not is_added("layer1.0.conv1.kernel")
+    assert not is_added("lora_net.adapter_conv.kernel")

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.training.tiny import TinyNet, randomised
-from tests.transfer.peft.adaptations import (
+from tests.support.adaptations import (
     KEY,
     adapted_names,
     case,
@@ -18,27 +17,34 @@ from tests.transfer.peft.adaptations import (
     check_start,
     check_training,
 )
+from tests.support.every_layer import NAME
+from tests.support.tiny import TinyNet, randomised
 from tl_jax import trees
 from tl_jax.models import layers
 from tl_jax.models.families import convnext
 from tl_jax.models.registry import ARCHITECTURES, FAMILIES, create_model
-from tl_jax.transfer.peft.base import Adapted, added, leaves_by_module
+from tl_jax.models.variables import abstract_variables
+from tl_jax.transfer.peft.base import Adapted, is_added, leaves_by_module
 from tl_jax.transfer.peft.ssf import SSF
-from tl_jax.weights.state_dict import abstract_variables
 
-NETWORKS = ("test_resnet", "test_efficientnet", "test_convnext2", "test_nfnet")
+pytestmark = pytest.mark.slow
+
+MORE_NETWORKS = ("test_efficientnet", "test_convnext2", "test_nfnet")
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [NAME, "test_resnet", *(pytest.param(name, marks=pytest.mark.full) for name in MORE_NETWORKS)],
+)
 def test_it_starts_as_the_network_and_merges_into_it(name):
-    # The kernels of an NFNet are standardised: XLA sums over what SSF makes.
-    rounding = 1e-6 if name == "test_nfnet" else 0.0
+    # Where kernels are standardised, XLA sums over the products too.
+    rounding = 1e-6 if name in (NAME, "test_nfnet") else 0.0
     adapted, variables = check_start(name, SSF(), rounding=rounding)
     check_merged(name, adapted, variables)
 
 
 def test_gradients_reach_factors_and_offsets():
-    known = case("test_convnext2")
+    known = case(NAME)
     adapted = Adapted(known.model, SSF())
     check_gradients(adapted, adapted.add_to(KEY, known.variables), zero=())
 
@@ -48,7 +54,7 @@ def test_a_step_changes_factors_and_offsets_alone():
 
 
 def test_init_is_abstract_too():
-    known = case("test_nfnet")
+    known = case(NAME)
     adapted = Adapted(known.model, SSF())
     check_abstract_init(adapted, adapted.add_to(KEY, known.variables))
 
@@ -156,7 +162,7 @@ def test_what_is_not_reached_in_the_registry(name):
     """Everything else is; and no standardised convolution without a gain has a bias."""
     model = create_model(name, num_classes=3)
     variables = abstract_variables(model)
-    assert [each for each in trees.names(variables["params"]) if added(each)] == []
+    assert [each for each in trees.names(variables["params"]) if is_added(each)] == []
     tuned = jax.eval_shape(lambda v: Adapted(model, SSF()).add_to(KEY, v), variables)
     modules = leaves_by_module(tuned["params"])
     unreached = {

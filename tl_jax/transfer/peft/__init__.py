@@ -1,1 +1,1 @@
-"""Parameter-efficient methods: LoRA, scale and shift, adapters."""
+"""Parameter-efficient fine-tuning: a few trained parameters added to a frozen network."""

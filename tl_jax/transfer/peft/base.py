@@ -1,4 +1,4 @@
-"""Networks with a few added parameters: what every parameter-efficient method shares."""
+"""Networks with a few added parameters: what all parameter-efficient methods share."""
 
 import contextlib
 import dataclasses
@@ -13,58 +13,60 @@ from flax import linen as nn
 
 from tl_jax import messages, trees
 from tl_jax.models import layers
+from tl_jax.models.model import Model
 
-# How the names of added leaves begin; no network's own do.
+# The names of added leaves begin so; no network's own do.
 _PREFIXES = ("lora_", "ssf_", "adapter_")
 _IMAGE_SIDE = 96
-# Sets the draw of added leaves apart from the network's own, which begins with the same key.
+# Separates the random stream of added leaves from the network's, which starts from the same key.
 _ADDED_STREAM = 0x7E57
 
 Variables = Mapping[str, Any]
 
 
-def added(name: str) -> bool:
-    """Says by the last part of a dotted name whether an adaptation added the leaf.
+def is_added(name: str) -> bool:
+    """Returns whether an adaptation added a leaf, by the last part of its dotted name.
 
-    >>> added("layer1.0.conv1.lora_a"), added("layer1.0.conv1.kernel")
+    >>> is_added("layer1.0.conv1.lora_a"), is_added("layer1.0.conv1.kernel")
     (True, False)
     """
     return name.rpartition(".")[2].startswith(_PREFIXES)
 
 
 class Adaptation:
-    """Base of the methods that add parameters to a network and train these in place of its own.
+    """Base of the methods that add parameters to a network and train them instead of its own.
 
     The added leaves lie in the same tree as the network's, beside what they change, so freeze
-    plans, optimizers and checkpoints treat them as any parameter. A method says which leaves there
-    are (`init`) and what the network computes with them: other values of its own parameters
-    (`effective`), or more modules (`interceptor`). It is a frozen dataclass of options.
+    plans, optimizers and checkpoints treat them like any parameter. A method defines the leaves
+    (`init`) and what the network computes with them: other values of its own parameters
+    (`effective_params`), or additional modules (`interceptor`). It is a frozen dataclass of
+    options.
 
     Attributes:
-      mergeable: whether `effective` alone gives the adapted network (of the class).
+      mergeable: whether `effective_params` alone gives the adapted network (of the class).
     """
 
     mergeable: ClassVar[bool] = True
 
     def init(
-        self, key: jax.Array, model: nn.Module, variables: Variables, image_shape: Sequence[int]
+        self, key: jax.Array, model: Model, variables: Variables, image_shape: Sequence[int]
     ) -> dict[str, Any]:
-        """Returns the added leaves alone, as a tree of the form of `params`.
+        """Returns the added leaves only, as a tree like `params`.
 
         Args:
           key: random key.
           model: the network without additions.
-          variables: shapes and types of its variables, without additions.
-          image_shape: of images that the network takes, [B, H, W, C].
+          variables: shapes and dtypes of its variables, without additions.
+          image_shape: shape of images that the network takes, [B, H, W, C].
 
         Raises:
           ValueError: if a pattern of the options matches nothing that can be adapted.
         """
         raise NotImplementedError(f"{type(self).__name__} must define init()")
 
-    def effective(self, params: trees.Tree) -> dict[str, Any]:
+    def effective_params(self, params: trees.Tree) -> dict[str, Any]:
         """Returns the parameters that the network without additions is applied with."""
-        raise NotImplementedError(f"{type(self).__name__} must define effective()")
+        raise NotImplementedError(f"{type(self).__name__} must define effective_params()")
 
     def interceptor(self, params: trees.Tree) -> layers.Interceptor | None:
         """Returns a Linen interceptor that computes added modules; None if there are none."""
@@ -74,27 +76,30 @@ class Adaptation:
 
 @dataclasses.dataclass(frozen=True)
 class Adapted:
-    """A network with an adaptation, to be used in the place of the network.
+    """A network with an adaptation, used like the network: a `tl_jax.models.model.Model`.
 
     `apply` and `init` take what the network's take. The variables hold the added leaves among
-    `params`. At the start the effective parameters are the network's and inserted modules add
-    zeros, so the logits are the network's too, to the bit. The exception is rounding: where the
-    compiler fuses what is added with a sum of the network's (standardised kernels, a LayerNorm
-    behind an adapter) it may sum in another order.
+    `params`. At first the effective parameters are the network's and inserted modules add zeros, so
+    the logits are the network's too, bit for bit. The exception is rounding: where the compiler
+    fuses an addition with a sum of the network's (standardised kernels, a LayerNorm behind an
+    adapter), it may sum in another order.
 
     Attributes:
       model: the network.
       adaptation: what is added to it.
 
-    Example:
-      >>> model, variables = load_pretrained("resnet18", num_classes=5)      # doctest: +SKIP
-      >>> adapted = Adapted(model, LoRA(rank=4))                             # doctest: +SKIP
-      >>> variables = adapted.add_to(jax.random.key(0), variables)           # doctest: +SKIP
-      >>> logits = adapted.apply(variables, images)                          # doctest: +SKIP
-      >>> plain = adapted.merged(variables)  # model.apply(plain, images)    # doctest: +SKIP
+    Examples:
+      >>> from tl_jax.models.registry import create_model
+      >>> from tl_jax.transfer.peft.lora import LoRA
+      >>> model, images = create_model("simple_cnn", num_classes=5), jnp.ones((1, 16, 16, 3))
+      >>> adapted = Adapted(model, LoRA(rank=4))
+      >>> variables = adapted.add_to(jax.random.key(0), model.init(jax.random.key(1), images))
+      >>> logits = adapted.apply(variables, images)
+      >>> bool((logits == model.apply(adapted.merged(variables), images)).all())
+      True
     """
 
-    model: nn.Module
+    model: Model
     adaptation: Adaptation
 
     @property
@@ -109,17 +114,17 @@ class Adapted:
 
     @property
     def in_channels(self) -> int:
-        """Channels of the images."""
+        """Channels of an image."""
         return self.model.in_channels
 
     def apply(self, variables: Variables, *args: Any, **kwargs: Any) -> Any:
         """Applies the adapted network; arguments and results are those of Linen's `apply`."""
         params = variables["params"]
-        plain = {**variables, "params": self.adaptation.effective(params)}
+        effective = {**variables, "params": self.adaptation.effective_params(params)}
         interceptor = self.adaptation.interceptor(params)
-        inserted = nn.intercept_methods(interceptor) if interceptor else contextlib.nullcontext()
-        with inserted:
-            return self.model.apply(plain, *args, **kwargs)
+        context = nn.intercept_methods(interceptor) if interceptor else contextlib.nullcontext()
+        with context:
+            return self.model.apply(effective, *args, **kwargs)
 
     def init(self, rngs: Any, images: jax.Array, **kwargs: Any) -> dict[str, Any]:
         """Draws the network's variables, then the added leaves; arguments are those of Linen's."""
@@ -135,29 +140,29 @@ class Adapted:
         Args:
           key: random key.
           variables: the network's, without additions.
-          image_shape: of images that the network takes, [B, H, W, C]; None for one of 96 pixels.
-            Nothing but the number of channels depends on it.
+          image_shape: shape of images that the network takes, [B, H, W, C]; None for one of 96
+            pixels. The leaves depend on the number of channels only.
 
         Raises:
-          ValueError: if the variables hold added leaves already, or a pattern of the adaptation
+          ValueError: if the variables already hold added leaves, or a pattern of the adaptation
             matches nothing.
         """
-        there = [name for name in trees.names(variables["params"]) if added(name)]
-        if there:
+        present = [name for name in trees.names(variables["params"]) if is_added(name)]
+        if present:
             raise ValueError(
-                f"the variables hold {len(there)} added leaves already, first {there[0]!r}; "
+                f"the variables already hold {len(present)} added leaves, first {present[0]!r}; "
                 "start from the network's own, such as merged(variables)"
             )
         shape = image_shape or (1, _IMAGE_SIDE, _IMAGE_SIDE, self.in_channels)
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dict(variables))
         # Compiled as a whole: leaf by leaf, every shape would be a program of its own.
-        draw = jax.jit(lambda key: self.adaptation.init(key, self.model, abstract, shape))
-        return {**variables, "params": trees.merge(variables["params"], draw(key))}
+        init = jax.jit(lambda key: self.adaptation.init(key, self.model, abstract, shape))
+        return {**variables, "params": trees.merge(variables["params"], init(key))}
 
     def merged(self, variables: Variables) -> dict[str, Any]:
         """Returns the variables with which the network itself computes what this one does.
 
-        They have the network's own leaves only, so they export as any network's do.
+        They have the network's own leaves only, so they export like any network's.
 
         Raises:
           ValueError: if the adaptation inserts modules, which no weights of the network can hold.
@@ -167,10 +172,13 @@ class Adapted:
                 f"{type(self.adaptation).__name__} inserts modules, which cannot be merged into "
                 "the network's own weights; keep the adapted network, or use LoRA or SSF"
             )
-        return {**variables, "params": jax.jit(self.adaptation.effective)(variables["params"])}
+        return {
+            **variables,
+            "params": jax.jit(self.adaptation.effective_params)(variables["params"]),
+        }
 
 
-def uniform(
+def draw_kernels(
     key: jax.Array, shapes: Mapping[trees.Path, tuple[int, ...]], bound: float
 ) -> dict[trees.Path, jax.Array]:
     """Draws kernels [..., outputs] from U(-bound, bound) / sqrt(fan_in), whatever their order.
@@ -188,7 +196,7 @@ def uniform(
 
 def without_added(params: trees.Tree) -> dict[str, Any]:
     """Returns the network's own parameters."""
-    return trees.split(params, added)[1]
+    return trees.split(params, is_added)[1]
 
 
 def leaves_by_module(params: trees.Tree) -> dict[trees.Path, dict[str, Any]]:
@@ -199,29 +207,28 @@ def leaves_by_module(params: trees.Tree) -> dict[trees.Path, dict[str, Any]]:
     return modules
 
 
-def targeted(
-    modules: Iterable[trees.Path], targets: Sequence[str], *, left_out: str | None, kind: str
+def match_targets(
+    modules: Iterable[trees.Path], targets: Sequence[str], *, excluded: str | None, kind: str
 ) -> list[trees.Path]:
-    """Returns the modules whose dotted names the patterns match, but for those left out.
+    """Returns the modules whose dotted names match the patterns.
 
     Args:
       modules: paths of the modules that can be adapted.
       targets: patterns as in `trees.matches`.
-      left_out: dotted name of a module that is not adapted, nor what lies below it; None for none.
-      kind: what the modules are, in the plural, for the error.
+      excluded: dotted name of a module that is not adapted, nor what lies below it; None for none.
+      kind: what the modules are, in the plural, for the error message.
 
     Raises:
-      ValueError: if a pattern matches none of the modules that are not left out.
+      ValueError: if a pattern matches none of the modules that are not excluded.
     """
     names = {trees.dotted(path): path for path in modules}
-    offered = [name for name in names if left_out is None or not trees.is_under(name, left_out)]
+    candidates = [name for name in names if excluded is None or not trees.is_under(name, excluded)]
     for pattern in targets:
-        if not any(trees.matches(name, pattern) for name in offered):
-            only_left_out = any(trees.matches(name, pattern) for name in names)
-            mend = (
-                f"; it matches the classifier {left_out!r} alone, which classifier=True adapts"
-                if only_left_out
-                else messages.hint(pattern, offered)
-            )
-            raise ValueError(f"the target {pattern!r} matches none of the {kind}{mend}")
-    return [names[name] for name in offered if any(trees.matches(name, p) for p in targets)]
+        if any(trees.matches(name, pattern) for name in candidates):
+            continue
+        if any(trees.matches(name, pattern) for name in names):
+            mend = f"; it matches only the classifier {excluded!r}, which classifier=True adapts"
+        else:
+            mend = messages.hint(pattern, candidates)
+        raise ValueError(f"the target {pattern!r} matches none of the {kind}{mend}")
+    return [names[name] for name in candidates if any(trees.matches(name, p) for p in targets)]

@@ -1,4 +1,4 @@
-"""LoRA: kernels plus products of two thin factors, which alone are trained (arXiv:2106.09685)."""
+"""LoRA: kernels plus trained products of two low-rank factors (arXiv:2106.09685)."""
 
 import dataclasses
 import math
@@ -7,16 +7,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import lax
 
 from tl_jax import trees
+from tl_jax.models.model import Model
 from tl_jax.transfer.peft.base import (
     Adaptation,
     Variables,
+    draw_kernels,
     leaves_by_module,
-    targeted,
-    uniform,
+    match_targets,
     without_added,
 )
 
@@ -28,11 +28,11 @@ class LoRA(Adaptation):
     """Low-rank changes of the kernels of convolutions and dense layers.
 
     A kernel [..., I, O] becomes `kernel + alpha / rank * lora_a @ lora_b` with `lora_a` [..., I, r]
-    and `lora_b` [r, O], which lie beside it. For a convolution that is the change that a
-    convolution of the same size to r channels and a 1x1 convolution after it would add. `lora_a`
-    is drawn from U(-1, 1) / sqrt(fan_in), `lora_b` is zero.
+    and `lora_b` [r, O], which lie beside it. For a convolution this equals adding a convolution of
+    the same size to r channels followed by a 1x1 convolution. `lora_a` is drawn from
+    U(-1, 1) / sqrt(fan_in), `lora_b` is zero.
 
-    Of a grouped convolution, whose kernel has I = inputs / groups, the factors are those of the
+    The factors of a grouped convolution, whose kernel has I = inputs / groups, are those of the
     kernel too: all groups share the r filters of `lora_a`, and each output has its own mixture of
     them. A depthwise 3x3 kernel is thus a 9 x C matrix. Kernels that the layer standardises
     (`StdConv`, `ScaledStdConv`) are changed before they are standardised.
@@ -40,13 +40,13 @@ class LoRA(Adaptation):
     r is `rank`, or the full rank of a kernel that has less; more could not change anything.
 
     The factors are multiplied in every step, which costs little, and the gradient of a kernel is
-    formed on the way to theirs. What is saved is the optimizer's state and the checkpoint's size.
+    computed on the way to theirs. What LoRA saves is optimizer state and checkpoint size.
 
     Attributes:
       rank: inner width r.
       alpha: the change is scaled by `alpha / rank`.
       targets: patterns on dotted names of modules, as in `trees.matches`.
-      classifier: adapt the classifier too; it is new as a rule, and trained as a whole.
+      classifier: adapt the classifier too; as a rule it is new, and trained as a whole.
 
     Raises:
       ValueError: on construction if the rank is below 1 or `alpha` is not positive.
@@ -57,37 +57,34 @@ class LoRA(Adaptation):
     targets: tuple[str, ...] = ("*",)
     classifier: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"rank is {self.rank}; it must be at least 1")
         if not self.alpha > 0:
             raise ValueError(f"alpha is {self.alpha}; it must be positive")
 
     def init(
-        self, key: jax.Array, model: nn.Module, variables: Variables, image_shape: Sequence[int]
+        self, key: jax.Array, model: Model, variables: Variables, image_shape: Sequence[int]
     ) -> dict[str, Any]:
         """Returns `lora_a` and `lora_b` for each of the targets' kernels."""
         del image_shape
         modules = leaves_by_module(variables["params"])
-        left_out = None if self.classifier else model.classifier
         kernels = [path for path, leaves in modules.items() if "kernel" in leaves]
+        excluded = None if self.classifier else model.classifier
         shapes, zeros = {}, {}
-        for path in targeted(kernels, self.targets, left_out=left_out, kind="kernels"):
+        for path in match_targets(kernels, self.targets, excluded=excluded, kind="kernels"):
             shape = modules[path]["kernel"].shape
             rank = min(self.rank, math.prod(shape[:-1]), shape[-1])
             shapes[*path, _A] = (*shape[:-1], rank)
             zeros[*path, _B] = jnp.zeros((rank, shape[-1]), jnp.float32)
-        return trees.unflatten(uniform(key, shapes, 1.0) | zeros)
+        return trees.unflatten(draw_kernels(key, shapes, 1.0) | zeros)
 
-    def effective(self, params: trees.Tree) -> dict[str, Any]:
+    def effective_params(self, params: trees.Tree) -> dict[str, Any]:
         """Returns the network's parameters with the products added to the kernels."""
-        plain = trees.flatten(without_added(params))
+        effective = trees.flatten(without_added(params))
         for path, leaves in leaves_by_module(params).items():
             if _A in leaves:
-                plain[*path, "kernel"] = leaves["kernel"] + self._change(leaves[_A], leaves[_B])
-        return trees.unflatten(plain)
-
-    def _change(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        # Weights are made here, not activations: a GPU's TF32 would cut their digits.
-        product = jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
-        return (self.alpha / self.rank) * product
+                # These are weights, not activations: a GPU's TF32 would cut their precision.
+                product = jnp.matmul(leaves[_A], leaves[_B], precision=lax.Precision.HIGHEST)
+                effective[*path, "kernel"] = leaves["kernel"] + self.alpha / self.rank * product
+        return trees.unflatten(effective)

@@ -6,14 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from tl_jax import trees
+from tl_jax.models.model import Model
 from tl_jax.transfer.peft.base import (
     Adaptation,
     Variables,
     leaves_by_module,
-    targeted,
+    match_targets,
     without_added,
 )
 
@@ -24,7 +24,7 @@ _SCALE, _SHIFT = "ssf_scale", "ssf_shift"
 class SSF(Adaptation):
     """Factors and offsets of the outputs of layers, folded into the layers' own parameters.
 
-    The output y of a layer becomes `ssf_scale * y + ssf_shift`, by its last linear part:
+    The output y of a layer becomes `ssf_scale * y + ssf_shift`, folded into its last linear part:
 
     - a normalisation: `scale` and `bias` (before an activation or a threshold that is part of it);
     - a convolution or dense layer with a bias: `kernel` along its outputs, and `bias`;
@@ -32,61 +32,58 @@ class SSF(Adaptation):
       undo a factor on the kernel, and `bias`.
 
     A normalisation without a bias (`RmsNorm`, `SimpleNorm`) gets a factor only. ConvNeXt V2's
-    response normalisation adds its input to what it scales; the factor is that of its own part.
+    response normalisation adds its input to what it scales; the factor applies to the latter.
 
     A convolution without a bias gets nothing: it has no parameter that could hold an offset, and
-    the normalisation behind it does for both. Where none stands directly behind it (the last
-    convolution of a pre-activation block) the block's sum is adapted by the next one. Nor do layer
-    scales (`gamma`) and the NFNets' `skipinit_gain`, which only follow what is adapted.
+    the normalisation behind it serves both. Where none follows it directly (the last convolution of
+    a pre-activation block), the block's sum is adapted by the next one. Layer scales (`gamma`) and
+    the NFNets' `skipinit_gain` get nothing either; they only follow what is adapted.
 
     Attributes:
       targets: patterns on dotted names of modules, as in `trees.matches`.
-      classifier: adapt the classifier too; it is new as a rule, and trained as a whole.
+      classifier: adapt the classifier too; as a rule it is new, and trained as a whole.
     """
 
     targets: tuple[str, ...] = ("*",)
     classifier: bool = False
 
     def init(
-        self, key: jax.Array, model: nn.Module, variables: Variables, image_shape: Sequence[int]
+        self, key: jax.Array, model: Model, variables: Variables, image_shape: Sequence[int]
     ) -> dict[str, Any]:
         """Returns factors of 1 and offsets of 0 for each of the targets."""
         del key, image_shape
         modules = leaves_by_module(variables["params"])
-        reached = [path for path, leaves in modules.items() if _scaled_leaf(leaves) is not None]
-        left_out = None if self.classifier else model.classifier
-        factors = {}
+        scalable = [path for path, leaves in modules.items() if _scaled_leaf(leaves)]
+        excluded = None if self.classifier else model.classifier
         kind = "layers with a scale or a bias"
-        for path in targeted(reached, self.targets, left_out=left_out, kind=kind):
+        factors = {}
+        for path in match_targets(scalable, self.targets, excluded=excluded, kind=kind):
             leaves = modules[path]
-            outputs = _outputs(leaves)
+            name = _scaled_leaf(leaves)
+            # The outputs are the first axis of a gain [O, 1, 1, 1], the last one of other leaves.
+            outputs = leaves[name].shape[0 if name == "gain" else -1]
             factors[*path, _SCALE] = jnp.ones((outputs,), jnp.float32)
             if "bias" in leaves:
                 factors[*path, _SHIFT] = jnp.zeros((outputs,), jnp.float32)
         return trees.unflatten(factors)
 
-    def effective(self, params: trees.Tree) -> dict[str, Any]:
+    def effective_params(self, params: trees.Tree) -> dict[str, Any]:
         """Returns the network's parameters with the factors and offsets folded in."""
-        plain = trees.flatten(without_added(params))
+        effective = trees.flatten(without_added(params))
         for path, leaves in leaves_by_module(params).items():
-            if _SCALE in leaves:
-                factor, name = leaves[_SCALE], _scaled_leaf(leaves)
+            name = _scaled_leaf(leaves)
+            if _SCALE in leaves and name:
                 shape = (-1, 1, 1, 1) if name == "gain" else (-1,)
-                plain[*path, name] = leaves[name] * factor.reshape(shape)
+                effective[*path, name] = leaves[name] * leaves[_SCALE].reshape(shape)
             if _SHIFT in leaves:
-                plain[*path, "bias"] = leaves["bias"] * leaves[_SCALE] + leaves[_SHIFT]
-        return trees.unflatten(plain)
+                effective[*path, "bias"] = leaves["bias"] * leaves[_SCALE] + leaves[_SHIFT]
+        return trees.unflatten(effective)
 
 
-def _scaled_leaf(leaves: Mapping[str, Any]) -> str | None:
-    """Returns which leaf of a layer scales its outputs one by one; None if none may be scaled."""
+def _scaled_leaf(leaves: Mapping[str, Any]) -> str:
+    """Returns the leaf of a layer that scales its outputs one by one; "" if none may be scaled."""
     if "scale" in leaves:
         return "scale"
     if "bias" not in leaves or "kernel" not in leaves:
-        return None
+        return ""
     return "gain" if "gain" in leaves else "kernel"
-
-
-def _outputs(leaves: Mapping[str, Any]) -> int:
-    name = _scaled_leaf(leaves)
-    return leaves[name].shape[0 if name == "gain" else -1]

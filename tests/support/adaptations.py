@@ -11,31 +11,36 @@ from flax import linen as nn
 
 from experiments import parity
 from experiments.torch_peer import random_images
-from tests.training import tiny
-from tests.training.tiny import TinyNet, as_they_are, assert_equal_trees, batch
+from tests.support import every_layer, tiny
+from tests.support.tiny import TinyNet, assert_equal_trees, batch, images_unchanged
 from tl_jax import trees
 from tl_jax.models import layers
+from tl_jax.models.variables import abstract_variables, from_state_dict
 from tl_jax.training import optim, state, step
 from tl_jax.transfer import freeze
-from tl_jax.transfer.peft.base import Adaptation, Adapted, added
-from tl_jax.weights.state_dict import abstract_variables, from_state_dict, to_state_dict
+from tl_jax.transfer.peft.base import Adaptation, Adapted, is_added
+from tl_jax.weights.state_dict import to_state_dict
 
 KEY = jax.random.key(0)
 SIZE = (48, 48)
 
 
 class Case(NamedTuple):
-    """A network with random weights, its peer, images and logits."""
+    """A network with random weights, its peer in timm if it has one, and its logits."""
 
     model: nn.Module
     variables: dict[str, Any]
-    peer: torch.nn.Module
+    peer: torch.nn.Module | None
     logits: np.ndarray
 
 
 @functools.cache
 def case(name: str) -> Case:
-    """Returns a network with the weights of its peer, and what it makes of `images()`."""
+    """Returns a network with the weights of its peer, and its logits of `images()`."""
+    if name == every_layer.NAME:
+        tiny_network = every_layer.EveryLayer(num_classes=parity.CLASSES)
+        variables = tiny.randomised(tiny_network)
+        return Case(tiny_network, variables, None, logits(tiny_network, variables))
     peer = parity.make_peer(name, SIZE)
     model = parity.build(name)
     variables = from_state_dict(model, peer.state_dict())
@@ -64,7 +69,7 @@ def changed(variables: Any, *, seed: int = 0, spread: float = 0.2) -> dict[str, 
     """Returns variables whose added leaves have moved at random from where they start."""
     rng = np.random.default_rng(seed)
     flat = {
-        path: leaf + rng.normal(0, spread, leaf.shape).astype("f4") if added(path[-1]) else leaf
+        path: leaf + rng.normal(0, spread, leaf.shape).astype("f4") if is_added(path[-1]) else leaf
         for path, leaf in trees.flatten(variables["params"]).items()
     }
     return {**variables, "params": trees.unflatten(flat)}
@@ -72,7 +77,7 @@ def changed(variables: Any, *, seed: int = 0, spread: float = 0.2) -> dict[str, 
 
 def adapted_names(params: Any) -> set[str]:
     """Returns the dotted names of the added leaves."""
-    return {name for name in trees.names(params) if added(name)}
+    return {name for name in trees.names(params) if is_added(name)}
 
 
 def check_start(
@@ -92,16 +97,16 @@ def check_start(
     known = case(name)
     adapted = Adapted(known.model, adaptation)
     variables = adapted.add_to(KEY, known.variables)
-    _, own = trees.split(variables["params"], added)
+    _, own = trees.split(variables["params"], is_added)
     assert_equal_trees(own, known.variables["params"])
     assert adapted_names(variables["params"])
-    assert_equal_trees(adaptation.effective(variables["params"]), known.variables["params"])
+    assert_equal_trees(adaptation.effective_params(variables["params"]), known.variables["params"])
     assert parity.relative_error(logits(adapted, variables), known.logits) <= rounding
     return adapted, variables
 
 
 def check_merged(name: str, adapted: Adapted, variables: dict[str, Any]) -> None:
-    """Asserts that merged weights give the adapted logits, in this library and in timm."""
+    """Asserts that merged weights give the adapted logits, in this library and in the peer."""
     known = case(name)
     moved = changed(variables)
     found = logits(adapted, moved)
@@ -109,7 +114,8 @@ def check_merged(name: str, adapted: Adapted, variables: dict[str, Any]) -> None
     merged = adapted.merged(moved)
     assert trees.names(merged) == trees.names(known.variables)
     assert parity.relative_error(logits(known.model, merged), found) <= 1e-5
-    assert parity.relative_error(_timm_logits(known.peer, merged), found) <= 1e-5
+    if known.peer is not None:
+        assert parity.relative_error(_timm_logits(known.peer, merged), found) <= 1e-5
 
 
 def _timm_logits(peer: torch.nn.Module, variables: dict[str, Any]) -> np.ndarray:
@@ -139,7 +145,9 @@ def check_training(adaptation: Adaptation) -> None:
     rules = [(name, freeze.BACKBONE) for name in names] + [("*", freeze.FROZEN)]
     plan = trees.label(variables["params"], rules)
     tx = optim.optimizer("sgd", {freeze.BACKBONE: 0.1}, plan, weight_decay=0.1)
-    made = jax.jit(step.make_train_step(adapted, tx, plan, prepare=as_they_are, seed_key=KEY))
+    made = jax.jit(
+        step.make_train_step(adapted, tx, plan, augment_fn=images_unchanged, seed_key=KEY)
+    )
     after = state.create(variables, tx, plan)
     for seed in range(2):
         after, _ = made(after, batch(seed=seed))
@@ -154,7 +162,7 @@ def check_training(adaptation: Adaptation) -> None:
 @functools.cache
 def _compiled_gradient(adapted: Adapted):
     def gradient(variables: Any, images: jax.Array) -> Any:
-        leaves, own = trees.split(variables["params"], added)
+        leaves, own = trees.split(variables["params"], is_added)
 
         def scalar(leaves: Any) -> jax.Array:
             with layers.as_on_accelerators():
@@ -171,7 +179,7 @@ def check_gradients(adapted: Adapted, variables: dict[str, Any], *, zero: tuple[
 
     It is differentiated by the added leaves alone.
     """
-    leaves, _ = trees.split(variables["params"], added)
+    leaves, _ = trees.split(variables["params"], is_added)
     gradient = trees.flatten(_compiled_gradient(adapted)(variables, images()))
     assert {trees.dotted(path) for path in gradient} == adapted_names(variables["params"])
     still = {trees.dotted(path) for path, leaf in gradient.items() if not leaf.any()}
