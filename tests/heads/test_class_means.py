@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.training.tiny import assert_equal_trees
+from tests.support.tiny import assert_equal_trees
 from tl_jax import trees
-from tl_jax.heads import class_means as start
+from tl_jax.heads import class_means as heads
 from tl_jax.heads.head import Cosine, Linear
 
 CLASSES, WIDTH = 4, 6
@@ -29,12 +29,12 @@ def squared_distances(features, means) -> np.ndarray:
 
 def test_means_are_those_by_hand(data):
     features, labels = data
-    means = start.class_means(features, labels, num_classes=CLASSES)
+    means = heads.class_means(features, labels, num_classes=CLASSES)
     for label in range(CLASSES):
         np.testing.assert_allclose(means[label], features[labels == label].mean(0), rtol=1e-6)
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    found = start.class_means(features, labels, num_classes=CLASSES, normalize=True)
-    expected = start.class_means(features / lengths, labels, num_classes=CLASSES)
+    found = heads.class_means(features, labels, num_classes=CLASSES, normalize=True)
+    expected = heads.class_means(features / lengths, labels, num_classes=CLASSES)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -43,9 +43,9 @@ def test_a_linear_head_finds_the_nearest_mean(data, scale):
     features, labels = data[0] * scale, data[1]
     head = Linear(CLASSES)
     params = head.init(jax.random.key(0), features)["params"]
-    params = start.start_from_class_means(params, "fc", features, labels)
+    params = heads.init_from_class_means(params, "fc", features, labels)
     logits = head.apply({"params": params}, features)
-    means = start.class_means(features, labels, num_classes=CLASSES)
+    means = heads.class_means(features, labels, num_classes=CLASSES)
     distances = squared_distances(features, means)
     np.testing.assert_array_equal(np.argmax(logits, 1), np.argmin(distances, 1))
     # Not only the order: the logits are the distances, up to a factor and each example's offset.
@@ -59,7 +59,7 @@ def test_a_linear_head_finds_the_nearest_mean(data, scale):
 @pytest.mark.parametrize(("num_classes", "confidence"), [(2, 0.9), (5, 0.9), (5, 0.3)])
 def test_means_equally_far_apart_have_the_confidence_asked_for(num_classes, confidence):
     means = 100 + 0.7 * np.eye(num_classes, 8)
-    kernel, bias = start.linear_from_means(means, confidence)
+    kernel, bias = heads.linear_from_means(means, confidence)
     probabilities = jax.nn.softmax(jnp.asarray(means, jnp.float32) @ kernel + bias)
     np.testing.assert_allclose(np.diag(probabilities), confidence, atol=1e-3)
 
@@ -68,12 +68,12 @@ def test_a_cosine_head_finds_the_mean_of_the_nearest_direction(data):
     features, labels = data
     head = Cosine(CLASSES)
     params = head.init(jax.random.key(0), features)["params"]
-    started = start.start_from_class_means(params, "fc", features, labels)
+    started = heads.init_from_class_means(params, "fc", features, labels)
     assert started["fc"]["logit_scale"] is params["fc"]["logit_scale"]
     kernel = np.asarray(started["fc"]["kernel"])
     np.testing.assert_allclose(np.linalg.norm(kernel, axis=0), 1, rtol=1e-6)
-    means = start.class_means(features, labels, num_classes=CLASSES, normalize=True)
-    np.testing.assert_array_equal(kernel, start.cosine_from_means(means))
+    means = heads.class_means(features, labels, num_classes=CLASSES, normalize=True)
+    np.testing.assert_array_equal(kernel, heads.cosine_from_means(means))
     cosines = features @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
     logits = head.apply({"params": started}, features)
     np.testing.assert_array_equal(np.argmax(logits, 1), np.argmax(cosines, 1))
@@ -85,12 +85,12 @@ def test_a_classifier_that_is_a_convolution_keeps_its_form_and_the_rest_its_bits
         "stem": {"kernel": jnp.ones((3, 3, 3, 2))},
         "head.fc": {"kernel": jnp.zeros((1, 1, WIDTH, CLASSES)), "bias": jnp.zeros(CLASSES)},
     }
-    found = start.start_from_class_means(params, "head.fc", features, labels)
+    found = heads.init_from_class_means(params, "head.fc", features, labels)
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, params)
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
     assert_equal_trees(found["stem"], params["stem"])
-    means = start.class_means(features, labels, num_classes=CLASSES)
-    kernel, bias = start.linear_from_means(means)
+    means = heads.class_means(features, labels, num_classes=CLASSES)
+    kernel, bias = heads.linear_from_means(means)
     np.testing.assert_array_equal(found["head.fc"]["kernel"][0, 0], kernel)
     np.testing.assert_array_equal(found["head.fc"]["bias"], bias)
 
@@ -98,39 +98,39 @@ def test_a_classifier_that_is_a_convolution_keeps_its_form_and_the_rest_its_bits
 def test_a_class_without_examples_is_named(data):
     features, labels = data
     some = (labels != 1) & (labels != 2)
-    with pytest.raises(ValueError, match="2 of 4 classes have no example.*'dog', 'crane';"):
-        start.class_means(features[some], labels[some], num_classes=CLASSES, class_names=NAMES)
-    with pytest.raises(ValueError, match="92 of 96 .*: 4, 5, 6, 7, 8 and 87 more;"):
-        start.class_means(features, labels, num_classes=96)
+    with pytest.raises(ValueError, match="2 of 4 classes have no example: 'dog', 'crane';"):
+        heads.class_means(features[some], labels[some], num_classes=CLASSES, class_names=NAMES)
+    with pytest.raises(ValueError, match="92 of 96 .*: '4', '5', .* and 82 more;"):
+        heads.class_means(features, labels, num_classes=96)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"layer": "fcc"}, "no layer 'fcc'; did you mean 'fc'"),
-        ({"features": np.ones((64, 3))}, r"kernel of shape \(6, 4\).*of width 3"),
-        ({"features": np.ones((64, 3, 3, WIDTH))}, r"expected features \[N, C\]"),
-        ({"labels": np.zeros(5, int)}, r"and labels \[N\]"),
-        ({"labels": np.arange(64)}, "labels go from 0 to 63, expected 0 to 3"),
+        ({"features": np.ones((64, 3))}, r"kernel of shape \(6, 4\).*have width 3"),
+        ({"features": np.ones((64, 3, 3, WIDTH))}, r"expected \[N, C\] and \[N\]"),
+        ({"labels": np.zeros(5, int)}, r"labels \(5,\); expected"),
+        ({"labels": np.arange(64)}, r"labels from 0 to 63 .*from 0 to 3"),
         ({"confidence": 0.2}, "confidence is 0.2; among 4 classes .* between 0.25 and 1"),
-        ({"features": np.ones((64, WIDTH))}, "all 4 classes are the same"),
+        ({"features": np.ones((64, WIDTH))}, "all 4 classes are equal"),
     ],
 )
 def test_what_does_not_fit_is_refused(data, change, message):
     params = Linear(CLASSES).init(jax.random.key(0), data[0])["params"]
     arguments = {"params": params, "layer": "fc", "features": data[0], "labels": data[1]} | change
     with pytest.raises(ValueError, match=message):
-        start.start_from_class_means(**arguments)
+        heads.init_from_class_means(**arguments)
 
 
 def test_one_class_and_a_mean_of_zero_are_refused():
     with pytest.raises(ValueError, match="means of 1 classes, expected at least 2"):
-        start.linear_from_means(np.ones((1, 3)))
+        heads.linear_from_means(np.ones((1, 3)))
     with pytest.raises(ValueError, match="row 1 of 2 is zero"):
-        start.cosine_from_means(np.array([[1.0, 0], [0, 0]]))
+        heads.cosine_from_means(np.array([[1.0, 0], [0, 0]]))
 
 
 def test_parameters_given_are_left_alone(data):
     params = Linear(CLASSES).init(jax.random.key(0), data[0])["params"]
-    start.start_from_class_means(params, "fc", *data)
+    heads.init_from_class_means(params, "fc", *data)
     assert not any(leaf.any() for leaf in trees.flatten(params).values())

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from tests.training.tiny import as_they_are, assert_equal_trees, batch, randomised
+from tests.support.every_layer import EveryLayer
+from tests.support.tiny import assert_equal_trees, batch, images_unchanged, randomised
 from tl_jax import trees
 from tl_jax.heads.classifier import Classifier
 from tl_jax.heads.head import MLP, Cosine, Linear
 from tl_jax.models import layers
 from tl_jax.models.registry import create_model
+from tl_jax.models.variables import abstract_variables
 from tl_jax.training import optim, state, step
 from tl_jax.transfer import freeze
-from tl_jax.weights.state_dict import abstract_variables
 
 IMAGES = batch()["image"]
 
@@ -113,7 +114,9 @@ def test_its_head_can_be_trained_alone(model):
     variables = model.init(jax.random.key(0), IMAGES)
     plan = freeze.plan(variables["params"], [model.classifier], train_backbone=False)
     tx = optim.optimizer("sgd", {freeze.HEAD: 0.1}, plan, weight_decay=0.1)
-    made = step.make_train_step(model, tx, plan, prepare=as_they_are, seed_key=jax.random.key(0))
+    made = step.make_train_step(
+        model, tx, plan, augment_fn=images_unchanged, seed_key=jax.random.key(0)
+    )
     after, _ = made(state.create(variables, tx, plan), batch())
     assert_equal_trees(after.params["backbone"], variables["params"]["backbone"])
     assert_equal_trees(after.batch_stats, variables["batch_stats"])
@@ -130,15 +133,15 @@ def test_every_family_can_be_its_backbone(name):
 
 
 @pytest.mark.parametrize("head", [Linear(5), MLP(5, (32,)), Cosine(5)])
-def test_features_that_are_pooled_are_taken_as_they_are(head):
-    backbone = create_model("test_resnet", num_classes=0)
+def test_features_that_are_pooled_are_taken_images_unchanged(head):
+    backbone = EveryLayer(num_classes=0)
     model = Classifier(backbone, head)
     assert (model.num_classes, model.in_channels) == (5, 3)
     variables = randomised(model, side=32)
     images = batch(2, side=32)["image"]
     of_backbone = {collection: tree["backbone"] for collection, tree in variables.items()}
     features = jax.jit(backbone.apply)(of_backbone, images)
-    assert features.shape == (2, 96)
+    assert features.shape == (2, 6)
     found = jax.jit(model.apply)(variables, images)
     expected = head.apply({"params": variables["params"]["head"]}, features)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

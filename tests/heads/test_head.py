@@ -7,7 +7,7 @@ import pytest
 
 from tl_jax import trees
 from tl_jax.heads.head import MLP, Cosine, Linear, unit
-from tl_jax.heads.initial import initializer, start_small
+from tl_jax.heads.initializers import init_small, initializer
 
 FEATURES = np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32)
 KEY = jax.random.key(0)
@@ -51,28 +51,30 @@ def test_zero_is_where_linear_layers_start(head):
     np.testing.assert_array_equal(head.apply({"params": params}, FEATURES), np.zeros((8, 3)))
 
 
-@pytest.mark.parametrize("head", [Linear(300, start="small"), MLP(300, (50,), start="small")])
+@pytest.mark.parametrize(
+    "head", [Linear(300, kernel_init="small"), MLP(300, (50,), kernel_init="small")]
+)
 def test_a_small_start(head):
     last = head.init(KEY, FEATURES)["params"]["fc"]
     assert 0.009 < np.std(last["kernel"]) < 0.011
     assert not last["bias"].any()
 
 
-def test_an_unknown_start_names_the_nearest():
+def test_an_unknown_initializer_names_the_nearest():
     with pytest.raises(ValueError, match="'smal' of a head; did you mean 'small'"):
-        Linear(3, start="smal").init(KEY, FEATURES)
+        Linear(3, kernel_init="smal").init(KEY, FEATURES)
     assert initializer("zero")(KEY, (2, 2), jnp.float32).sum() == 0
 
 
 def test_a_small_start_of_a_layer_in_a_network():
     params = {"conv": {"kernel": jnp.ones((3, 3))}, "head.fc": dict(SHAPES["linear"][0].init(
         KEY, np.zeros((1, 4000), np.float32))["params"]["fc"])}  # fmt: skip
-    found = start_small(KEY, params, "head.fc")
+    found = init_small(KEY, params, "head.fc")
     assert 0.009 < np.std(found["head.fc"]["kernel"]) < 0.011
     assert found["head.fc"]["bias"] is params["head.fc"]["bias"]
     assert found["conv"]["kernel"] is params["conv"]["kernel"]
     with pytest.raises(ValueError, match=r"no layer 'head.fcc'; did you mean 'head.fc'"):
-        start_small(KEY, params, "head.fcc")
+        init_small(KEY, params, "head.fcc")
 
 
 @pytest.mark.parametrize("head", [Linear(3, 0.5), MLP(3, (64,), 0.5), Cosine(3, 0.5)])

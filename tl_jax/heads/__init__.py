@@ -1,1 +1,1 @@
-"""What stands on a backbone: pooling, dense layers, classifiers."""
+"""Heads of networks: pooling, linear, MLP and cosine classifiers, and how they are initialized."""

@@ -1,4 +1,4 @@
-"""A network of a backbone and a head of its own, under the names `backbone` and `head`."""
+"""A network that joins a backbone and a separate head, named `backbone` and `head`."""
 
 from typing import ClassVar
 
@@ -9,11 +9,11 @@ from tl_jax.models import layers
 from tl_jax.models.network import Network
 
 
-class OnBackbone(nn.Module):
-    """Base of the networks whose head stands beside the backbone, and not in it.
+class BackboneWithHead(nn.Module):
+    """Base of the networks whose head is a module beside the backbone.
 
     Attributes:
-      classifier: dotted name of what is fresh: the head that a freeze plan is told (of the class).
+      classifier: dotted name of the head, which a freeze plan trains (of the class).
       backbone: the network below the head.
       head: module with the field `num_classes`.
     """
@@ -34,19 +34,23 @@ class OnBackbone(nn.Module):
         return self.head.num_classes if self.head is not None else 0
 
 
-class Classifier(OnBackbone):
+class Classifier(BackboneWithHead):
     """A head on the pooled features of a network without a classifier.
 
     Attributes:
       backbone: network without a classifier. A feature map [B, h, w, C] (`global_pool=""`) is
-        averaged over space; features [B, C] (`num_classes=0`), which are what the family's own
-        classifier would see, are taken as they are.
-      head: one of `tl_jax.heads.head`; None returns the features [B, C] in float32.
+        averaged over space; features [B, C] (`num_classes=0`), the input of the family's own
+        classifier, are used as they are.
+      head: one of `tl_jax.heads.head`; with None the network returns the features [B, C] in
+        float32.
 
-    Example:
-      >>> backbone = create_model("resnet50", num_classes=0)
-      >>> model = Classifier(backbone, Cosine(10))
-      >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    Examples:
+      >>> from tl_jax.heads.head import Cosine
+      >>> from tl_jax.models.registry import create_model
+      >>> model = Classifier(create_model("simple_cnn", num_classes=0), Cosine(10))
+      >>> images = jax.numpy.zeros((2, 16, 16, 3))
+      >>> model.init_with_output(jax.random.key(0), images)[0].shape
+      (2, 10)
     """
 
     @nn.compact
@@ -54,17 +58,17 @@ class Classifier(OnBackbone):
         if isinstance(self.backbone, Network) and self.backbone.num_classes:
             raise ValueError(
                 f"the backbone has a classifier of {self.backbone.num_classes} classes, and the "
-                "head would stand on its logits; make the backbone with num_classes=0, or keep "
-                "the classifier beside the head with Fused"
+                "head needs features; create the backbone with num_classes=0, or keep its "
+                "classifier beside the head with Fused"
             )
         features = pooled(self.backbone(images, train=train))
         return features if self.head is None else self.head(features, train=train)
 
 
 def pooled(features: jax.Array) -> jax.Array:
-    """Returns a feature map [B, h, w, C] averaged over space, or features [B, C] as they are.
+    """Returns a feature map [B, h, w, C] averaged over space, or features [B, C] unchanged.
 
-    Either in float32 at least.
+    The result is at least float32.
     """
     if features.ndim == 4:
         return layers.global_average(features)

@@ -1,4 +1,4 @@
-"""Heads: what classifies pooled features, by a linear layer, several dense ones, or an angle.
+"""Heads that classify pooled features: a linear layer, an MLP, or a cosine classifier.
 
 Each takes features [B, C] and the keyword `train`, and returns logits [B, num_classes] in float32.
 The last layer of each is named `fc`.
@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from tl_jax.heads.initial import Start, initializer
+from tl_jax.heads.initializers import HeadInit, initializer
 from tl_jax.models import layers
 
-# Features shorter than this, all zeros among them, count as of this length.
-_SHORTEST = 1e-12
+# Vectors shorter than this, zero vectors included, are divided by this length.
+_MIN_LENGTH = 1e-12
 
 
 class Linear(nn.Module):
@@ -24,34 +24,35 @@ class Linear(nn.Module):
     Attributes:
       num_classes: number of logits.
       dropout: rate before the layer.
-      start: how the kernel starts, as in `tl_jax.heads.initial.initializer`.
+      kernel_init: initializer of the kernel, as in `tl_jax.heads.initializers.initializer`.
     """
 
     num_classes: int
     dropout: float = 0.0
-    start: Start = "zero"
+    kernel_init: HeadInit = "zero"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         x = layers.Dropout(self.dropout)(x, train=train)
-        return layers.Dense(self.num_classes, initializer(self.start), name="fc")(x)
+        return layers.Dense(self.num_classes, initializer(self.kernel_init), name="fc")(x)
 
 
 class MLP(nn.Module):
-    """Dense layers with ReLU, `fc1`, `fc2` ..., and a linear layer.
+    """Dense layers with ReLU, named `fc1`, `fc2` ..., and a linear layer.
 
     Attributes:
       num_classes: number of logits.
       hidden: widths of the dense layers before the last.
       dropout: rate before each layer.
-      start: how the last layer's kernel starts, as in `tl_jax.heads.initial.initializer`.
-      dtype: type of the computation of all layers but the last.
+      kernel_init: initializer of the last layer's kernel, as in
+        `tl_jax.heads.initializers.initializer`.
+      dtype: computation dtype of all layers except the last.
     """
 
     num_classes: int
     hidden: tuple[int, ...] = (1024,)
     dropout: float = 0.0
-    start: Start = "zero"
+    kernel_init: HeadInit = "zero"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -63,19 +64,19 @@ class MLP(nn.Module):
             )(x)
             x = nn.relu(x)
         x = layers.Dropout(self.dropout)(x, train=train)
-        return layers.Dense(self.num_classes, initializer(self.start), name="fc")(x)
+        return layers.Dense(self.num_classes, initializer(self.kernel_init), name="fc")(x)
 
 
 class Cosine(nn.Module):
     """The cosine of the angle between the features and each class's vector, times a scale.
 
-    The length of the features and of the vectors plays no part (Gidaris and Komodakis,
-    arXiv:1804.09458, which learns the scale and leaves out the last ReLU before the features).
+    The lengths of the features and of the vectors have no influence (Gidaris and Komodakis,
+    arXiv:1804.09458, who learn the scale and leave out the last ReLU before the features).
 
     Attributes:
       num_classes: number of logits.
       dropout: rate before the layer.
-      scale: the logits lie between it and its negative, at the start if it is learned.
+      scale: the logits lie between `-scale` and `scale`; the initial value if it is learned.
       learned_scale: whether the scale is a parameter, `fc.logit_scale`, or fixed.
     """
 
@@ -87,12 +88,11 @@ class Cosine(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         x = layers.Dropout(self.dropout)(x, train=train)
-        layer = CosineDense(self.num_classes, self.scale, self.learned_scale, name="fc")
-        return layer(x)
+        return CosineDense(self.num_classes, self.scale, self.learned_scale, name="fc")(x)
 
 
 class CosineDense(nn.Module):
-    """The layer of `Cosine`. Its kernel starts with columns of random direction and length 1."""
+    """The layer of `Cosine`. The columns of its initial kernel are random, of length 1."""
 
     features: int
     scale: float
@@ -104,7 +104,7 @@ class CosineDense(nn.Module):
         kernel = self.param("kernel", _unit_columns, shape, jnp.float32)
         scale: jax.Array | float = self.scale
         if self.learned_scale:
-            # Not named "scale": that is a norm's, and becomes a "weight" in torch, as kernels do.
+            # Not named "scale": a norm's "scale" becomes a "weight" in torch, as a kernel does.
             scale = self.param("logit_scale", nn.initializers.constant(scale), (), jnp.float32)
         x = layers.at_least_float32(x)
         return scale * (unit(x, axis=-1) @ unit(kernel, axis=0))
@@ -113,7 +113,7 @@ class CosineDense(nn.Module):
 def unit(x: jax.Array, *, axis: int) -> jax.Array:
     """Returns vectors of length 1 in the direction of those along `axis`; zeros stay zeros."""
     squares = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
-    return x * lax.rsqrt(jnp.maximum(squares, _SHORTEST**2))
+    return x * lax.rsqrt(jnp.maximum(squares, _MIN_LENGTH**2))
 
 
 def _unit_columns(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:

@@ -16,14 +16,19 @@ def cross_entropy(
 
     Args:
       logits: [B, C].
-      labels: class indices, [B]; or soft targets, float [B, C], each row of sum 1.
-      mask: bool [B]; False leaves an example out of the mean. None counts all.
+      labels: class indices, [B]; or soft targets, float [B, C], whose rows sum to 1.
+      mask: bool [B]; False leaves an example out of the mean. None for all examples.
       label_smoothing: share of the target that is spread evenly over the C classes
         (Szegedy et al., "Rethinking the Inception Architecture", 2016), as torch defines it. Soft
-        targets are smoothed too; for mixed ones it is the same to smooth before they are mixed.
+        targets are smoothed too; smoothing before mixing would give the same.
 
     Raises:
       ValueError: if the shape of the labels is neither [B] nor that of the logits.
+
+    Examples:
+      >>> logits = jnp.array([[0.0, 0.0], [5.0, -5.0]])
+      >>> round(float(cross_entropy(logits, jnp.array([0, 1]), mask=jnp.array([True, False]))), 4)
+      0.6931
     """
     losses = example_cross_entropy(logits, labels, label_smoothing=label_smoothing)
     if mask is None:
@@ -38,18 +43,15 @@ def example_cross_entropy(
 
     Arguments and errors are those of `cross_entropy`.
     """
-    logits = logits.astype(jnp.float32)
-    targets = optax.smooth_labels(_targets(labels, logits.shape), label_smoothing)
-    return optax.softmax_cross_entropy(logits, targets)
-
-
-def _targets(labels: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Returns the share of each class in each example, float32 of the logits' shape."""
+    shape = logits.shape
     if labels.shape == shape[:-1]:
-        return jax.nn.one_hot(labels, shape[-1])
-    if labels.shape != shape:
+        targets = jax.nn.one_hot(labels, shape[-1])
+    elif labels.shape == shape:
+        targets = labels.astype(jnp.float32)
+    else:
         raise ValueError(
             f"got labels of shape {labels.shape} for logits of shape {shape}; pass class indices "
             f"of shape {shape[:-1]}, or a target for each class, {shape}"
         )
-    return labels.astype(jnp.float32)
+    targets = optax.smooth_labels(targets, label_smoothing)
+    return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)

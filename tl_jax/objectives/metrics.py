@@ -1,4 +1,4 @@
-"""Metrics of classification: all of them functions of the confusion matrix and the summed loss."""
+"""Metrics of classification, computed from the confusion matrix and the summed loss."""
 
 import math
 from typing import Any
@@ -17,19 +17,28 @@ def confusion_matrix(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> j
       logits: [B, C].
       labels: class indices, [B].
       mask: bool [B]; False leaves an example out.
+
+    Examples:
+      >>> logits = jnp.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
+      >>> confusion_matrix(logits, jnp.array([0, 1, 1]), jnp.ones(3, bool)).tolist()
+      [[1, 0], [1, 1]]
     """
-    classes = logits.shape[-1]
-    zeros = jnp.zeros((classes, classes), jnp.int32)
+    num_classes = logits.shape[-1]
+    zeros = jnp.zeros((num_classes, num_classes), jnp.int32)
     return zeros.at[labels, jnp.argmax(logits, -1)].add(mask.astype(jnp.int32))
 
 
 def summarize(confusion: np.ndarray, loss_sum: float) -> dict[str, Any]:
     """Returns the metrics of a split from its confusion matrix and the sum of its losses.
 
+    Args:
+      confusion: counts [C, C], true by predicted class.
+      loss_sum: sum of the losses of all examples, in nats.
+
     Returns:
-      A dict that JSON can hold: `count`, `loss` (mean, nats), `accuracy`, `accuracy_interval`
+      A dict of JSON values: `count`, `loss` (mean, nats), `accuracy`, `accuracy_interval`
       (Wilson's, 95%), `balanced_accuracy` (mean recall), `macro_f1` (mean F1), `recall` and
-      `precision` by class. A class with no example counts in no mean.
+      `precision` by class. Classes without examples are left out of the means.
     """
     confusion = np.asarray(confusion, np.int64)
     count = int(confusion.sum())
@@ -50,13 +59,17 @@ def summarize(confusion: np.ndarray, loss_sum: float) -> dict[str, Any]:
 
 
 def wilson_interval(hits: int, count: int, z: float = 1.959964) -> list[float]:
-    """Returns the 95% interval of a proportion, [low, high] (Wilson, 1927)."""
+    """Returns the 95% confidence interval of a proportion, [low, high] (Wilson, 1927).
+
+    >>> [round(bound, 3) for bound in wilson_interval(9, 10)]
+    [0.596, 0.982]
+    """
     if count == 0:
         return [0.0, 1.0]
-    share, z2 = hits / count, z * z
-    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    reach = z / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    return [max(0.0, centre - reach), min(1.0, centre + reach)]
+    p, z2 = hits / count, z * z
+    centre = (p + z2 / (2 * count)) / (1 + z2 / count)
+    half = z / (1 + z2 / count) * math.sqrt(p * (1 - p) / count + z2 / (4 * count**2))
+    return [max(0.0, centre - half), min(1.0, centre + half)]
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
