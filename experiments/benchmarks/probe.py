@@ -2,13 +2,13 @@
 
     python -m experiments.benchmarks.probe --device cpu --model resnet50
 
-- An epoch of training the head through the frozen backbone, beside the same epoch on the features
-  that one pass of the backbone has given; both take the same head-only steps of SGD, and must end
-  with the same head, or nothing is timed. The pass itself is timed too: it is paid once.
-- `--heads` heads of other rates and seeds, trained in one program, beside the same heads trained
-  one after the other by the same program for a single head; both must give the same heads.
+- An epoch of training the head through the frozen backbone, compared with the same epoch on the
+  features of one pass of the backbone. Both take the same head-only steps of SGD, and must end with
+  the same head, or nothing is timed. The pass is timed too; it is needed once.
+- `--heads` heads of other rates and seeds, trained in one program, compared with the same heads
+  trained one after the other by the same program for a single head; both must give the same heads.
 
-Images are random and lie in the device's memory: no loader has a part in it. On a CPU: float32, 128
+Images are random and lie in the device's memory, so no loader is involved. On a CPU: float32, 128
 images of 128 px in batches of 16, and 4,096 features. On a GPU: bfloat16, 2,048 images of 224 px in
 batches of 256, and 65,536 features. The two sides of a comparison alternate in one run. The result
 goes to `experiments/results/benchmarks/probe-<device>-<model>.json`.
@@ -70,10 +70,10 @@ class Head(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """One of two programs that do the same work.
+    """One of two programs that compute the same.
 
     Attributes:
-      run: does it once, waits for the end and returns what must be the same on both sides.
+      run: runs it once, blocks until it is done, and returns the result, equal on both sides.
     """
 
     run: Callable[[], Any]
@@ -85,21 +85,21 @@ def epoch_sides(setting: Setting) -> tuple[dict[str, Side], Side]:
     Each epoch starts from the same head.
     """
     dtype = jnp.bfloat16 if setting.device == "gpu" else jnp.float32
-    whole = create_model(setting.model, num_classes=NUM_CLASSES, dtype=dtype)
+    model = create_model(setting.model, num_classes=NUM_CLASSES, dtype=dtype)
     pooled = create_model(setting.model, num_classes=0, dtype=dtype)
     batches = make_batches(setting)
     key = jax.random.key(0, impl="unsafe_rbg")
-    variables = jax.jit(whole.init)(key, batches[0]["image"][:1])
+    variables = jax.jit(model.init)(key, batches[0]["image"][:1])
     extract = jax.jit(pooled.apply)
 
     def features() -> list[jax.Array]:
         return jax.block_until_ready([extract(variables, batch["image"]) for batch in batches])
 
-    known = [{**batch, "image": found} for batch, found in zip(batches, features(), strict=True)]
-    head = {HEAD: trees.layer_leaves(variables["params"], whole.classifier)}
+    feature_batches = [{**batch, "image": x} for batch, x in zip(batches, features(), strict=True)]
+    head = {HEAD: trees.layer_leaves(variables["params"], model.classifier)}
     sides = {
-        "features": epoch(Head(), {"params": head}, known, HEAD),
-        "backbone": epoch(whole, variables, batches, whole.classifier),
+        "features": epoch(Head(), {"params": head}, feature_batches, HEAD),
+        "backbone": epoch(model, variables, batches, model.classifier),
     }
     return sides, Side(features)
 
@@ -121,10 +121,10 @@ def epoch(model: nn.Module, variables: Any, batches: Sequence[Any], head: str) -
     """Returns an epoch of training the layer `head` alone, from given variables; it gives it."""
     plan = freeze.plan(variables["params"], [head], train_backbone=False)
     tx = optim.optimizer("sgd", {freeze.HEAD: RATE}, plan)
-    made = make_train_step(
-        model, tx, plan, prepare=lambda key, batch: batch["image"], seed_key=jax.random.key(0)
+    train_step = make_train_step(
+        model, tx, plan, augment_fn=lambda key, batch: batch["image"], seed_key=jax.random.key(0)
     )
-    step = jax.jit(made)
+    step = jax.jit(train_step)
     initial = state.create(variables, tx, plan)
 
     def run() -> Any:
@@ -143,26 +143,26 @@ def sweep_sides(setting: Setting) -> dict[str, Side]:
     kernel = rng.standard_normal((setting.width, NUM_CLASSES))
     labels = np.argmax(values @ kernel, 1).astype(np.int32)
     held = setting.features // 8
-    train, validation = (
+    train_examples, validation = (
         (jnp.asarray(values[part]), labels[part]) for part in (slice(held, None), slice(held))
     )
     settings = some_settings(setting.heads)
 
-    def trained(chosen: sweep.Settings) -> jax.Array:
-        found = sweep.sweep(
-            chosen,
-            train,
+    def train_heads(some: sweep.Settings) -> jax.Array:
+        result = sweep.sweep(
+            some,
+            train_examples,
             validation,
             num_classes=NUM_CLASSES,
             epochs=EPOCHS_OF_A_SWEEP,
-            batch_size=min(256, len(train[1])),
+            batch_size=min(256, len(train_examples[1])),
         )
-        return jax.block_until_ready(found.heads.kernel)
+        return jax.block_until_ready(result.heads.kernel)
 
     def one_by_one() -> jax.Array:
-        return jnp.concatenate([trained(settings[i : i + 1]) for i in range(len(settings))])
+        return jnp.concatenate([train_heads(settings[i : i + 1]) for i in range(len(settings))])
 
-    return {"at once": Side(lambda: trained(settings)), "one by one": Side(one_by_one)}
+    return {"at once": Side(lambda: train_heads(settings)), "one by one": Side(one_by_one)}
 
 
 def some_settings(heads: int) -> sweep.Settings:
@@ -185,7 +185,7 @@ def first_runs(sides: dict[str, Side], tolerance: float) -> None:
 
 
 def alternate(sides: dict[str, Side], blocks: int) -> dict[str, list[float]]:
-    """Returns the seconds of each side, block by block; who begins changes with each block."""
+    """Returns the seconds of each side, block by block; the order alternates."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for block in range(blocks):
         for name in list(sides)[:: -1 if block % 2 else 1]:
@@ -202,7 +202,7 @@ def timed(side: Side) -> float:
 
 
 def compare(sides: dict[str, Side], setting: Setting) -> dict[str, Any]:
-    """Times two sides, the faster one first, after making sure that they do the same."""
+    """Times two sides, the faster one first, after checking that they compute the same."""
     first_runs(sides, TOLERANCE[setting.device])
     seconds = alternate(sides, setting.blocks)
     fast, slow = seconds.values()
@@ -242,7 +242,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the command line; the sizes that are left out follow the device."""
+    """Reads the command line; the default sizes depend on the device."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -8,7 +8,9 @@ import pytest
 
 from experiments.benchmarks import probe
 from experiments.benchmarks.probe import Side
-from tests.test_architecture import NOT_ON_A_SLIM_MACHINE, blocking, run_python
+from tests.support.slim import NOT_ON_A_SLIM_MACHINE, blocking, run_python
+
+pytestmark = pytest.mark.slow
 
 SIZES = "--images 8 --image-size 32 --batch-size 4 --heads 4 --features 64 --width 8 --blocks 2"
 

@@ -1,74 +1,93 @@
-"""The rest of a network behind a boundary computes and trains as within the whole, at less work."""
+"""The network behind a boundary computes and trains as within the whole, with less work."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.training.tiny import TinyNet, as_they_are, assert_equal_trees, batch, randomised
+from tests.support.every_layer import EveryLayer
+from tests.support.tiny import TinyNet, assert_equal_trees, batch, images_unchanged, randomised
 from tl_jax import trees
-from tl_jax.models.features import features
+from tl_jax.models.outputs import features
 from tl_jax.models.registry import architecture, create_model
+from tl_jax.models.variables import abstract_variables
 from tl_jax.probes.boundary import FromBoundary
 from tl_jax.training import optim, state, step
 from tl_jax.transfer import freeze
-from tl_jax.weights.state_dict import abstract_variables
 
-SIDE = 48
+pytestmark = pytest.mark.slow
+
+SIDE = 16
 SHAPE = (SIDE, SIDE, 3)
 AT = "layer2"
-BEHIND = [("fc", "head"), ("layer3", "backbone"), ("layer4", "backbone"), ("*", freeze.FROZEN)]
+BEHIND = [("fc", "head"), ("layer3", "backbone"), ("*", freeze.FROZEN)]
 
 
 @pytest.fixture(scope="module")
 def network():
-    """A ResNet with dropout and drop path, its variables, and the rest of it behind layer2."""
-    model = create_model("test_resnet", num_classes=3, drop_rate=0.3, drop_path_rate=0.3)
+    """A network with dropout and drop path, its variables, and the rest of it behind layer2."""
+    model = EveryLayer(num_classes=3, drop_rate=0.3, drop_path_rate=0.3)
     return model, randomised(model, side=SIDE), FromBoundary(model, AT, SHAPE)
 
 
+@functools.cache
+def compiled_features(model, at):
+    return jax.jit(lambda v, x: features(model, v, x, at=[at])[at])
+
+
+@functools.cache
+def compiled_apply(model):
+    return jax.jit(model.apply)
+
+
 def activations_of(model, variables, images, at):
-    return jax.jit(lambda v, x: features(model, v, x, at=[at])[at])(variables, images)
+    return compiled_features(model, at)(variables, images)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["test_resnet", "test_efficientnet", pytest.param("test_convnext", marks=pytest.mark.full)],
-)
-def test_the_rest_computes_what_the_whole_does(name):
-    model = create_model(name, num_classes=3)
-    variables, images = randomised(model, side=SIDE), batch(2, side=SIDE)["image"]
-    expected = jax.jit(model.apply)(variables, images)
-    at = architecture(name).stages[2]
-    rest = FromBoundary(model, at, SHAPE)
-    found = jax.jit(rest.apply)(variables, activations_of(model, variables, images, at))
+def assert_rest_computes_what_the_network_does(model, variables, rest, at, side):
+    images = batch(4, side=side)["image"]
+    expected = compiled_apply(model)(variables, images)
+    found = compiled_apply(rest)(variables, activations_of(model, variables, images, at))
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_rest_computes_what_the_network_does(network):
+    assert_rest_computes_what_the_network_does(*network, AT, SIDE)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext"])
+def test_the_rest_of_a_real_network_computes_what_the_network_does(name):
+    model, at = create_model(name, num_classes=3), architecture(name).stages[2]
+    rest = FromBoundary(model, at, (48, 48, 3))
+    variables = randomised(model, side=48)
+    assert_rest_computes_what_the_network_does(model, variables, rest, at, 48)
 
 
 def test_the_input_is_the_activations_alone(network):
     model, variables, rest = network
-    activations = activations_of(model, variables, batch(2, side=SIDE)["image"], AT)
-    apply = jax.jit(rest.apply)
+    activations = activations_of(model, variables, batch(4, side=SIDE)["image"], AT)
+    apply = compiled_apply(rest)
     assert np.abs(apply(variables, activations) - apply(variables, 0 * activations)).max() > 1e-3
-    moved = trees.unflatten({
+    changed = trees.unflatten({
         path: leaf + 1 if trees.dotted(path[1:]) in rest.prefix else leaf
         for path, leaf in trees.flatten(variables).items()
     })  # fmt: skip
-    assert_equal_trees(apply(moved, activations), apply(variables, activations))
+    assert_equal_trees(apply(changed, activations), apply(variables, activations))
 
 
-def test_the_prefix_is_what_stands_before(network):
+def test_the_prefix_is_what_lies_before(network):
     _, variables, rest = network
-    _, expected = trees.split(
-        variables["params"], lambda name: name.startswith(("layer3.", "layer4.", "fc."))
-    )
+    _, expected = trees.split(variables["params"], lambda name: name.startswith(("layer3.", "fc.")))
     assert sorted(rest.prefix) == sorted(trees.names(expected))
     assert (rest.classifier, rest.num_classes, rest.in_channels) == ("fc", 3, 3)
-    drawn = jax.eval_shape(rest.init, jax.random.key(0), jnp.zeros((1, 6, 6, 48)))
+    drawn = jax.eval_shape(rest.init, jax.random.key(0), jnp.zeros((1, 8, 8, 6)))
     assert jax.tree.structure(drawn) == jax.tree.structure(variables)
 
 
-def test_the_prefix_stands_still_in_training(network):
+def test_the_prefix_is_in_evaluation_mode_in_training(network):
     model, variables, rest = network
     activations = activations_of(model, variables, batch(4, side=SIDE)["image"], AT)
 
@@ -79,11 +98,11 @@ def test_the_prefix_stands_still_in_training(network):
 
     _, updates = train(variables, activations)
     before, after = (
-        trees.split(stats, lambda name: name.startswith(("layer3.", "layer4.")))
+        trees.split(stats, lambda name: name.startswith("layer3."))
         for stats in (variables["batch_stats"], updates["batch_stats"])
     )
     assert_equal_trees(after[1], before[1])
-    assert len(trees.names(after[1])) > 10
+    assert len(trees.names(after[1])) == 4
     for one, other in zip(jax.tree.leaves(before[0]), jax.tree.leaves(after[0]), strict=True):
         assert (one != other).any()
 
@@ -99,7 +118,7 @@ def optimizer_of(plan):
 def step_of(model, plan):
     tx = optimizer_of(plan)
     return step.make_train_step(
-        model, tx, plan, prepare=as_they_are, seed_key=jax.random.key(3)
+        model, tx, plan, augment_fn=images_unchanged, seed_key=jax.random.key(3)
     ), tx
 
 
@@ -127,16 +146,14 @@ def test_training_the_rest_is_training_the_whole(network):
         strict=True,
     ):
         np.testing.assert_allclose(other, one, atol=2e-5, rtol=1e-4, err_msg=name)
-    kernels = [
-        params["layer3"]["0"]["conv1"]["kernel"] for params in (whole.params, variables["params"])
-    ]
+    kernels = [params["layer3"]["conv"]["kernel"] for params in (whole.params, variables["params"])]
     assert np.abs(kernels[0] - kernels[1]).max() > 1e-3  # Else equal for want of training.
 
 
 def test_a_plan_that_trains_the_prefix_is_refused(network):
     _, variables, rest = network
-    labels = [("layer2.0.conv1", "backbone"), ("layer3", "backbone"), ("*", freeze.FROZEN)]
-    with pytest.raises(ValueError, match=r"trains 1 parameters .* first 'layer2.0.conv1.kernel'"):
+    labels = [("layer1.conv", "backbone"), ("layer3", "backbone"), ("*", freeze.FROZEN)]
+    with pytest.raises(ValueError, match=r"trains 1 parameters .* first 'layer1.conv.kernel'"):
         rest.check_plan(trees.label(variables["params"], labels))
 
 
@@ -156,7 +173,7 @@ def test_no_work_is_done_before_the_boundary(network):
     whole = flops(model.apply, variables, images)
     behind = flops(rest.apply, variables, activations)
     assert before > 0.3 * whole
-    assert behind == pytest.approx(whole - before, rel=0.01)
+    assert behind == pytest.approx(whole - before, rel=0.03)
     plan = trees.label(variables["params"], BEHIND)
     steps = {}
     for name, net, inputs in (("whole", model, images), ("rest", rest, activations)):
@@ -164,7 +181,7 @@ def test_no_work_is_done_before_the_boundary(network):
         initial = jax.eval_shape(lambda v, tx=tx: state.create(v, tx, plan), variables)
         labels = jax.ShapeDtypeStruct((4,), jnp.int32)
         steps[name] = flops(made, initial, {"image": inputs, "label": labels})
-    assert steps["rest"] == pytest.approx(steps["whole"] - before, rel=0.01)
+    assert steps["rest"] == pytest.approx(steps["whole"] - before, rel=0.03)
 
 
 # ---- refusals
@@ -175,12 +192,12 @@ def test_no_work_is_done_before_the_boundary(network):
     [
         ("layr2", "no module 'layr2'; did you mean 'layer2'"),
         ("", "no module ''"),
-        ("layer2.0.conv1", "sees the images on another path than through 'layer2.0.conv1'"),
+        ("layer1.conv", "uses the images on a path around 'layer1.conv'"),
     ],
 )
-def test_what_is_no_boundary_is_refused(at, message):
+def test_modules_that_are_no_boundary_are_refused(at, message):
     with pytest.raises(ValueError, match=message):
-        FromBoundary(create_model("test_resnet"), at, SHAPE)
+        FromBoundary(EveryLayer(), at, SHAPE)
 
 
 def test_activations_of_images_of_another_size_are_refused():

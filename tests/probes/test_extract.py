@@ -8,21 +8,23 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from tests.training.tiny import TinyNet, randomised
+from tests.support.tiny import TinyNet, randomised
 from tl_jax.config import AugmentConfig
 from tl_jax.data.loading import host_batches
+from tl_jax.data.loading.options import LoadOptions
 from tl_jax.data.preprocess import Preprocess, preprocess
-from tl_jax.models.features import features
-from tl_jax.probes import extract as feature_cache
+from tl_jax.data.source import Source, Task
+from tl_jax.models.outputs import features
+from tl_jax.probes import extract as extraction
 from tl_jax.training import sharding
 
 HOW = Preprocess(size=(8, 8), crop_pct=0.8, mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
-class Pictures:
+class Pictures(Source):
     """`count` pictures of random pixels and sizes; `seed` decides the pixels."""
 
-    name, split, class_names, skipped = "pictures", "all", ("one", "other"), ()
+    name, split, tasks = "pictures", "all", (Task("label", ("one", "other")),)
 
     def __init__(self, count, seed=0):
         self.count, self.seed = count, seed
@@ -46,30 +48,29 @@ class Pixels(nn.Module):
         return x.reshape(len(x), -1)
 
 
-def extract(source, model=None, variables=None, **options):
-    options = {"preprocess": HOW, "batch_size": 4, "mesh": one_device(), **options}
-    return feature_cache.extract(model or Pixels(), variables or {}, source, **options)
+def extract(source, model=None, variables=None, *, batch_size=4, **options):
+    options = {"preprocess": HOW, "mesh": one_device(), **options}
+    options.setdefault("load_options", LoadOptions(batch_size))
+    return extraction.extract(model or Pixels(), variables or {}, source, **options)
 
 
 def one_device():
     return sharding.data_mesh(jax.devices()[:1])
 
 
-def test_who_reads_is_who_is_asked(monkeypatch):
-    seen = []
-    real = host_batches.eval_batches
+@pytest.mark.parametrize(
+    "load_options", [LoadOptions(2, workers=0), LoadOptions(3, workers=1), LoadOptions(4)]
+)
+def test_features_do_not_depend_on_the_readers(load_options):
+    expected = extract(Pictures(5)).features
+    found = extract(Pictures(5), load_options=load_options).features
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
-    def keep(*args, workers, worker_type, **options):
-        seen.append((workers, worker_type))
-        return real(*args, workers=workers, worker_type="thread", **options)
 
-    monkeypatch.setattr(host_batches, "eval_batches", keep)
-    extract(Pictures(3), workers=0)
-    extract(Pictures(3), workers=1, worker_type="process")
-    extract(Pictures(3), views=2)
-    assert seen == [(0, "thread"), (1, "process"), (2, "thread"), (2, "thread")]
+def test_views_need_threads():
+    processes = LoadOptions(4, worker_type="process")
     with pytest.raises(ValueError, match=r"got worker_type='process' with views=2; expected 'thr"):
-        extract(Pictures(3), views=2, worker_type="process")
+        extract(Pictures(3), views=2, load_options=processes)
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 13])
@@ -83,14 +84,14 @@ def test_every_example_is_there_once_in_the_source_s_order(count):
 
 
 def test_a_loader_that_drops_or_repeats_is_found_out(monkeypatch):
-    whole = host_batches.eval_batches
+    whole = host_batches.host_eval_batches
     for spoil, message in (
         (lambda batches: batches[:-1], "1 were not seen and 0 more than once"),
         (lambda batches: [*batches, batches[0]], "0 were not seen and 4 more than once"),
     ):
         monkeypatch.setattr(
             host_batches,
-            "eval_batches",
+            "host_eval_batches",
             lambda *args, spoil=spoil, **kw: spoil(list(whole(*args, **kw))),
         )
         with pytest.raises(RuntimeError, match=message):
@@ -186,9 +187,9 @@ def test_views_know_the_size_of_each_picture():
 
 @pytest.mark.parametrize("kept", ["float32", "bfloat16", "float16"])
 def test_a_file_gives_the_same_bits_back(tmp_path, kept, monkeypatch):
-    first = extract(Pictures(5), cache_dir=tmp_path / "new", kept=kept, views=2)
-    monkeypatch.setattr(host_batches, "eval_batches", None)
-    again = extract(Pictures(5), cache_dir=tmp_path / "new", kept=kept, views=2)
+    first = extract(Pictures(5), cache_dir=tmp_path / "new", storage_dtype=kept, views=2)
+    monkeypatch.setattr(host_batches, "host_eval_batches", None)
+    again = extract(Pictures(5), cache_dir=tmp_path / "new", storage_dtype=kept, views=2)
     assert (first.from_cache, again.from_cache) == (False, True)
     assert again.features.dtype == (np.float16 if kept == "float16" else np.float32)
     np.testing.assert_array_equal(first.features, again.features)
@@ -199,7 +200,7 @@ def test_a_file_gives_the_same_bits_back(tmp_path, kept, monkeypatch):
 def test_types_round(tmp_path):
     exact = extract(Pictures(5)).features
     for kept in ("bfloat16", "float16"):
-        found = extract(Pictures(5), kept=kept).features
+        found = extract(Pictures(5), storage_dtype=kept).features
         expected = np.asarray(exact.astype(jnp.dtype(kept))).astype(np.float32)
         np.testing.assert_array_equal(found.astype(np.float32), expected)
         assert (found != exact).any()
@@ -210,6 +211,10 @@ def test_a_person_can_read_what_a_file_holds(tmp_path):
     (file,) = tmp_path.iterdir()
     facts = json.loads(str(np.load(file)["facts"]))
     assert facts == found.facts
+    assert set(facts) == {  # The names in files: changing one would orphan all files.
+        "format", "variables_sha256", "model", "model_sha256", "source", "split", "count",
+        "classes", "samples_sha256", "preprocess", "at", "views", "augmentation", "seed", "kept",
+    }  # fmt: skip
     assert facts["source"] == "pictures"
     assert facts["count"] == 5
     assert facts["preprocess"]["size"] == [8, 8]
@@ -234,7 +239,7 @@ def test_whatever_the_features_depend_on_makes_another_file(tmp_path):
         (Pictures(5), model, variables, {"at": "block"}),
         (Pictures(5), model, variables, {"views": 2}),
         (Pictures(5), model, variables, {"views": 2, "seed": 1}),
-        (Pictures(5), model, variables, {"kept": "float16"}),
+        (Pictures(5), model, variables, {"storage_dtype": "float16"}),
     ]
     for count, (source, network, values, options) in enumerate(runs, start=1):
         found = extract(source, network, values, cache_dir=tmp_path, **options)
@@ -276,7 +281,7 @@ def test_an_interrupted_write_leaves_no_file(tmp_path, monkeypatch):
     ("options", "message"),
     [
         ({"views": 0}, "views=0"),
-        ({"kept": "int8"}, "kept='int8'"),
+        ({"storage_dtype": "int8"}, "storage_dtype='int8'"),
         ({"augmentation": AugmentConfig(mixup=0.2)}, "mixup"),
     ],
 )

@@ -12,6 +12,8 @@ from threadpoolctl import threadpool_limits
 
 from tl_jax.probes import solvers
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def digits():
@@ -56,8 +58,8 @@ def test_logistic_regression_is_scikit_learn_s(digits, c):
 
 
 def test_two_classes_are_scikit_learn_s_one_logit(digits):
-    x, y = digits[0], (digits[1] > 4).astype(np.int32)
-    l2 = solvers.l2_of_sklearn(0.5, examples=600, num_classes=2)
+    x, y = digits[0][:400], (digits[1][:400] > 4).astype(np.int32)
+    l2 = solvers.l2_of_sklearn(0.5, examples=400, num_classes=2)
     head, _ = solvers.logistic_regression(x, y, num_classes=2, l2=l2, tolerance=1e-6)
     peer = sklearn_fit(LogisticRegression(C=0.5, tol=1e-7, max_iter=2000), x, y)
     ours = np.asarray(head(x)) @ [-1.0, 1.0]
@@ -65,9 +67,9 @@ def test_two_classes_are_scikit_learn_s_one_logit(digits):
 
 
 def test_standardised_features_are_scikit_learn_s_pipeline(digits):
-    x, y = digits
+    x, y = digits[0][:400], digits[1][:400]
     x = x * np.linspace(0.1, 10, x.shape[1], dtype=np.float32) + 3
-    l2 = solvers.l2_of_sklearn(0.1, examples=600, num_classes=10)
+    l2 = solvers.l2_of_sklearn(0.1, examples=400, num_classes=10)
     head, info = solvers.logistic_regression(
         x, y, num_classes=10, l2=l2, standardize=True, tolerance=1e-6
     )
@@ -77,21 +79,19 @@ def test_standardised_features_are_scikit_learn_s_pipeline(digits):
     np.testing.assert_allclose(centred(head(x)), centred(peer.decision_function(x)), atol=5e-3)
 
 
-def test_a_feature_that_never_varies_counts_for_nothing(digits):
-    x, y = digits
-    constant = np.concatenate([x, np.full((len(x), 1), 7.0, np.float32)], 1)
-    plain, other = (
-        solvers.logistic_regression(v, y, num_classes=10, l2=0.1, standardize=True, tolerance=1e-6)[
-            0
-        ]
-        for v in (x, constant)
-    )
-    np.testing.assert_allclose(plain(x), other(constant), atol=1e-3)
-    np.testing.assert_allclose(other.kernel[-1], 0, atol=1e-6)
+def test_a_constant_feature_has_no_influence(digits):
+    heads = []
+    for value in (0.0, 7.0):
+        x, y = digits[0][:400].copy(), digits[1][:400]
+        x[:, 0] = value
+        head, _ = solvers.logistic_regression(x, y, num_classes=10, l2=0.1, standardize=True)
+        np.testing.assert_allclose(head.kernel[0], 0, atol=1e-6)
+        heads.append(head(x))
+    np.testing.assert_allclose(*heads, atol=1e-3)
 
 
-def test_the_end_of_the_iteration_is_told(digits):
-    x, y = digits
+def test_convergence_is_reported(digits):
+    x, y = digits[0][:400], digits[1][:400]
     _, short = solvers.logistic_regression(x, y, num_classes=10, l2=1e-3, max_iterations=3)
     _, long = solvers.logistic_regression(x, y, num_classes=10, l2=1e-3)
     assert (short.converged, short.iterations) == (False, 3)
@@ -102,7 +102,7 @@ def test_the_end_of_the_iteration_is_told(digits):
 
 
 def test_values_that_are_not_finite_are_an_error(digits):
-    x, y = digits
+    x, y = digits[0][:400], digits[1][:400]
     broken = x.copy()
     broken[3, 4] = np.nan
     with pytest.raises(FloatingPointError, match="logistic regression"):
@@ -203,14 +203,14 @@ def test_a_class_without_examples_is_an_error(digits):
         lambda: solvers.logistic_regression(x[some], y[some], num_classes=11, l2=1e-3),
         lambda: solvers.class_means(x[some], y[some], num_classes=11),
     ):
-        with pytest.raises(ValueError, match="2 of 11 classes have no example, first class 3"):
+        with pytest.raises(ValueError, match="2 of 11 classes have no example: '3', '10'"):
             solve()
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x, y: solvers.class_means(x, y[1:], num_classes=10), "expected .N, D. and .N."),
+        (lambda x, y: solvers.class_means(x, y[1:], num_classes=10), "expected .N, C. and .N."),
         (lambda x, y: solvers.class_means(x, y, num_classes=9), "labels from 0 to 9"),
         (lambda x, y: solvers.class_means(x, y + 0.0, num_classes=10), "float64"),
         (lambda x, y: solvers.class_means(x, y, num_classes=10, metric="l1"), "metric='l1'"),
@@ -221,7 +221,7 @@ def test_a_class_without_examples_is_an_error(digits):
         (lambda x, y: solvers.knn(x, y, x, k=3, num_classes=10, temperature=0.0), "temperature"),
     ],
 )
-def test_what_is_unfit_is_refused(digits, call, message):
+def test_invalid_arguments_are_refused(digits, call, message):
     with pytest.raises(ValueError, match=message):
         call(*digits)
 

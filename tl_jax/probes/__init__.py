@@ -1,1 +1,1 @@
-"""Features of a frozen network, and simple classifiers on them."""
+"""Features of frozen networks, and classifiers fitted on them."""

@@ -1,4 +1,4 @@
-"""The rest of a network behind one of its modules, fed with that module's cached output."""
+"""The part of a network behind one of its modules, fed with that module's cached outputs."""
 
 import contextlib
 import dataclasses
@@ -10,53 +10,67 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.extend import core
 
-from tl_jax import messages, trees
+from tl_jax import trees
 from tl_jax.models import layers
+from tl_jax.models.model import Model
+from tl_jax.models.outputs import check_names, output_shapes
+from tl_jax.models.variables import abstract_variables
 from tl_jax.transfer.freeze import FROZEN
 
 
 @dataclasses.dataclass(frozen=True)
 class FromBoundary:
-    """A network that takes the output of the module `at` in place of images.
+    """A network that takes the outputs of the module `at` instead of images.
 
-    `apply` is that of the whole network, with the same variables, but what stands before the
-    boundary is neither computed nor differentiated: the module's output is replaced, and XLA
-    removes what nothing depends on. What stands before it stays in evaluation mode, and so do its
-    statistics. Steps, optimizers and freeze plans take it as they take the network; a plan must
-    freeze `prefix`.
+    Cache these outputs once, and train the layers behind the module without computing those before
+    it. `apply` is that of the whole network, with the same variables, but the module's output is
+    replaced, so XLA removes everything that only it depends on: the layers before the boundary are
+    neither computed nor differentiated. They run in evaluation mode, so their statistics do not
+    change. It is a `tl_jax.models.model.Model`; a freeze plan must freeze `prefix`.
 
     Attributes:
       model: the network.
-      at: dotted name of a module whose output is all that the rest sees of the images, such as
-        `"layer3"`.
+      at: dotted name of a module that everything the network computes from the images passes
+        through, such as `"layer3"`.
       image_shape: height, width and channels of the images that the activations came from.
-      prefix: dotted names of the parameters that only what stands before the boundary uses.
+      prefix: dotted names of the parameters that are used before the boundary only.
 
     Raises:
       ValueError: on construction, if the network has no such module, or a path leads around it.
 
-    Example:
-      >>> rest = FromBoundary(model, "layer3", (224, 224, 3))
-      >>> activations = features(model, variables, images, at=["layer3"])["layer3"]
-      >>> logits = rest.apply(variables, activations)
+    Examples:
+      >>> from tl_jax.models.outputs import features
+      >>> from tl_jax.models.registry import create_model
+      >>> model, images = create_model("simple_cnn", num_classes=5), jnp.ones((2, 16, 16, 3))
+      >>> variables = model.init(jax.random.key(0), images)
+      >>> activations = features(model, variables, images, at=["act2"])["act2"]
+      >>> rest = FromBoundary(model, "act2", (16, 16, 3))
+      >>> bool(jnp.allclose(rest.apply(variables, activations), model.apply(variables, images)))
+      True
+      >>> rest.prefix
+      ('conv1.bias', 'conv1.kernel', 'conv2.bias', 'conv2.kernel')
     """
 
-    model: nn.Module
+    model: Model
     at: str
     image_shape: tuple[int, int, int]
     prefix: tuple[str, ...] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        image = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
-        variables = jax.eval_shape(self.model.init, jax.eval_shape(jax.random.key, 0), image)
-        activations = _output(self.model, self.at, variables, image)
-        needed = _needed(self._logits, image, variables, activations)
-        if () in needed:
+        variables = abstract_variables(self.model)
+        shapes = {
+            trees.dotted(path): calls[-1]
+            for path, calls in output_shapes(self.model, variables, (1, *self.image_shape)).items()
+            if path and isinstance(calls[-1], jax.ShapeDtypeStruct)
+        }
+        check_names([self.at], list(shapes))
+        used = self._used_params(variables, shapes[self.at])
+        if () in used:
             raise ValueError(
-                f"the network sees the images on another path than through {self.at!r}; take a "
-                "module that everything passes, such as a stage: architecture(name).stages"
+                f"the network also uses the images on a path around {self.at!r}; choose a module "
+                "that everything passes through, such as a stage: architecture(name).stages"
             )
-        unused = [path for path in trees.flatten(variables["params"]) if path not in needed]
+        unused = [path for path in trees.flatten(variables["params"]) if path not in used]
         object.__setattr__(self, "prefix", tuple(map(trees.dotted, unused)))
 
     @property
@@ -75,7 +89,7 @@ class FromBoundary:
         return self.image_shape[-1]
 
     def init(self, key: jax.Array, activations: jax.Array) -> Any:
-        """Draws the variables of the whole network; the activations count for nothing."""
+        """Draws the variables of the whole network; they do not depend on the activations."""
         del activations
         return self.model.init(key, jnp.zeros((1, *self.image_shape)))
 
@@ -87,103 +101,66 @@ class FromBoundary:
         Args:
           variables: of the whole network.
           activations: outputs of the module `at`, [B, h, w, C].
-          *args, **kwargs: as of Linen's `apply` and the network: `train`, `mutable`, `rngs` ...
+          *args, **kwargs: those of Linen's `apply` and of the network: `train`, `mutable`, `rngs`.
         """
         images = jnp.zeros((len(activations), *self.image_shape))
-        return self._run(variables, images, activations, *args, **kwargs)
+        with _replace_output(self.at, activations):
+            return self.model.apply(variables, images, *args, **kwargs)
 
     def check_plan(self, plan: trees.Tree) -> None:
-        """Raises a ValueError if a freeze plan trains a parameter that stands before the boundary.
+        """Raises a ValueError if a freeze plan trains a parameter before the boundary.
 
-        Its gradient would be zero, but weight decay would move it.
+        Its gradient would be zero, but weight decay would change it.
         """
         labels = {trees.dotted(path): label for path, label in trees.flatten(plan).items()}
         trained = [name for name in self.prefix if labels[name] != FROZEN]
         if trained:
             raise ValueError(
-                f"the plan trains {len(trained)} parameters that stand before {self.at!r}, first "
+                f"the plan trains {len(trained)} parameters before {self.at!r}, first "
                 f"{trained[0]!r}; freeze them, or cache an earlier module's output"
             )
 
-    def _run(
-        self,
-        variables: Mapping[str, Any],
-        images: jax.Array,
-        activations: jax.Array,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        with _replacing(self.at, activations):
-            return self.model.apply(variables, images, *args, **kwargs)
+    def _used_params(self, variables: Mapping[str, Any], activations: Any) -> set[trees.Path]:
+        """Returns the paths of the parameters that the logits depend on; `()` is the image."""
+        params = variables["params"]
+        others = {name: tree for name, tree in variables.items() if name != "params"}
 
-    def _logits(self, image: jax.Array, variables: Any, activations: jax.Array) -> jax.Array:
-        return self._run(variables, image, activations)
+        def logits_fn(image: jax.Array, params: Any, others: Any, activations: jax.Array) -> Any:
+            with _replace_output(self.at, activations):
+                return self.model.apply({"params": params, **others}, image)
+
+        image = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
+        jaxpr = jax.make_jaxpr(logits_fn)(image, params, others, activations).jaxpr
+        needed = {id(variable) for variable in jaxpr.outvars}
+        for equation in reversed(jaxpr.eqns):
+            if any(id(variable) in needed for variable in equation.outvars):
+                needed |= {id(v) for v in equation.invars if not isinstance(v, core.Literal)}
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        paths = [(), *(tuple(key.key for key in path) for path, _ in leaves)]
+        return {path for path, v in zip(paths, jaxpr.invars, strict=False) if id(v) in needed}
 
 
 @contextlib.contextmanager
-def _replacing(at: str, activations: jax.Array) -> Iterator[None]:
-    """Within it the module `at` returns `activations`, and what is called before stands still."""
-    passed = False
+def _replace_output(at: str, activations: jax.Array) -> Iterator[None]:
+    """Makes the module `at` return `activations`, and puts earlier layers in evaluation mode."""
+    is_behind = False
 
-    def handle(module: nn.Module, args: tuple[Any, ...], proceed: Callable[..., Any]) -> Any:
-        nonlocal passed
+    def replace(module: nn.Module, args: tuple[Any, ...], proceed: Callable[..., Any]) -> Any:
+        nonlocal is_behind
         del args
-        before = not passed and isinstance(module, layers.WITH_TRAINING_MODE)
-        output = proceed(train=False) if before else proceed()
+        if not is_behind and isinstance(module, layers.WITH_TRAINING_MODE):
+            output = proceed(train=False)
+        else:
+            output = proceed()
         if trees.dotted(module.path) != at:
             return output
-        passed = True
-        _check_shape(at, activations, output)
+        is_behind = True
+        if activations.shape != output.shape:
+            raise ValueError(
+                f"got activations {activations.shape} for {at!r}, which returns {output.shape} for "
+                "images of this shape; pass the image_shape that they were computed from"
+            )
         return activations.astype(output.dtype)
 
-    with nn.intercept_methods(layers.around_calls(handle)):
+    with nn.intercept_methods(layers.around_calls(replace)):
         yield
-
-
-def _check_shape(at: str, activations: jax.Array, output: jax.Array) -> None:
-    if activations.shape != output.shape:
-        raise ValueError(
-            f"got activations {activations.shape} for {at!r}, which returns {output.shape} for "
-            "images of this shape; give the image_shape that they were taken at"
-        )
-
-
-def _output(
-    model: nn.Module, at: str, variables: Any, image: jax.ShapeDtypeStruct
-) -> jax.ShapeDtypeStruct:
-    """Returns the shape and type of a module's output, without computing anything."""
-    outputs: dict[str, Any] = {}
-
-    def note(module: nn.Module, args: tuple[Any, ...], proceed: Callable[..., Any]) -> Any:
-        del args
-        output = proceed()
-        if isinstance(output, jax.Array):
-            outputs[trees.dotted(module.path)] = jax.typeof(output)
-        return output
-
-    with nn.intercept_methods(layers.around_calls(note)):
-        jax.eval_shape(model.apply, variables, image)
-    outputs.pop("", None)  # The network itself: nothing would be left behind it.
-    if at not in outputs:
-        raise ValueError(f"the network has no module {at!r}{messages.hint(at, outputs)}")
-    return jax.ShapeDtypeStruct(outputs[at].shape, outputs[at].dtype)
-
-
-def _needed(
-    function: Callable[..., jax.Array], image: Any, variables: Any, activations: Any
-) -> set[trees.Path]:
-    """Returns the paths of the parameters that a function's value depends on; `()` is the image."""
-    others = {name: tree for name, tree in variables.items() if name != "params"}
-
-    def of_params(image: Any, params: Any, others: Any, activations: Any) -> jax.Array:
-        return function(image, {"params": params, **others}, activations)
-
-    params = variables["params"]
-    jaxpr = jax.make_jaxpr(of_params)(image, params, others, activations).jaxpr
-    needed = {id(variable) for variable in jaxpr.outvars}
-    for equation in reversed(jaxpr.eqns):
-        if any(id(variable) in needed for variable in equation.outvars):
-            needed |= {id(v) for v in equation.invars if not isinstance(v, core.Literal)}
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    paths = [(), *(tuple(key.key for key in path) for path, _ in leaves)]
-    return {path for path, v in zip(paths, jaxpr.invars, strict=False) if id(v) in needed}

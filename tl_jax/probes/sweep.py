@@ -1,36 +1,37 @@
 """Many heads with their own rates, decays, seeds and scales, trained at once on the same features.
 
-The heads share one program: `vmap` over the heads, `lax.scan` over the steps. Heads of one seed see
-the same batches, so each batch is read once for all of them and multiplied by their kernels in one
-matrix product.
+The heads share one program: `vmap` over the heads, `lax.scan` over the steps. Heads with the same
+seed see the same batches, so each batch is read once for all of them and multiplied by their
+kernels in one matrix product.
 """
 
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from jax.typing import ArrayLike
 
-from tl_jax.probes.solvers import LinearHead
+from tl_jax.probes.solvers import LinearHead, to_examples
 
 Optimizer = Literal["sgd", "adamw"]
-Decline = Literal["constant", "cosine"]
+Schedule = Literal["constant", "cosine"]
 
 
 @struct.dataclass
 class Settings:
-    """What distinguishes the heads of a sweep; each field is an array [H].
+    """The settings of the heads of a sweep; each field is an array [H].
 
     Attributes:
-      learning_rate: at the beginning.
+      learning_rate: initial learning rate.
       weight_decay: of the kernel; added to the gradient for SGD, decoupled for AdamW.
-      seed: chooses the order of the examples and the initial kernel.
-      init_scale: the kernel starts as normal draws of standard deviation init_scale / sqrt(D).
+      seed: decides the order of the examples and the initial kernel.
+      init_scale: the initial kernel is normal with standard deviation init_scale / sqrt(D).
     """
 
     learning_rate: jax.Array
@@ -41,19 +42,19 @@ class Settings:
     def __len__(self) -> int:
         return len(self.seed)
 
-    def __getitem__(self, places: slice | Sequence[int] | np.ndarray) -> "Settings":
+    def __getitem__(self, indices: slice | Sequence[int] | np.ndarray) -> "Settings":
         """Returns the settings of some of the heads."""
-        chosen = places if isinstance(places, slice) else np.asarray(places)
-        return jax.tree.map(lambda leaf: leaf[chosen], self)
+        index = indices if isinstance(indices, slice) else np.asarray(indices)
+        return jax.tree.map(lambda leaf: leaf[index], self)
 
 
 @struct.dataclass
 class SweepResult:
-    """The heads of a sweep and what each reaches on the validation features.
+    """The heads of a sweep and their metrics on the validation features.
 
     Attributes:
-      settings: as given, [H].
-      accuracy: share of the validation examples, float32 [H].
+      settings: those of the call, [H].
+      accuracy: on the validation examples, float32 [H].
       loss: mean cross-entropy of the validation examples, nats, float32 [H].
       heads: kernel [H, D, C] and bias [H, C].
     """
@@ -65,9 +66,9 @@ class SweepResult:
 
     @property
     def best(self) -> int:
-        """Index of the head of the highest accuracy, of these the one of the lowest loss.
+        """Index of the head with the highest accuracy; of equals the one with the lowest loss.
 
-        A head that diverged is never chosen before one that did not.
+        A head that diverged ranks after all that did not.
         """
         loss = np.nan_to_num(self.loss, nan=np.inf, posinf=np.inf)
         return int(np.lexsort((loss, -self.accuracy, np.isinf(loss)))[0])
@@ -84,96 +85,110 @@ def grid(
     seeds: Sequence[int] = (0,),
     init_scales: Sequence[float] = (0.0,),
 ) -> Settings:
-    """Returns the settings of all combinations; the rates vary slowest, the scales fastest."""
+    """Returns the settings of all combinations; the rates vary slowest, the scales fastest.
+
+    >>> grid(learning_rates=[0.1, 0.2], seeds=[0, 1]).learning_rate.tolist()
+    [0.10000000149011612, 0.10000000149011612, 0.20000000298023224, 0.20000000298023224]
+    """
     rows = list(itertools.product(learning_rates, weight_decays, seeds, init_scales))
     if not rows:
         raise ValueError("a sweep needs at least one value of each setting")
-    rates, decays, drawn, scales = zip(*rows, strict=True)
+    rates, decays, row_seeds, scales = zip(*rows, strict=True)
     return Settings(
         learning_rate=jnp.asarray(rates, jnp.float32),
         weight_decay=jnp.asarray(decays, jnp.float32),
-        seed=jnp.asarray(drawn, jnp.uint32),
+        seed=jnp.asarray(row_seeds, jnp.uint32),
         init_scale=jnp.asarray(scales, jnp.float32),
     )
 
 
 def sweep(
     settings: Settings,
-    train: tuple[jax.Array, jax.Array],
-    validation: tuple[jax.Array, jax.Array],
+    train: tuple[ArrayLike, ArrayLike],
+    validation: tuple[ArrayLike, ArrayLike],
     *,
     num_classes: int,
     epochs: int,
     batch_size: int,
     optimizer: Optimizer = "sgd",
     momentum: float = 0.9,
-    schedule: Decline = "cosine",
+    schedule: Schedule = "cosine",
 ) -> SweepResult:
     """Trains one linear head for each setting, all in one compiled program.
 
-    Each epoch is a new permutation of the examples by (seed, epoch), cut into whole batches; what
-    is left over, fewer than `batch_size`, sits out this epoch.
+    Each epoch is a new permutation of the examples by (seed, epoch), cut into full batches; the
+    remainder of fewer than `batch_size` examples is skipped in this epoch.
 
     Args:
-      settings: the heads, as of `grid`.
+      settings: of the heads, such as `grid` returns.
       train: features [N, D] and class indices [N].
-      validation: the same, of other examples; every one counts once.
+      validation: features and class indices of other examples; every one counts once.
       num_classes: number of classes, C.
       epochs: passes over the training features.
       batch_size: examples of a step, at most N.
       optimizer: "sgd" (with momentum) or "adamw".
       momentum: of SGD.
-      schedule: the rate's course: "constant", or "cosine" to zero.
+      schedule: of the learning rate: "constant", or "cosine" to zero.
 
     Raises:
-      ValueError: if an option is unknown, or shapes, labels or sizes are unfit.
+      ValueError: if an option is unknown, or shapes, labels or sizes are invalid.
 
-    Example:
-      >>> settings = grid(learning_rates=[0.01, 0.1], seeds=range(5))
-      >>> found = sweep(settings, train, held_out, num_classes=10, epochs=20, batch_size=256)
-      >>> found.heads.kernel.shape
-      (10, 512, 10)
+    Examples:
+      >>> x, y = np.array([[-1.0], [-2.0], [1.0], [2.0]]), np.array([0, 0, 1, 1])
+      >>> settings = grid(learning_rates=[0.0, 1.0], seeds=range(2))
+      >>> result = sweep(settings, (x, y), (x, y), num_classes=2, epochs=5, batch_size=2)
+      >>> result.heads.kernel.shape, float(result.accuracy[result.best])
+      ((4, 1, 2), 1.0)
     """
-    _check_options(optimizer, schedule)
-    train = _checked("training", train, num_classes)
-    validation = _checked("validation", validation, num_classes)
-    count = len(train[1])
+    if optimizer not in ("sgd", "adamw"):
+        raise ValueError(f"got optimizer={optimizer!r}; expected 'sgd' or 'adamw'")
+    if schedule not in ("constant", "cosine"):
+        raise ValueError(f"got schedule={schedule!r}; expected 'constant' or 'cosine'")
+    train_examples = to_examples(*train, num_classes=num_classes, split="training")
+    validation_examples = to_examples(*validation, num_classes=num_classes, split="validation")
+    count = len(train_examples[1])
     if not 1 <= batch_size <= count or epochs < 1:
         raise ValueError(
             f"got batch_size={batch_size} and epochs={epochs}; expected a batch of 1 to {count}, "
             "the training examples, and at least one epoch"
         )
-    order, groups = _grouped(np.asarray(settings.seed))
+    # Heads with the same seed form a group. Groups must have one size: where seeds have different
+    # numbers of heads, each head is a group of its own.
+    seeds = np.asarray(settings.seed)
+    order = np.argsort(seeds, kind="stable")
+    _, sizes = np.unique(seeds, return_counts=True)
+    groups = len(sizes) if len(set(sizes.tolist())) == 1 else len(seeds)
     grouped = jax.tree.map(lambda leaf: leaf.reshape(groups, -1), settings[order])
-    heads, accuracy, loss = _train_and_measure(
-        grouped, train, validation, num_classes, epochs, batch_size, optimizer, momentum, schedule
+    heads, accuracy, loss = _train_and_evaluate(
+        grouped,
+        train_examples,
+        validation_examples,
+        num_classes,
+        epochs,
+        batch_size,
+        optimizer,
+        momentum,
+        schedule,
     )
-    back = np.argsort(order)
-    heads = jax.tree.map(lambda leaf: leaf[back], heads)
-    return SweepResult(settings, np.asarray(accuracy)[back], np.asarray(loss)[back], heads)
+    inverse = np.argsort(order)
+    heads = jax.tree.map(lambda leaf: leaf[inverse], heads)
+    return SweepResult(settings, np.asarray(accuracy)[inverse], np.asarray(loss)[inverse], heads)
 
 
 def epoch_order(seed: int | jax.Array, epoch: int | jax.Array, count: int) -> jax.Array:
-    """Returns the order, int32 [count], in which heads of a seed see the examples in an epoch."""
+    """Returns the order, int32 [count], in which heads with a seed see the examples in an epoch."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), epoch)
     return jax.random.permutation(key, count)
 
 
-def _grouped(seeds: np.ndarray) -> tuple[np.ndarray, int]:
-    """Returns the order that puts heads of one seed together, and the number of groups.
-
-    Groups must be of one size; where seeds have different numbers of heads each head is its own.
-    """
-    order = np.argsort(seeds, kind="stable")
-    _, sizes = np.unique(seeds, return_counts=True)
-    return order, len(sizes) if len(set(sizes.tolist())) == 1 else len(seeds)
+_HeadState = tuple[LinearHead, optax.OptState]
 
 
 @functools.partial(
     jax.jit,
     static_argnames=("num_classes", "epochs", "batch_size", "optimizer", "momentum", "schedule"),
 )
-def _train_and_measure(
+def _train_and_evaluate(
     settings: Settings,
     train: tuple[jax.Array, jax.Array],
     validation: tuple[jax.Array, jax.Array],
@@ -182,93 +197,87 @@ def _train_and_measure(
     batch_size: int,
     optimizer: Optimizer,
     momentum: float,
-    schedule: Decline,
+    schedule: Schedule,
 ) -> tuple[LinearHead, jax.Array, jax.Array]:
     """Takes settings [groups, heads of a seed]; returns heads, accuracies and losses, [H, ...]."""
     features, labels = train
     steps = len(labels) // batch_size
 
-    def rule(setting: Settings) -> optax.GradientTransformation:
-        total = epochs * steps
-        decline = optax.cosine_decay_schedule(1.0, total) if schedule == "cosine" else lambda _: 1.0
-        course = lambda step: setting.learning_rate * decline(step)  # noqa: E731
-        decay = optax.add_decayed_weights(setting.weight_decay, mask=LinearHead(True, False))
-        if optimizer == "sgd":
-            parts = [decay, optax.trace(momentum)]
-        else:
-            parts = [optax.scale_by_adam(), decay]
-        return optax.chain(*parts, optax.scale_by_learning_rate(course))
+    make_tx = functools.partial(
+        _make_tx,
+        optimizer=optimizer,
+        momentum=momentum,
+        schedule=schedule,
+        total_steps=epochs * steps,
+    )
 
-    def start(setting: Settings) -> tuple[LinearHead, optax.OptState]:
-        draws = jax.random.normal(_init_key(setting.seed), (features.shape[1], num_classes))
-        kernel = draws * setting.init_scale / features.shape[1] ** 0.5
+    def init(setting: Settings) -> tuple[LinearHead, optax.OptState]:
+        init_key = jax.random.fold_in(jax.random.key(setting.seed), 0)
+        noise = jax.random.normal(init_key, (features.shape[1], num_classes))
+        kernel = noise * setting.init_scale / features.shape[1] ** 0.5
         head = LinearHead(kernel, jnp.zeros(num_classes))
-        return head, rule(setting).init(head)
+        return head, make_tx(setting).init(head)
 
     def train_group(group: Settings) -> LinearHead:
         seed = group.seed[0]
 
-        def advance(carry: tuple, places: jax.Array) -> tuple[tuple, None]:
-            inputs, wanted = features[places], labels[places]
+        def train_step(heads: _HeadState, indices: jax.Array) -> tuple[_HeadState, None]:
+            batch_features, batch_labels = features[indices], labels[indices]
 
-            def one(setting: Settings, head: LinearHead, state: optax.OptState) -> tuple:
-                grads = jax.grad(_loss)(head, inputs, wanted)
-                updates, state = rule(setting).update(grads, state, head)
-                return optax.apply_updates(head, updates), state
+            def update(
+                setting: Settings, head: LinearHead, opt_state: optax.OptState
+            ) -> _HeadState:
+                grads = jax.grad(_loss)(head, batch_features, batch_labels)
+                updates, opt_state = make_tx(setting).update(grads, opt_state, head)
+                return optax.apply_updates(head, updates), opt_state
 
-            return jax.vmap(one)(group, *carry), None
+            return jax.vmap(update)(group, *heads), None
 
-        def epoch(carry: tuple, number: jax.Array) -> tuple[tuple, None]:
-            order = epoch_order(seed, number, len(labels))
+        def train_epoch(heads: _HeadState, epoch: jax.Array) -> tuple[_HeadState, None]:
+            order = epoch_order(seed, epoch, len(labels))
             batches = order[: steps * batch_size].reshape(steps, batch_size)
-            return jax.lax.scan(advance, carry, batches)[0], None
+            return jax.lax.scan(train_step, heads, batches)[0], None
 
-        (heads, _), _ = jax.lax.scan(epoch, jax.vmap(start)(group), jnp.arange(epochs))
+        (heads, _), _ = jax.lax.scan(train_epoch, jax.vmap(init)(group), jnp.arange(epochs))
         return heads
 
     heads = jax.vmap(train_group)(settings)
     heads = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), heads)
-    # One head after the other: the logits of all at once might not fit.
-    accuracy, loss = jax.lax.map(lambda head: _measure(head, *validation), heads)
+    # One head after the other: the logits of all at once might not fit in memory.
+    accuracy, loss = jax.lax.map(lambda head: _evaluate(head, *validation), heads)
     return heads, accuracy, loss
+
+
+def _make_tx(
+    setting: Settings,
+    *,
+    optimizer: Optimizer,
+    momentum: float,
+    schedule: Schedule,
+    total_steps: int,
+) -> optax.GradientTransformation:
+    """Returns the optimizer of one head."""
+    if schedule == "cosine":
+        factor = optax.cosine_decay_schedule(1.0, total_steps)
+    else:
+        factor = optax.constant_schedule(1.0)
+    # Decays the kernel and not the bias.
+    mask: Any = LinearHead(True, False)  # type: ignore[arg-type]  # A mask in their places.
+    decay = optax.add_decayed_weights(setting.weight_decay, mask=mask)
+    if optimizer == "sgd":
+        transforms = [decay, optax.trace(momentum)]
+    else:
+        transforms = [optax.scale_by_adam(), decay]
+    rate = optax.scale_by_learning_rate(lambda step: setting.learning_rate * factor(step))
+    return optax.chain(*transforms, rate)
+
+
+def _evaluate(
+    head: LinearHead, features: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns accuracy and loss of a head."""
+    return (head(features).argmax(-1) == labels).mean(), _loss(head, features, labels)
 
 
 def _loss(head: LinearHead, features: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(head(features), labels).mean()
-
-
-def _measure(
-    head: LinearHead, features: jax.Array, labels: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    logits = head(features)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-    return (logits.argmax(-1) == labels).mean(), loss
-
-
-def _init_key(seed: jax.Array) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(seed), 0)
-
-
-def _check_options(optimizer: str, schedule: str) -> None:
-    if optimizer not in ("sgd", "adamw"):
-        raise ValueError(f"got optimizer={optimizer!r}; expected 'sgd' or 'adamw'")
-    if schedule not in ("constant", "cosine"):
-        raise ValueError(f"got schedule={schedule!r}; expected 'constant' or 'cosine'")
-
-
-def _checked(
-    what: str, pair: tuple[jax.Array, jax.Array], num_classes: int
-) -> tuple[jax.Array, jax.Array]:
-    """Returns features in float32 and labels in int32, if they are fit."""
-    features, labels = jnp.asarray(pair[0], jnp.float32), np.asarray(pair[1])
-    if features.ndim != 2 or labels.shape != features.shape[:1] or not len(labels):
-        raise ValueError(
-            f"got {what} features {features.shape} and labels {labels.shape}; expected [N, D] and "
-            "[N], N at least 1"
-        )
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(
-            f"got {what} labels from {labels.min()} to {labels.max()}; expected class indices "
-            f"from 0 to {num_classes - 1}"
-        )
-    return features, jnp.asarray(labels, jnp.int32)

@@ -1,0 +1,246 @@
+"""Probes: a simple classifier fitted on the features of a frozen network, and its accuracy."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tl_jax import trees
+from tl_jax.objectives import metrics
+from tl_jax.probes import solvers
+from tl_jax.probes.feature_file import Features
+from tl_jax.probes.solvers import Convergence, LinearHead, Metric
+
+Method = Literal["logistic", "ridge", "knn", "class_means"]
+
+METHODS: tuple[Method, ...] = get_args(Method)
+L2_GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_PENALISED = ("logistic", "ridge")
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeOptions:
+    """How a probe is fitted.
+
+    Attributes:
+      method: "logistic" (`logistic_regression`), "ridge" (of one-hot classes), "knn" or
+        "class_means"; see `tl_jax.probes.solvers`.
+      l2: penalty of "logistic" and "ridge", or several, of which the best on a held-out part of
+        the training features is chosen before the fit on all of them.
+      held_out: the part of each class that is held out.
+      standardize: for "logistic", penalise as if every feature had a standard deviation of 1.
+      k: neighbours of "knn".
+      temperature: of their votes; None for one vote each.
+      metric: of "class_means", "euclidean" or "cosine".
+      seed: of the choice of the held-out part.
+
+    Raises:
+      ValueError: on construction, if an option is invalid.
+    """
+
+    method: Method = "logistic"
+    l2: float | Sequence[float] = L2_GRID
+    held_out: float = 0.2
+    standardize: bool = True
+    k: int = 20
+    temperature: float | None = 0.07
+    metric: Metric = "euclidean"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"got method={self.method!r}; expected one of {', '.join(METHODS)}")
+        if not isinstance(self.l2, int | float) and not len(self.l2):
+            raise ValueError("got no l2; expected at least one")
+        if not 0 < self.held_out < 1:
+            raise ValueError(
+                f"got held_out={self.held_out}; expected a part of each class, in (0, 1)"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeResult:
+    """The result of a probe.
+
+    Attributes:
+      method: how the features were classified.
+      accuracy: on the test examples.
+      accuracy_interval: Wilson's 95% interval.
+      count: number of test examples.
+      confusion: int [C, C], true by predicted class.
+      class_names: in the order of the labels.
+      l2: the penalty that was used; None if the method has none.
+      accuracy_by_l2: accuracy on the held-out part for each penalty that was tried; `{}` if one
+        was given.
+      convergence: how the solver of "logistic" ended; None for the others.
+      head: the classifier, on the features as they are; None for "knn".
+      feature_seconds: time to compute both splits' features, or to read them.
+      solve_seconds: time to choose the penalty, fit and classify.
+    """
+
+    method: Method
+    accuracy: float
+    accuracy_interval: list[float]
+    count: int
+    confusion: np.ndarray
+    class_names: tuple[str, ...]
+    l2: float | None
+    accuracy_by_l2: dict[float, float]
+    convergence: Convergence | None
+    head: LinearHead | None
+    feature_seconds: float
+    solve_seconds: float
+
+    def start(self, params: Mapping[str, Any], layer: str) -> dict[str, Any]:
+        """Returns parameters in which a layer classifies like the probe, to fine-tune from.
+
+        Args:
+          params: of a network with a classifier of these classes on the same features, such as
+            `create_model(name, num_classes=C)`.
+          layer: dotted name of its dense layer: `model.classifier`.
+
+        Raises:
+          ValueError: if there is no such layer or it has another shape, or the method has no head.
+        """
+        if self.head is None:
+            raise ValueError(f"method {self.method!r} has no head; probe with another method")
+        leaves = trees.layer_leaves(params, layer)
+        shape = leaves["kernel"].shape
+        if shape != self.head.kernel.shape or "bias" not in leaves:
+            raise ValueError(
+                f"layer {layer!r} has a kernel of {shape} and the leaves {sorted(leaves)}; "
+                f"expected a dense layer with a bias and a kernel of {self.head.kernel.shape}"
+            )
+        return trees.with_layer_leaves(
+            params, layer, {"kernel": self.head.kernel, "bias": self.head.bias}
+        )
+
+
+def fit_probe(
+    train: Features,
+    test: Features,
+    class_names: Sequence[str],
+    options: ProbeOptions | None = None,
+) -> ProbeResult:
+    """Fits a classifier on features [views, N, C], and tests it on the first view of others.
+
+    Args:
+      train: features to fit on; each view of an example counts as an example.
+      test: features to test on.
+      class_names: names of the classes, in the order of the labels.
+      options: how to fit; None for `ProbeOptions()`.
+
+    Returns:
+      The result; its `feature_seconds` are 0.
+
+    Examples:
+      >>> x, y = np.array([[[0.0], [1.0], [3.0], [4.0]]], np.float32), np.array([0, 0, 1, 1])
+      >>> features = Features(x, y, facts={}, from_cache=False)
+      >>> result = fit_probe(features, features, ("low", "high"), ProbeOptions("ridge", l2=0.1))
+      >>> result.accuracy, result.confusion.tolist()
+      (1.0, [[2, 0], [0, 2]])
+    """
+    options, num_classes = options or ProbeOptions(), len(class_names)
+    start = time.perf_counter()
+    l2, accuracy_by_l2 = None, dict[float, float]()
+    if options.method in _PENALISED:
+        l2, accuracy_by_l2 = _choose_l2(train, num_classes, options)
+    classifier = _fit(train.features, train.labels, num_classes, l2 or 0.0, options)
+    logits = classifier.logits_fn(test.features[0])
+    mask = jnp.ones(len(test.labels), bool)
+    confusion = np.asarray(metrics.confusion_matrix(logits, jnp.asarray(test.labels), mask))
+    hits, count = int(confusion.trace()), int(confusion.sum())
+    return ProbeResult(
+        method=options.method,
+        accuracy=hits / count,
+        accuracy_interval=metrics.wilson_interval(hits, count),
+        count=count,
+        confusion=confusion,
+        class_names=tuple(class_names),
+        l2=l2,
+        accuracy_by_l2=accuracy_by_l2,
+        convergence=classifier.convergence,
+        head=classifier.head,
+        feature_seconds=0.0,
+        solve_seconds=time.perf_counter() - start,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Classifier:
+    """A fitted classifier: logits of features, and the parts of a result that depend on it."""
+
+    logits_fn: Callable[[np.ndarray], jax.Array]
+    head: LinearHead | None = None
+    convergence: Convergence | None = None
+
+
+def _fit(
+    features: np.ndarray, labels: np.ndarray, num_classes: int, l2: float, options: ProbeOptions
+) -> _Classifier:
+    """Fits a classifier on all views of features, [views, N, C]."""
+    x, y = features.reshape(-1, features.shape[-1]), np.tile(labels, len(features))
+    if options.method == "knn":
+        knn = functools.partial(
+            solvers.knn, x, y, k=options.k, num_classes=num_classes, temperature=options.temperature
+        )
+        return _Classifier(knn)
+    if options.method == "ridge":
+        head = solvers.ridge(x, jax.nn.one_hot(y, num_classes), l2)
+        return _Classifier(head, head)
+    if options.method == "class_means":
+        head = solvers.class_means(x, y, num_classes=num_classes, metric=options.metric)
+        return _Classifier(head, head)
+    head, convergence = solvers.logistic_regression(
+        x, y, num_classes=num_classes, l2=l2, standardize=options.standardize
+    )
+    return _Classifier(head, head, convergence)
+
+
+def _choose_l2(
+    train: Features, num_classes: int, options: ProbeOptions
+) -> tuple[float, dict[float, float]]:
+    """Returns the penalty with the best accuracy on the held-out part; of equals the largest."""
+    several = [options.l2] if isinstance(options.l2, int | float) else options.l2
+    candidates = sorted(set(map(float, several)))
+    if len(candidates) == 1:
+        return candidates[0], {}
+    fit, held = held_out_split(train.labels, options.held_out, options.seed)
+    accuracies = {}
+    for l2 in candidates:
+        classifier = _fit(train.features[:, fit], train.labels[fit], num_classes, l2, options)
+        predicted = np.asarray(classifier.logits_fn(train.features[0, held])).argmax(-1)
+        accuracies[l2] = float(np.mean(predicted == train.labels[held]))
+    return max(candidates, key=lambda l2: (accuracies[l2], l2)), accuracies
+
+
+def held_out_split(labels: np.ndarray, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits examples into those to fit on and those held out, class by class.
+
+    Args:
+      labels: class indices, [N].
+      held_out: the part of each class that is held out; the last example of a class never is.
+      seed: of the choice.
+
+    Returns:
+      The indices of both parts.
+
+    Raises:
+      ValueError: if no example is held out.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    held = []
+    for label in np.unique(labels):
+        indices = order[labels[order] == label]
+        held.append(indices[: min(round(held_out * len(indices)), len(indices) - 1)])
+    held_indices = np.sort(np.concatenate(held))
+    if not len(held_indices):
+        raise ValueError(
+            f"held_out={held_out} of {len(labels)} examples is none; raise it, or give one l2"
+        )
+    return np.setdiff1d(np.arange(len(labels)), held_indices), held_indices
