@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from tests.training.tiny import TinyNet, as_they_are, assert_equal_trees, batch, randomised
+from tests.support.tiny import TinyNet, assert_equal_trees, batch, images_unchanged, randomised
 from tl_jax.training import optim, sharding, state, step
 from tl_jax.training.checkpoint import CheckpointError, Checkpoints, abstract
 from tl_jax.training.state import TrainState
@@ -30,7 +30,9 @@ def trained() -> TrainState:
     variables = randomised(model)
     plan = freeze.plan(variables["params"], ["fc"], train_backbone=True)
     tx = optim.optimizer("adamw", RATES, plan, weight_decay=0.1, clip_norm=1.0)
-    made = step.make_train_step(model, tx, plan, prepare=as_they_are, seed_key=jax.random.key(0))
+    made = step.make_train_step(
+        model, tx, plan, augment_fn=images_unchanged, seed_key=jax.random.key(0)
+    )
     current, run = state.create(variables, tx, plan), jax.jit(made)
     for seed in range(2):
         current, _ = run(current, batch(seed=seed))

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from tl_jax.data.loading import host_batches
+from tl_jax.data.loading.options import LoadOptions
 from tl_jax.data.preprocess import Preprocess
+from tl_jax.data.source import Source, Task
 from tl_jax.data.views import Views
 from tl_jax.training import sharding
-from tl_jax.training.evaluator import Measure
+from tl_jax.training.evaluator import Evaluator
 
 
 class Brightness(nn.Module):
@@ -24,10 +25,10 @@ class Brightness(nn.Module):
         return jnp.stack([-mean, mean], axis=1)
 
 
-class Grays:
+class Grays(Source):
     """`count` gray images, of label 1 where bright; every third label is wrong."""
 
-    name, split, class_names, skipped = "grays", "all", ("dark", "bright"), ()
+    name, split, tasks = "grays", "all", (Task("label", ("dark", "bright")),)
 
     def __init__(self, count):
         self.count = count
@@ -59,32 +60,35 @@ PREPROCESS = Preprocess(size=(8, 8), crop_pct=1.0, mean=(0.5,) * 3, std=(0.5,) *
 MESH = sharding.data_mesh(jax.devices()[:1])
 
 
-def measure(batch_size):
-    return Measure(Brightness(), PREPROCESS, mesh=MESH, batch_size=batch_size)
+def evaluator_of(preprocess=PREPROCESS, *, batch_size=4, cache="none", **options):
+    return Evaluator(
+        Brightness(),
+        preprocess,
+        mesh=MESH,
+        load_options=LoadOptions(batch_size, cache=cache),
+        **options,
+    )
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 8, 13])
 def test_every_example_counts_once(count):
-    found, confusion = measure(4)({}, Grays(count))
+    metrics, confusion = evaluator_of()({}, Grays(count))
     wrong = len(range(0, count, 3))
-    assert found["count"] == confusion.sum() == count
-    assert found["accuracy"] == pytest.approx((count - wrong) / count)
+    assert metrics["count"] == confusion.sum() == count
+    assert metrics["accuracy"] == pytest.approx((count - wrong) / count)
 
 
-def test_a_loader_that_drops_examples_is_found_out(monkeypatch):
-    whole = host_batches.eval_batches
-
-    def without_the_last(*args, **kwargs):
-        return list(whole(*args, **kwargs))[:-1]
-
-    monkeypatch.setattr(host_batches, "eval_batches", without_the_last)
-    with pytest.raises(RuntimeError, match="counted 4 of the 7"):
-        measure(4)({}, Grays(7))
+def test_examples_that_were_not_counted_are_an_error():
+    evaluator, source = evaluator_of(cache="device"), Grays(7)
+    assert evaluator({}, source)[0]["count"] == 7
+    source.count = 9  # The cache holds the seven of the first pass.
+    with pytest.raises(RuntimeError, match="counted 7 of the 9"):
+        evaluator({}, source)
 
 
 def test_several_views_are_cut_from_what_one_view_drops():
     half = dataclasses.replace(PREPROCESS, crop_pct=0.5)
-    one = Measure(Brightness(), half, mesh=MESH, batch_size=2)
-    five = Measure(Brightness(), half, mesh=MESH, batch_size=2, views=Views(crops=5))
+    one = evaluator_of(half, batch_size=2)
+    five = evaluator_of(half, batch_size=2, views=Views(crops=5))
     assert one({}, Rings())[0]["accuracy"] == 0
     assert five({}, Rings())[0]["accuracy"] == 1

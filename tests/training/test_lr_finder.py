@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.training.tiny import TinyNet, as_they_are, assert_equal_trees, batch, randomised
+from tests.support.tiny import TinyNet, assert_equal_trees, batch, images_unchanged, randomised
 from tl_jax.training import optim, state, step
 from tl_jax.training.lr_finder import LrCurve, find_learning_rate
 from tl_jax.training.state import TrainState
@@ -24,7 +24,7 @@ class Parabola:
     def __init__(self) -> None:
         self.traced = 0
 
-    def begin(self, schedule):
+    def setup(self, schedule):
         tx = optax.sgd(schedule)
 
         def loss_of(params, scale):
@@ -53,14 +53,14 @@ def descended(rates: np.ndarray) -> np.ndarray:
 
 
 def test_losses_are_those_of_steps_whose_rates_rise_by_a_constant_factor():
-    curve = find_learning_rate(Parabola().begin, ones(), low=1e-3, high=0.4, steps=40)
+    curve = find_learning_rate(Parabola().setup, ones(), low=1e-3, high=0.4, steps=40)
     assert not curve.diverged
     np.testing.assert_allclose(curve.rates, np.geomspace(1e-3, 0.4, 40))
     np.testing.assert_allclose(curve.losses, descended(curve.rates), rtol=1e-3)
 
 
 def test_it_stops_once_the_loss_is_four_times_the_lowest():
-    curve = find_learning_rate(Parabola().begin, ones(), low=0.1, high=100, steps=60, smoothing=0)
+    curve = find_learning_rate(Parabola().setup, ones(), low=0.1, high=100, steps=60, smoothing=0)
     assert curve.diverged
     assert 2 < len(curve.rates) == len(curve.losses) == len(curve.smoothed) < 60
     rates = np.geomspace(0.1, 100, 60)
@@ -71,7 +71,7 @@ def test_it_stops_once_the_loss_is_four_times_the_lowest():
 
 
 def test_the_smoothed_loss_is_the_corrected_average():
-    curve = find_learning_rate(Parabola().begin, ones(), low=1e-3, high=0.1, steps=5, smoothing=0.9)
+    curve = find_learning_rate(Parabola().setup, ones(), low=1e-3, high=0.1, steps=5, smoothing=0.9)
     for i, found in enumerate(curve.smoothed):
         weights = 0.9 ** np.arange(i, -1, -1)
         expected = (weights * curve.losses[: i + 1]).sum() / weights.sum()
@@ -80,7 +80,7 @@ def test_the_smoothed_loss_is_the_corrected_average():
 
 def test_the_step_is_compiled_once():
     parabola = Parabola()
-    find_learning_rate(parabola.begin, ones(), steps=20, high=0.1)
+    find_learning_rate(parabola.setup, ones(), steps=20, high=0.1)
     assert parabola.traced == 1
 
 
@@ -88,32 +88,32 @@ def test_no_more_batches_are_taken_than_there_are_steps():
     batches = ones()
     taken = itertools.count()
     find_learning_rate(
-        Parabola().begin, (b for b, _ in zip(batches, taken, strict=False)), steps=5, high=0.1
+        Parabola().setup, (b for b, _ in zip(batches, taken, strict=False)), steps=5, high=0.1
     )
     assert next(taken) == 5
 
 
-def tiny_begin(variables):
+def tiny_setup(variables):
     model = TinyNet()
     plan = freeze.plan(variables["params"], ["fc"], train_backbone=True)
 
-    def begin(schedule):
+    def setup(schedule):
         tx = optim.optimizer("sgd", dict.fromkeys(("head", "backbone"), schedule), plan)
         made = step.make_train_step(
-            model, tx, plan, prepare=as_they_are, seed_key=jax.random.key(0)
+            model, tx, plan, augment_fn=images_unchanged, seed_key=jax.random.key(0)
         )
         return jax.jit(made), state.create(variables, tx, plan)
 
-    return begin
+    return setup
 
 
 def test_a_network_is_as_it_was_and_gives_the_same_curve_again():
     variables = randomised(TinyNet())
     before = jax.tree.map(np.array, variables)
-    begin, batches = tiny_begin(variables), [batch()] * 30
-    one = find_learning_rate(begin, batches, low=1e-4, high=100, steps=30, smoothing=0.5)
+    setup, batches = tiny_setup(variables), [batch()] * 30
+    one = find_learning_rate(setup, batches, low=1e-4, high=100, steps=30, smoothing=0.5)
     assert_equal_trees(variables, before)
-    other = find_learning_rate(begin, batches, low=1e-4, high=100, steps=30, smoothing=0.5)
+    other = find_learning_rate(setup, batches, low=1e-4, high=100, steps=30, smoothing=0.5)
     np.testing.assert_array_equal(one.losses, other.losses)
     assert 1e-4 < one.steepest < one.rates[np.argmin(one.smoothed)]
     assert one.smoothed.min() < 0.8 * one.smoothed[0]
@@ -161,7 +161,7 @@ def test_a_loss_that_never_falls_suggests_nothing(losses):
 
 def test_a_loss_that_is_no_number_ends_the_run():
     scales = [{"scale": np.float32(1)}] * 6 + [{"scale": np.float32(np.nan)}] * 6
-    curve = find_learning_rate(Parabola().begin, scales, low=1e-3, high=1e-2, steps=12)
+    curve = find_learning_rate(Parabola().setup, scales, low=1e-3, high=1e-2, steps=12)
     assert curve.diverged
     assert len(curve.losses) == 6
     assert np.isfinite(curve.losses).all()
@@ -170,12 +170,12 @@ def test_a_loss_that_is_no_number_ends_the_run():
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_first_loss_that_is_not_finite_is_an_error(value):
     with pytest.raises(FloatingPointError, match="first batch is not finite"):
-        find_learning_rate(Parabola().begin, [{"scale": np.float32(value)}] * 9, steps=9)
+        find_learning_rate(Parabola().setup, [{"scale": np.float32(value)}] * 9, steps=9)
 
 
 def test_too_few_batches_are_an_error():
     with pytest.raises(ValueError, match="3 batches for 10 steps"):
-        find_learning_rate(Parabola().begin, [{"scale": np.float32(1)}] * 3, steps=10, high=0.1)
+        find_learning_rate(Parabola().setup, [{"scale": np.float32(1)}] * 3, steps=10, high=0.1)
 
 
 @pytest.mark.parametrize(
@@ -189,4 +189,4 @@ def test_too_few_batches_are_an_error():
 )
 def test_options_that_make_no_sense_are_errors(options, complaint):
     with pytest.raises(ValueError, match=complaint):
-        find_learning_rate(Parabola().begin, ones(), **options)
+        find_learning_rate(Parabola().setup, ones(), **options)

@@ -1,10 +1,5 @@
 """Recalibration: pooled moments by their definition and against torch, and what must not move."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,25 +8,20 @@ import torch
 from flax import linen as nn
 
 from experiments.torch_peer import import_timm
-from tests.training.tiny import TinyNet, assert_equal_trees, batch, randomised
+from tests.support import devices
+from tests.support.tiny import TinyNet, assert_equal_trees, batch, randomised
 from tl_jax import trees
 from tl_jax.models import layers
-from tl_jax.models.features import features
+from tl_jax.models.outputs import features
 from tl_jax.models.registry import create_model
-from tl_jax.training import recalibrate, sharding
+from tl_jax.models.variables import from_state_dict
+from tl_jax.training import recalibrate
 from tl_jax.training.recalibrate import Moments
-from tl_jax.weights.state_dict import from_state_dict
 
-ROOT = Path(__file__).parents[2]
-DEVICES = 4
+pytestmark = pytest.mark.slow
 
-
-def images(size: int, seed: int) -> np.ndarray:
-    """Images whose brightness differs from batch to batch, so that the batches' means do too."""
-    return batch(size, seed=seed)["image"] + seed
-
-
-UNEQUAL = [images(8, 0), images(8, 1), images(3, 2)]
+# Their brightness differs from batch to batch, so that the means of batches do too.
+UNEQUAL = [devices.unequal_images(size, seed) for size, seed in ((8, 0), (8, 1), (3, 2))]
 
 
 def inputs_of(model, variables, layer: str) -> np.ndarray:
@@ -155,7 +145,7 @@ def test_pooling_many_batches_loses_no_digits():
     flat = values.astype(np.float32).astype(np.float64).reshape(-1, 2)
     np.testing.assert_allclose(total.mean, flat.mean(0), rtol=1e-6)
     np.testing.assert_allclose(total.var, flat.var(0), rtol=1e-3)
-    assert total.count == len(flat)
+    assert total.num_values == len(flat)
 
 
 # ---- what stays as it is
@@ -203,36 +193,10 @@ def test_a_training_step_that_does_not_ask_for_moments_is_the_same_program(monke
 # ---- over devices
 
 
-def main(folder: Path) -> None:
-    """What runs in the process of several devices."""
-    mesh = sharding.data_mesh()
-    assert mesh.size == DEVICES, mesh
-    model = TinyNet()
-    placed = [sharding.put_batch({"image": x}, mesh)["image"] for x in UNEQUAL[:2]]
-    found = recalibrate.recalibrate(model, randomised(model), placed, mesh=mesh)
-    stats = found["batch_stats"]
-    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(stats))
-    np.savez(folder / "stats.npz", *jax.tree.leaves(stats))
-
-
-def test_over_devices_the_moments_are_those_of_the_whole_batch(tmp_path):
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}"
-    code = (
-        "import pathlib, sys; from tests.training.test_recalibrate import main;"
-        "main(pathlib.Path(sys.argv[1]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+def test_over_devices_the_moments_are_those_of_the_global_batch(on_four):
     model = TinyNet()
     expected = recalibrate.recalibrate(model, randomised(model), UNEQUAL[:2])["batch_stats"]
-    with np.load(tmp_path / "stats.npz") as found:
+    with np.load(on_four / "stats.npz") as found:
         for one, other in zip(found.values(), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.training.tiny import assert_equal_trees
+from tests.support.tiny import assert_equal_trees
 from tl_jax.training.regularize import l2_sp
 
 RNG = np.random.default_rng(0)

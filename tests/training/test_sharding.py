@@ -1,9 +1,6 @@
 """A step over a mesh is the step on one device, and its checkpoints open anywhere."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -12,70 +9,18 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
-from tests.training.tiny import TinyNet, as_they_are, assert_equal_trees, batch, randomised
+from tests.support.devices import DEVICES, STEPS, train_on
+from tests.support.tiny import TinyNet, assert_equal_trees, batch, images_unchanged, randomised
 from tl_jax.training import optim, sharding, state, step
 from tl_jax.training.checkpoint import Checkpoints, abstract
-from tl_jax.training.state import TrainState
 from tl_jax.transfer import freeze
 
-ROOT = Path(__file__).parents[2]
-STEPS, DEVICES = 3, 4
-
-
-def train_on(mesh: jax.sharding.Mesh) -> tuple[TrainState, list, dict]:
-    """Returns state, training metrics and evaluation sums after some steps on a mesh."""
-    model = TinyNet()
-    variables = randomised(model)
-    plan = freeze.plan(variables["params"], ["fc"], train_backbone=True)
-    rates = {freeze.HEAD: 0.1, freeze.BACKBONE: 0.1}
-    tx = optim.optimizer("sgd", rates, plan, weight_decay=0.01, clip_norm=1.0)
-    made = step.make_train_step(model, tx, plan, prepare=as_they_are, seed_key=jax.random.key(0))
-    run = sharding.jit_train_step(made, mesh)
-    current = jax.device_put(state.create(variables, tx, plan), sharding.replicated(mesh))
-    recorded = []
-    for seed in range(STEPS):
-        current, values = run(current, sharding.put_batch(batch(seed=seed), mesh))
-        recorded.append(values)
-    evaluate = sharding.jit_eval_step(step.make_eval_step(model.apply), mesh)
-    padded = batch(seed=9) | {"mask": np.arange(8) < 5}
-    sums = evaluate(current.variables, sharding.put_batch(padded, mesh))
-    return current, recorded, sums
-
-
-def main(folder: Path) -> None:
-    """What runs in the process of four devices: trains and leaves its results in a folder."""
-    mesh = sharding.data_mesh()
-    assert mesh.size == DEVICES, mesh
-    results = train_on(mesh)
-    assert len(results[0].params["conv1"]["kernel"].sharding.device_set) == DEVICES
-    np.savez(folder / "results.npz", *jax.tree.leaves(results))
-    placed = sharding.put_batch(batch(), mesh)["image"]
-    rows = {str(shard.device): shard.data.shape[0] for shard in placed.addressable_shards}
-    (folder / "rows.json").write_text(json.dumps(rows))
-    with Checkpoints(folder / "checkpoints", best_metric="loss") as checkpoints:
-        checkpoints.save(results[0], {"loss": 1.0})
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def on_one_device():
     return train_on(sharding.data_mesh(jax.devices()[:1]))
-
-
-@pytest.fixture(scope="module")
-def on_four(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("four")
-    flags = f"--xla_force_host_platform_device_count={DEVICES}"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    program = (
-        "import sys, pathlib; from tests.training.test_sharding import main; "
-        "main(pathlib.Path(sys.argv[1]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(folder)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder
 
 
 def leaves_of(folder: Path, like) -> list:
@@ -143,21 +88,15 @@ def test_a_keyed_step_takes_the_key_as_an_argument_and_gives_the_same_bits():
     plan = freeze.plan(variables["params"], ["fc"], train_backbone=True)
     tx = optim.optimizer("sgd", {freeze.HEAD: 0.1, freeze.BACKBONE: 0.1}, plan)
 
-    def made(key):
-        return step.make_train_step(model, tx, plan, prepare=as_they_are, seed_key=key)
-
-    mesh = sharding.data_mesh(jax.devices()[:1])
     traced = []
 
-    def keyed(key, current, inputs):
-        traced.append(key)
-        return made(key)(current, inputs)
+    def step_of_key(key):
+        traced.append(isinstance(key, jax.core.Tracer))
+        return step.make_train_step(model, tx, plan, augment_fn=images_unchanged, seed_key=key)
 
-    for seed in (0, 1):
-        key = jax.random.key(seed)
-        found, _ = sharding.jit_keyed_train_step(keyed, mesh, key)(
-            jax.tree.map(jnp.copy, state.create(variables, tx, plan)), batch()
-        )
-        expected, _ = jax.jit(made(key))(state.create(variables, tx, plan), batch())
-        assert_equal_trees(found.params, expected.params)
-    assert all(isinstance(key, jax.core.Tracer) for key in traced)
+    key, mesh = jax.random.key(1), sharding.data_mesh(jax.devices()[:1])
+    run = sharding.jit_keyed_train_step(lambda key, *args: step_of_key(key)(*args), mesh, key)
+    actual, _ = run(jax.tree.map(jnp.copy, state.create(variables, tx, plan)), batch())
+    assert traced == [True]
+    expected, _ = jax.jit(step_of_key(key))(state.create(variables, tx, plan), batch())
+    assert_equal_trees(actual.params, expected.params)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from flax import linen as nn
 
-from tests.training.tiny import TinyNet, as_they_are, assert_equal_trees, batch, randomised
+from tests.support.tiny import TinyNet, assert_equal_trees, batch, images_unchanged, randomised
 from tl_jax.training import optim, state, step
 from tl_jax.transfer import freeze
 
@@ -39,7 +39,7 @@ def identity_step(label_smoothing: float = 0.0):
     initial, tx, plan = first_state(variables, head="bias")
     made = step.make_train_step(
         Identity(), tx, plan,
-        prepare=as_they_are, seed_key=SEED_KEY, label_smoothing=label_smoothing,
+        augment_fn=images_unchanged, seed_key=SEED_KEY, label_smoothing=label_smoothing,
     )  # fmt: skip
     return made(initial, {"image": LOGITS, "label": LABELS})
 
@@ -69,12 +69,13 @@ def random_step():
     model = TinyNet(drop_rate=0.5, drop_path_rate=0.5)
     initial, tx, plan = first_state(randomised(model))
 
-    def prepare(key, batch):
+    def augment_fn(key, batch):
         return batch["image"] + 0.01 * jax.random.normal(key, batch["image"].shape)
 
     def make(seed: int):
-        made = step.make_train_step(model, tx, plan, prepare=prepare, seed_key=jax.random.key(seed))
-        return jax.jit(made)
+        seed_key = jax.random.key(seed)
+        train_step = step.make_train_step(model, tx, plan, augment_fn=augment_fn, seed_key=seed_key)
+        return jax.jit(train_step)
 
     return make(0), make(1), initial
 
@@ -102,21 +103,21 @@ def test_the_key_does_not_depend_on_how_the_step_was_reached(random_step):
 
 
 def test_images_and_dropout_have_different_keys():
-    seen = []
-    initial, tx, plan = first_state(randomised(TinyNet()))
+    keys = []
 
-    class Spy(TinyNet):
+    class Spy(Identity):
         def apply(self, variables, images, *, rngs, **options):
-            seen.append(rngs["dropout"])
+            keys.append(rngs["dropout"])
             return super().apply(variables, images, rngs=rngs, **options)
 
-    def prepare(key, batch):
-        seen.append(key)
+    def augment_fn(key, batch):
+        keys.append(key)
         return batch["image"]
 
-    made = step.make_train_step(Spy(), tx, plan, prepare=prepare, seed_key=SEED_KEY)
-    made(initial, batch())
-    assert jax.random.key_data(seen[0]).tolist() != jax.random.key_data(seen[1]).tolist()
+    initial, tx, plan = first_state(Identity().init(SEED_KEY, LOGITS), head="bias")
+    train_step = step.make_train_step(Spy(), tx, plan, augment_fn=augment_fn, seed_key=SEED_KEY)
+    train_step(initial, {"image": LOGITS, "label": LABELS})
+    assert jax.random.key_data(keys[0]).tolist() != jax.random.key_data(keys[1]).tolist()
 
 
 # ---- types
@@ -126,7 +127,7 @@ def test_a_bfloat16_network_keeps_float32_parameters_statistics_and_losses():
     model = TinyNet(dtype=jnp.bfloat16)
     variables = randomised(model)
     initial, tx, plan = first_state(variables)
-    made = step.make_train_step(model, tx, plan, prepare=as_they_are, seed_key=SEED_KEY)
+    made = step.make_train_step(model, tx, plan, augment_fn=images_unchanged, seed_key=SEED_KEY)
     after, values = jax.eval_shape(made, initial, batch())
     kept = (after.params, after.batch_stats, after.opt_state, values)
     floats = [leaf.dtype for leaf in jax.tree.leaves(kept) if jnp.issubdtype(leaf, jnp.floating)]

@@ -1,1 +1,1 @@
-"""The training of a network: state, optimizer, steps, devices, checkpoints, and the loop."""
+"""Training: state, optimizers, steps, evaluation of a split, checkpoints, devices."""

@@ -1,37 +1,36 @@
-"""Checkpoints of a run: saved whole, restored exactly, the newest and the best kept (Orbax)."""
+"""Checkpoints of a run (Orbax): written atomically, restored exactly, newest and best kept."""
 
 import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 from orbax.checkpoint import checkpoint_managers
 
-from tl_jax import trees
+from tl_jax import messages, trees
 from tl_jax.training.state import TrainState
 
 _VARIABLES, _OPTIMIZER, _EVALUATED = "variables", "optimizer", "evaluated"
 _ITEMS = (_VARIABLES, _OPTIMIZER, _EVALUATED)
-_MOST_PROBLEMS = 12
-_Shapes = Mapping[str, tuple[int, ...]]
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be restored: it is damaged, or that of another network or optimizer."""
+    """A checkpoint cannot be restored: it is damaged, or of another network or optimizer."""
 
 
-class Checkpoints(contextlib.AbstractContextManager):
+class Checkpoints:
     """The checkpoints of one run, by step.
 
     The variables and the optimizer's state are separate items, so that a finished run can be read
-    without knowing its optimizer; and so are the variables to be used, where they are others than
-    those that training goes on with (averaged or recalibrated ones). Use as a context manager:
-    leaving it waits for what is being written, and raises if that failed.
+    without knowing its optimizer. So are the variables that were evaluated, if they differ from
+    those that training continues with (averaged or recalibrated ones).
+
+    Use as a context manager: leaving it waits for pending writes, and raises if one failed.
     """
 
     def __init__(
@@ -45,10 +44,10 @@ class Checkpoints(contextlib.AbstractContextManager):
         """Opens the checkpoints under `directory`.
 
         Args:
-          directory: where they lie; made if it is missing.
+          directory: folder of the checkpoints; created if it is missing.
           best_metric: name of the metric, among those given to `save`, whose best checkpoint is
             kept.
-          keep: how many of the newest are kept besides.
+          keep: how many of the newest are kept too.
           lower_is_better: whether a lower `best_metric` is better.
 
         Raises:
@@ -74,6 +73,9 @@ class Checkpoints(contextlib.AbstractContextManager):
                 "folder of its step"
             ) from error
 
+    def __enter__(self) -> Self:
+        return self
+
     def __exit__(self, *error: object) -> None:
         self._manager.close()
 
@@ -81,14 +83,14 @@ class Checkpoints(contextlib.AbstractContextManager):
         self,
         state: TrainState,
         metrics: Mapping[str, float],
-        evaluated: Mapping[str, Any] | None = None,
+        evaluated: trees.Tree | None = None,
     ) -> None:
-        """Writes a state under its step, in the background; an error of the write before is raised.
+        """Starts to write a state under its step; raises the error of an earlier write.
 
         Args:
-          state: what training goes on with.
-          metrics: they decide which is best.
-          evaluated: the variables that were measured and are to be used; None: those of `state`.
+          state: what training continues with.
+          metrics: of the evaluated variables; `best_metric` decides which checkpoint is best.
+          evaluated: the variables that were evaluated; None: those of `state`.
         """
         self._manager.check_for_errors()
         items = {
@@ -102,7 +104,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         )
 
     def latest_step(self) -> int | None:
-        """Returns the newest step that was saved whole, or None."""
+        """Returns the newest step that was written completely, or None."""
         self._manager.wait_until_finished()
         return self._manager.latest_step()
 
@@ -118,93 +120,91 @@ class Checkpoints(contextlib.AbstractContextManager):
 
         Args:
           step: which.
-          like: a state of the same form, arrays or abstract arrays; its shardings decide where
-            the restored arrays lie, whatever devices wrote them.
+          like: a state of the same structure, arrays or abstract arrays; its shardings decide
+            where the restored arrays lie, whatever devices wrote them.
 
         Raises:
-          CheckpointError: if the checkpoint is damaged, or has another form; it lists the
+          CheckpointError: if the checkpoint is damaged, or has another structure; it lists the
             variables that differ.
         """
-        variables = self._restore(step, _VARIABLES, like.variables)
-        form = ocp.args.StandardRestore({"opt_state": like.opt_state})
-        with self._naming(step):
-            args = ocp.args.Composite(**{_OPTIMIZER: form})
-            opt_state = self._manager.restore(step, args=args)[_OPTIMIZER]["opt_state"]
+        variables = self._restore_variables(step, _VARIABLES, like.variables)
+        args = ocp.args.StandardRestore({"opt_state": like.opt_state})
+        with self._errors_name_checkpoint(step):
+            restored = self._manager.restore(step, args=ocp.args.Composite(**{_OPTIMIZER: args}))
+        step_array = jax.numpy.asarray(step, jax.numpy.int32)
         return TrainState(
-            step=jax.device_put(jax.numpy.asarray(step, jax.numpy.int32), _sharding(like.step)),
+            step=jax.device_put(step_array, like.step.sharding),
             params=variables["params"],
             batch_stats=variables.get("batch_stats", {}),
-            opt_state=opt_state,
+            opt_state=restored[_OPTIMIZER]["opt_state"],
         )
 
-    def restore_variables(self, step: int, like: Any) -> dict[str, Any]:
-        """Returns only the variables of a step that are to be used, laid out as those of `like`.
+    def restore_variables(self, step: int, like: trees.Tree) -> dict[str, Any]:
+        """Returns only the evaluated variables of a step, with the structure of `like`.
 
         An empty collection is left out. Raises as `restore` does.
         """
         self._manager.wait_until_finished()
-        with self._naming(step):
-            saved = self._manager.item_metadata(step)
-        return self._restore(step, _EVALUATED if _EVALUATED in saved else _VARIABLES, like)
+        with self._errors_name_checkpoint(step):
+            items = self._manager.item_metadata(step)
+        return self._restore_variables(
+            step, _EVALUATED if _EVALUATED in items else _VARIABLES, like
+        )
 
-    def _restore(self, step: int, item: str, like: Any) -> dict[str, Any]:
+    def _restore_variables(self, step: int, item: str, like: trees.Tree) -> dict[str, Any]:
         like = _without_empty(like)
         self._manager.wait_until_finished()
-        with self._naming(step):
-            stored = _shapes(self._manager.item_metadata(step)[item].tree)
-        self._check_form(step, stored, _shapes(like))
-        with self._naming(step):
+        with self._errors_name_checkpoint(step):
+            saved = _shapes(self._manager.item_metadata(step)[item].tree)
+        # Orbax's own error about a shape does not name the variable.
+        expected, absent = _shapes(like), "not at all"
+        problems = [
+            f"{name}: saved {saved.get(name, absent)}, wanted {expected.get(name, absent)}"
+            for name in sorted(saved.keys() | expected.keys())
+            if saved.get(name) != expected.get(name)
+        ]
+        if problems:
+            raise CheckpointError(
+                messages.report(
+                    f"{self._manager.directory / str(step)} does not fit the network; "
+                    f"{len(problems)} variables differ:",
+                    problems,
+                    "build the network as it was when the checkpoint was written (name, head, "
+                    "classes)",
+                )
+            )
+        with self._errors_name_checkpoint(step):
             args = ocp.args.Composite(**{item: ocp.args.StandardRestore(like)})
             return self._manager.restore(step, args=args)[item]
 
     @contextlib.contextmanager
-    def _naming(self, step: int) -> Iterator[None]:
+    def _errors_name_checkpoint(self, step: int) -> Iterator[None]:
         # Orbax raises errors of many types, and some do not say which file they are about.
         try:
             yield
         except Exception as error:
             raise CheckpointError(
                 f"{self._manager.directory / str(step)} cannot be restored: it is damaged, or was "
-                "written by another optimizer. Delete this folder to go on from the checkpoint "
-                f"before it. The cause: {error}"
+                "written with another optimizer. Delete this folder to continue from the "
+                f"checkpoint before it. The cause: {error}"
             ) from error
-
-    def _check_form(self, step: int, stored: _Shapes, wanted: _Shapes) -> None:
-        # Orbax's own error over a shape does not say whose it is.
-        no = "not at all"
-        problems = [
-            f"{name}: saved {stored.get(name, no)}, wanted {wanted.get(name, no)}"
-            for name in sorted(stored.keys() | wanted.keys())
-            if stored.get(name) != wanted.get(name)
-        ]
-        if problems:
-            listing = "\n  ".join(problems[:_MOST_PROBLEMS])
-            raise CheckpointError(
-                f"{self._manager.directory / str(step)} does not fit the network; "
-                f"{len(problems)} variables differ:\n  {listing}\n"
-                "build the network as it was when the checkpoint was written (name, head, classes)"
-            )
 
     def _score(self, metrics: Mapping[str, float]) -> float:
         score = self._sign * metrics[self._best_metric]
         return score if math.isfinite(score) else -math.inf
 
 
-def _without_empty(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves out empty collections, which some say by `{}` and some by not naming them."""
-    return {name: collection for name, collection in variables.items() if collection}
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {trees.dotted(path): tuple(leaf.shape) for path, leaf in trees.flatten(tree).items()}
-
-
-def _sharding(array: Any) -> Sharding | None:
-    return getattr(array, "sharding", None)
-
-
 def abstract(tree: Any, sharding: Sharding) -> Any:
-    """Returns the form of a tree of arrays, to be restored with a sharding."""
+    """Returns a tree of arrays as abstract arrays, to be restored with a sharding."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
     )
+
+
+def _without_empty(variables: trees.Tree) -> dict[str, Any]:
+    """Leaves out empty collections: `{}` and a missing collection are the same."""
+    return {name: collection for name, collection in variables.items() if collection}
+
+
+def _shapes(tree: trees.Tree) -> dict[str, tuple[int, ...]]:
+    return {trees.dotted(path): tuple(leaf.shape) for path, leaf in trees.flatten(tree).items()}

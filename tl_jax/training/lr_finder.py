@@ -10,9 +10,9 @@ import optax
 from tl_jax.training.state import TrainState
 from tl_jax.training.step import Batch, TrainStep
 
-# The loss, smoothed, at which a run has diverged, in multiples of the lowest (as in fastai).
+# The run has diverged when the smoothed loss is this many times its lowest value (as in fastai).
 _DIVERGED = 4.0
-# The smoothed loss of the first steps is that of a few batches: no slope is read there.
+# Share of the steps at the start whose smoothed loss rests on few batches and is not looked at.
 _UNSETTLED_SHARE = 0.1
 
 
@@ -22,9 +22,9 @@ class LrCurve:
 
     Attributes:
       rates: of each step, rising by a constant factor, [n].
-      losses: of each step's batch, before the parameters move at that rate, [n].
-      smoothed: their exponential average, corrected for its start, [n].
-      diverged: whether the run ended because the loss did, and not after its steps.
+      losses: of each step's batch, before the step at that rate, [n].
+      smoothed: their exponential average, with bias correction, [n].
+      diverged: whether the run ended because the loss diverged.
     """
 
     rates: np.ndarray
@@ -39,14 +39,14 @@ class LrCurve:
         if lowest - start < 2:
             return None
         slope = np.gradient(self.smoothed[start:], np.log(self.rates[start:]))
-        # Behind the minimum a loss that jumps about falls steeply too.
+        # After the minimum a noisy loss can fall steeply too.
         return float(self.rates[start + int(np.argmin(slope[: lowest - start + 1]))])
 
     @property
     def minimum_over_ten(self) -> float | None:
         """A tenth of the rate at which the smoothed loss is lowest; None if it never falls.
 
-        Where that is the last rate, the curve has no minimum yet: raise `high`.
+        If that is the last rate, the curve has not reached its minimum: raise `high`.
         """
         if self._lowest == self._settled:
             return None
@@ -63,7 +63,7 @@ class LrCurve:
 
 
 def find_learning_rate(
-    begin: Callable[[optax.Schedule], tuple[TrainStep, TrainState]],
+    setup: Callable[[optax.Schedule], tuple[TrainStep, TrainState]],
     batches: Iterable[Batch],
     *,
     low: float = 1e-7,
@@ -73,70 +73,66 @@ def find_learning_rate(
 ) -> LrCurve:
     """Trains while the learning rate rises, and returns the loss by rate (arXiv:1506.01186).
 
-    The run ends early once the smoothed loss is four times its lowest, or not finite. Nothing is
-    put back afterwards, since nothing was changed: the trained state is thrown away.
+    The run ends early once the smoothed loss is four times its lowest value, or not finite. The
+    trained state is thrown away.
 
     Args:
-      begin: makes the run for a schedule of the learning rate: a compiled step, whose optimizer
-        has that schedule, and the state it begins with, which the step may use up.
+      setup: given a schedule of the learning rate, returns a compiled step whose optimizer has
+        that schedule, and its first state, which the step may donate.
       batches: at least `steps` of them.
       low, high: first and last learning rate.
-      steps: steps from `low` to `high`.
-      smoothing: weight of the past in the average of the loss, below 1. The more there is of it,
-        the later the average shows a turn: the suggestions move to higher rates.
+      steps: number of steps from `low` to `high`.
+      smoothing: weight of the past in the average of the loss, in [0, 1). A higher one makes the
+        average follow the loss later, which moves the suggestions to higher rates.
 
     Raises:
       ValueError: if the rates do not rise, there are fewer than two steps or too few batches, or
         the smoothing is not in [0, 1).
       FloatingPointError: if the first loss is not finite.
 
-    Example:
-      >>> def begin(schedule):
-      ...     rates = {"head": schedule, "backbone": schedule}
-      ...     tx = optim.optimizer("sgd", rates, plan)
-      ...     made = step.make_train_step(
-      ...         model, tx, plan, prepare=prepare, seed_key=jax.random.key(0))
-      ...     return jax.jit(made), state.create(variables, tx, plan)
-      >>> curve = find_learning_rate(begin, batches)                         # doctest: +SKIP
-      >>> curve.steepest                                                     # doctest: +SKIP
+    Examples:
+      >>> import itertools, jax, jax.numpy as jnp
+      >>> def setup(schedule):
+      ...     tx, params = optax.sgd(schedule), {"w": jnp.ones(3)}
+      ...     def step(state, batch):
+      ...         loss, grads = jax.value_and_grad(lambda p: jnp.sum(p["w"] ** 2))(state.params)
+      ...         updates, opt_state = tx.update(grads, state.opt_state)
+      ...         params = optax.apply_updates(state.params, updates)
+      ...         return TrainState(state.step + 1, params, {}, opt_state), {"loss": loss}
+      ...     return jax.jit(step), TrainState(jnp.int32(0), params, {}, tx.init(params))
+      >>> curve = find_learning_rate(setup, itertools.repeat({}), steps=50)
+      >>> 0.01 < curve.steepest < 1
+      True
     """
-    rates = _rates(low, high, steps, smoothing)
-    train_step, current = begin(optax.exponential_decay(low, steps - 1, high / low))
-    average, lowest, diverged = 0.0, math.inf, False
-    losses: list[float] = []
-    smoothed: list[float] = []
-    for _, batch in zip(rates, batches, strict=False):
-        current, values = train_step(current, batch)
-        loss = float(values["loss"])
-        average = smoothing * average + (1 - smoothing) * loss
-        mean = average / (1 - smoothing ** (len(losses) + 1))
-        diverged = not mean <= _DIVERGED * lowest or math.isinf(mean)
-        if diverged:
-            break
-        losses.append(loss)
-        smoothed.append(mean)
-        lowest = min(lowest, mean)
-    _check_length(len(losses), steps, diverged=diverged)
-    return LrCurve(rates[: len(losses)], np.array(losses), np.array(smoothed), diverged)
-
-
-def _rates(low: float, high: float, steps: int, smoothing: float) -> np.ndarray:
     if not 0 < low < high < math.inf:
         raise ValueError(f"the rate goes from {low} to {high}; it must rise, from above 0")
     if steps < 2:
         raise ValueError(f"got {steps} steps; a curve needs at least 2, and better 100")
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing is {smoothing}; it must lie in [0, 1)")
-    return np.geomspace(low, high, steps)
-
-
-def _check_length(done: int, steps: int, *, diverged: bool) -> None:
-    if not diverged and done < steps:
+    rates = np.geomspace(low, high, steps)
+    train_step, state = setup(optax.exponential_decay(low, steps - 1, high / low))
+    average, lowest, diverged = 0.0, math.inf, False
+    losses: list[float] = []
+    smoothed: list[float] = []
+    for _, batch in zip(rates, batches, strict=False):
+        state, metrics = train_step(state, batch)
+        loss = float(metrics["loss"])
+        average = smoothing * average + (1 - smoothing) * loss
+        corrected = average / (1 - smoothing ** (len(losses) + 1))
+        diverged = not corrected <= _DIVERGED * lowest or math.isinf(corrected)
+        if diverged:
+            break
+        losses.append(loss)
+        smoothed.append(corrected)
+        lowest = min(lowest, corrected)
+    if not diverged and len(losses) < steps:
         raise ValueError(
-            f"there were {done} batches for {steps} steps; pass batches without end, or set steps="
+            f"got {len(losses)} batches for {steps} steps; pass endless batches, or fewer steps"
         )
-    if not done:
+    if not losses:
         raise FloatingPointError(
             "the loss of the first batch is not finite, before anything was trained: "
-            "look at the images, the labels and the weights"
+            "check the images, the labels and the weights"
         )
+    return LrCurve(rates[: len(losses)], np.array(losses), np.array(smoothed), diverged)

@@ -1,6 +1,6 @@
-"""Regularisers of fine-tuning, as parts of an optimizer: decay toward the pretrained weights."""
+"""L2-SP, the pull of fine-tuned weights toward the pretrained ones, as a part of an optimizer."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,23 +11,23 @@ class L2SpState(NamedTuple):
     """The state of `l2_sp`.
 
     Attributes:
-      start: the parameters at the start of training, in the form of the parameters.
+      start: the initial parameters, in the form of the parameters.
     """
 
-    start: Any
+    start: optax.Params
 
 
 def l2_sp(alpha: float) -> optax.GradientTransformation:
-    """Returns the pull toward the starting point, L2-SP (arXiv:1802.01483).
+    """Returns the pull toward the initial parameters, L2-SP (arXiv:1802.01483).
 
     It adds `alpha * (params - start)` to the updates: the gradient of
     `alpha / 2 * |params - start|^2`, the paper's penalty on the pretrained weights. `start` is what
-    `init` is called with, and a part of the state: a resumed run goes on toward the same point,
-    and a compiled step holds no constants.
+    `init` is called with. It is a part of the state, so that a resumed run is pulled toward the
+    same point and a compiled step holds no constants.
 
-    Before an optimizer's own transformation it acts as a penalty of the loss does; between
+    Before an optimizer's own transformation it acts like a penalty in the loss; between
     `optax.scale_by_adam` and the learning rate it is decoupled, as AdamW's decay is. Weights that
-    have no pretrained value, such as a fresh head's, take plain decay in its place (the paper's
+    have no pretrained value, such as those of a fresh head, take plain decay instead (the paper's
     beta): `optax.multi_transform` gives each label its own.
 
     Args:
@@ -36,20 +36,22 @@ def l2_sp(alpha: float) -> optax.GradientTransformation:
     Raises:
       ValueError: if `alpha` is negative or not a number; in `update`, if there are no parameters.
 
-    Example:
+    Examples:
       >>> pulled = optax.chain(l2_sp(0.01), optax.sgd(1e-3, momentum=0.9))
-      >>> fresh = optax.chain(optax.add_decayed_weights(0.01), optax.sgd(1e-2, momentum=0.9))
-      >>> tx = optax.multi_transform(
-      ...     {"backbone": pulled, "head": fresh}, labels)                   # doctest: +SKIP
+      >>> decayed = optax.chain(optax.add_decayed_weights(0.01), optax.sgd(1e-2, momentum=0.9))
+      >>> labels = {"conv": "backbone", "fc": "head"}
+      >>> tx = optax.multi_transform({"backbone": pulled, "head": decayed}, labels)
     """
     if not alpha >= 0:
         raise ValueError(f"alpha of L2-SP is {alpha}; it must be 0 or more")
 
-    def init(params: Any) -> L2SpState:
-        # A copy: a step that uses its state up must not find one buffer in it twice.
+    def init(params: optax.Params) -> L2SpState:
+        # A copy: a step that donates its state must not find the same buffer in it twice.
         return L2SpState(jax.tree.map(jnp.copy, params))
 
-    def update(updates: Any, state: L2SpState, params: Any = None) -> tuple[Any, L2SpState]:
+    def update(
+        updates: optax.Updates, state: L2SpState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, L2SpState]:
         if params is None:
             raise ValueError("L2-SP needs the parameters: call update(updates, state, params)")
         pulled = jax.tree.map(

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tl_jax.data.loading import place
+from tl_jax.data.loading import device_batches
 
 _DATA = "data"
 
@@ -19,12 +19,12 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of what every device holds whole: the state."""
+    """Returns the sharding of the state: every device holds all of it."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def sharded(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of what is split over the devices by its first axis: a batch."""
+    """Returns the sharding of a batch: split over the devices along its first axis."""
     return NamedSharding(mesh, PartitionSpec(_DATA))
 
 
@@ -39,34 +39,46 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Places this process's part of a global batch on its devices."""
-    return place.put(batch, sharded(mesh))
+    return device_batches.put_batch(batch, sharded(mesh))
 
 
 def jit_train_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """Compiles a training step over a mesh; the state that is passed in is used up.
+    """Compiles a training step over a mesh; the state that is passed in is donated.
 
     The batch is split over the devices, so BatchNorm sees the statistics of the global batch.
     """
-    whole, parts = replicated(mesh), sharded(mesh)
-    return jax.jit(step, in_shardings=(whole, parts), out_shardings=whole, donate_argnums=0)
+    state_sharding, batch_sharding = replicated(mesh), sharded(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(state_sharding, batch_sharding),
+        out_shardings=state_sharding,
+        donate_argnums=0,
+    )
 
 
 def jit_keyed_train_step(
     step: Callable[..., Any], mesh: Mesh, seed_key: jax.Array
 ) -> Callable[..., Any]:
-    """Compiles a training step `step(seed_key, state, batch)` over a mesh, for one key.
+    """Compiles a training step `step(seed_key, state, batch)` over a mesh, and binds its key.
 
-    The key is an argument of the program and no constant in it, so runs that differ in their seed
-    alone share what is compiled. As `jit_train_step` otherwise.
+    The key is an argument of the program and not a constant in it, so runs that differ only in
+    their seed share one compiled program. Otherwise as `jit_train_step`.
     """
-    whole, parts = replicated(mesh), sharded(mesh)
+    state_sharding, batch_sharding = replicated(mesh), sharded(mesh)
     compiled = jax.jit(
-        step, in_shardings=(whole, whole, parts), out_shardings=whole, donate_argnums=1
+        step,
+        in_shardings=(state_sharding, state_sharding, batch_sharding),
+        out_shardings=state_sharding,
+        donate_argnums=1,
     )
-    return functools.partial(compiled, jax.device_put(seed_key, whole))
+    return functools.partial(compiled, jax.device_put(seed_key, state_sharding))
 
 
 def jit_eval_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """Compiles an evaluation step over a mesh."""
-    whole, parts = replicated(mesh), sharded(mesh)
-    return jax.jit(step, in_shardings=(whole, parts), out_shardings=whole)
+    """Compiles an evaluation step `step(variables, batch)` over a mesh."""
+    variables_sharding = replicated(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(variables_sharding, sharded(mesh)),
+        out_shardings=variables_sharding,
+    )

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from tl_jax import trees
 from tl_jax.transfer import freeze
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """What a training step reads and writes.
 
     Attributes:
@@ -22,9 +22,9 @@ class TrainState:
     """
 
     step: jax.Array
-    params: Any
-    batch_stats: Any
-    opt_state: Any
+    params: trees.Tree
+    batch_stats: trees.Tree
+    opt_state: optax.OptState
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -33,15 +33,15 @@ class TrainState:
 
 
 def create(
-    variables: Any, tx: optax.GradientTransformation, plan: Any, step: int = 0
+    variables: trees.Tree, tx: optax.GradientTransformation, plan: trees.Tree, step: int = 0
 ) -> TrainState:
-    """Returns the state of a phase of training that begins with `variables`.
+    """Returns the first state of a phase of training.
 
     Args:
       variables: `{"params": ..., "batch_stats": ...}`.
       tx: the optimizer, made for the trained parameters of `plan`.
       plan: labels of `tl_jax.transfer.freeze`.
-      step: steps done before.
+      step: number of steps done in earlier phases.
     """
     trained, _ = freeze.split(plan, variables["params"])
     return TrainState(

@@ -1,7 +1,6 @@
 """The training step and the evaluation step: pure functions of state and batch."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,64 +8,67 @@ import optax
 from flax import linen as nn
 
 from tl_jax import trees
+from tl_jax.models.model import Model
 from tl_jax.objectives import losses, metrics
 from tl_jax.training.state import TrainState
 from tl_jax.transfer import freeze
 
 Batch = Mapping[str, jax.Array]
-Prepare = Callable[[jax.Array, Batch], jax.Array]
-Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+Metrics = dict[str, jax.Array]
+AugmentFn = Callable[[jax.Array, Batch], jax.Array]
+MixFn = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+EvalStep = Callable[[trees.Tree, Batch], Metrics]
 
 
 def make_train_step(
-    model: nn.Module,
+    model: Model,
     tx: optax.GradientTransformation,
-    plan: Any,
+    plan: trees.Tree,
     *,
-    prepare: Prepare,
+    augment_fn: AugmentFn,
     seed_key: jax.Array,
     label_smoothing: float = 0.0,
-    mix: Mix | None = None,
-    still: Collection[str] = (),
+    mix_fn: MixFn | None = None,
+    fixed_statistics: Collection[str] = (),
 ) -> TrainStep:
     """Returns one step of training, to be compiled with `jax.jit`.
 
-    The gradient is taken of the trained parameters alone, so no work is done in the backward
-    pass below the first of them; frozen layers stand still.
+    The gradient is taken with respect to the trained parameters alone, so the backward pass does
+    no work below the first of them. Frozen layers are in evaluation mode.
 
     Args:
       model: the network.
       tx: optimizer of the trained parameters of `plan`.
       plan: labels of `tl_jax.transfer.freeze`.
-      prepare: `prepare(key, batch)` -> the network's input, float [B, H, W, 3]: augmentation and
-        normalisation.
+      augment_fn: `augment_fn(key, batch)` -> the network's input, float [B, H, W, channels]:
+        augmentation and normalisation.
       seed_key: the run's random key; a step uses `fold_in(seed_key, step)`.
       label_smoothing: see `tl_jax.objectives.losses.cross_entropy`.
-      mix: `mix(key, images, targets) -> (images, targets)` of one-hot targets (mixup, CutMix;
-        `tl_jax.data.augment.mixing.mix`); None mixes nothing.
-      still: labels whose BatchNorm keeps its running statistics (`freeze.batch_norm`).
+      mix_fn: `mix_fn(key, images, targets) -> (images, targets)` with one-hot targets (mixup,
+        CutMix); None mixes nothing.
+      fixed_statistics: labels whose BatchNorm keeps its running statistics
+        (`freeze.apply_batch_norm_policies`).
 
     Returns:
-      `step(state, batch) -> (state, metrics)` with the scalars "loss", "accuracy" and
-      "grad_norm" (of the trained parameters, before clipping). `batch["label"]` is int [B].
+      `step(state, batch) -> (state, metrics)` with the scalars "loss", "accuracy" and "grad_norm"
+      (of the trained parameters, before clipping). `batch["label"]` is int [B].
     """
+    interceptor = freeze.interceptor(plan, fixed_statistics)
 
-    intercept = freeze.standing_still(plan, still)
-
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(seed_key, state.step)
-        prepare_key, dropout_key = jax.random.split(step_key)
-        images, targets = prepare(prepare_key, batch), batch["label"]
+        augment_key, dropout_key = jax.random.split(step_key)
+        images, targets = augment_fn(augment_key, batch), batch["label"]
         trained, frozen = freeze.split(plan, state.params)
-        if mix is not None:
-            # A key of its own, so that the other draws are those of a run without it; children 0
-            # and 1 of the step's key are the two above.
+        if mix_fn is not None:
+            # `split` above took children 0 and 1 of the step's key. A third child leaves all other
+            # random numbers as they are without mixing.
             mix_key = jax.random.fold_in(step_key, 2)
-            images, targets = mix(mix_key, images, jax.nn.one_hot(targets, model.num_classes))
+            images, targets = mix_fn(mix_key, images, jax.nn.one_hot(targets, model.num_classes))
 
-        def loss_of(trained: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            with nn.intercept_methods(intercept):
+        def loss_fn(trained: trees.Tree) -> tuple[jax.Array, tuple[jax.Array, trees.Tree]]:
+            with nn.intercept_methods(interceptor):
                 logits, updates = model.apply(
                     {"params": trees.merge(trained, frozen), "batch_stats": state.batch_stats},
                     images,
@@ -77,7 +79,7 @@ def make_train_step(
             loss = losses.cross_entropy(logits, targets, label_smoothing=label_smoothing)
             return loss, (logits, updates.get("batch_stats", {}))
 
-        (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+        (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
         updates, opt_state = tx.update(grads, state.opt_state, trained)
         new_state = TrainState(
             step=state.step + 1,
@@ -94,21 +96,19 @@ def make_train_step(
     return step
 
 
-def make_eval_step(
-    logits_of: Callable[[Any, jax.Array], jax.Array],
-) -> Callable[[Any, Batch], dict[str, jax.Array]]:
+def make_eval_step(logits_fn: Callable[[trees.Tree, jax.Array], jax.Array]) -> EvalStep:
     """Returns one step of evaluation, to be compiled with `jax.jit`.
 
     Args:
-      logits_of: variables and uint8 images [B, H, W, 3] -> logits [B, C].
+      logits_fn: variables and the batch's images [B, ...] -> logits [B, C].
 
     Returns:
-      `step(variables, batch) -> sums` over the examples where `batch["mask"]` holds: "loss" (sum,
-      nats), "confusion" (int [C, C], true by predicted class).
+      `step(variables, batch) -> sums` over the examples where `batch["mask"]` is True: "loss"
+      (sum, nats) and "confusion" (int [C, C], true by predicted class).
     """
 
-    def step(variables: Any, batch: Batch) -> dict[str, jax.Array]:
-        logits = logits_of(variables, batch["image"])
+    def step(variables: trees.Tree, batch: Batch) -> Metrics:
+        logits = logits_fn(variables, batch["image"])
         loss = losses.example_cross_entropy(logits, batch["label"])
         return {
             "loss": jnp.where(batch["mask"], loss, 0.0).sum(),

@@ -71,8 +71,8 @@ def batch(size: int = 8, *, side: int = 8, seed: int = 0, classes: int = CLASSES
     }
 
 
-def as_they_are(key: jax.Array, batch: dict[str, Any]) -> jax.Array:
-    """Prepares nothing: the `prepare` of a step whose images are ready."""
+def images_unchanged(key: jax.Array, batch: dict[str, Any]) -> jax.Array:
+    """Returns the images of a batch: the `augment_fn` of a step whose images are ready."""
     del key
     return batch["image"]
 
