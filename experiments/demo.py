@@ -27,33 +27,39 @@ def main() -> None:
     config = demo.get_config()
     if arguments.epochs is not None:
         config = _replaced(config, "train", epochs=arguments.epochs)
-    # The two runs share their programs; what one has compiled the other need not.
+    # The two runs share their compiled programs.
     jax.config.update("jax_compilation_cache_dir", str((arguments.workdir / "compiled").absolute()))
 
-    runs = {"pretrained on ImageNet": config, "random weights": from_scratch(config)}
-    reports, seconds = {}, {}
-    for (name, configured), folder in zip(runs.items(), ("pretrained", "random"), strict=True):
+    runs = {
+        "pretrained on ImageNet": (config, "pretrained"),
+        "random weights": (from_scratch(config), "random"),
+    }
+    reports: dict[str, dict[str, Any]] = {}
+    seconds: dict[str, float] = {}
+    for name, (run_config, folder) in runs.items():
         print(f"\n== {name} ==", file=sys.stderr)
-        begun = time.monotonic()
-        reports[name] = fit(configured, arguments.workdir / folder)
-        seconds[name] = time.monotonic() - begun
+        start_time = time.monotonic()
+        report = fit(run_config, arguments.workdir / folder)
+        assert report is not None  # It is, unless the run is told to stop early.
+        reports[name] = report
+        seconds[name] = time.monotonic() - start_time
     table = comparison(reports, seconds)
     (arguments.workdir / "table.json").write_text(
         json.dumps({"reports": reports, "seconds": seconds}, indent=2) + "\n"
     )
     print(f"\nDefective or functional solar cells (ELPV), test split\n\n{table}\n")
-    folder = arguments.workdir / "pretrained"
-    print(f"learning curves   {folder / 'curves.png'}")
-    print(f"confusion matrix  {folder / 'confusion.png'}")
+    pretrained = arguments.workdir / "pretrained"
+    print(f"learning curves   {pretrained / 'curves.png'}")
+    print(f"confusion matrix  {pretrained / 'confusion.png'}")
     print(f"TensorBoard       tensorboard --logdir {arguments.workdir}")
-    print(f"predict           .venv/bin/python -m tl_jax predict {folder} IMAGE...")
+    print(f"predict           .venv/bin/python -m tl_jax predict {pretrained} IMAGE...")
 
 
 def from_scratch(config: Config) -> Config:
     """Returns the same experiment with random weights.
 
-    It has the same number of epochs, all of them of all layers: a head on random features learns
-    next to nothing, and would make the comparison unfair.
+    It has the same number of epochs, but trains all layers in all of them: a head on random
+    features learns next to nothing, which would make the comparison unfair.
     """
     scratch = _replaced(config, "model", weights=RANDOM_WEIGHTS)
     epochs = config.train.head_epochs + config.train.epochs
@@ -67,11 +73,12 @@ def comparison(reports: dict[str, dict[str, Any]], seconds: dict[str, float]) ->
         f"{'seconds':>9}"
     ]
     for name, report in reports.items():
-        found = report["metrics"]["test"]
-        low, high = found["accuracy_interval"]
+        metrics = report["metrics"]["test"]
+        low, high = metrics["accuracy_interval"]
         lines.append(
-            f"{name:<24}{found['accuracy']:>9.3f}{f'{low:.3f} to {high:.3f}':>17}"
-            f"{found['balanced_accuracy']:>10.3f}{found['macro_f1']:>10.3f}{seconds[name]:>9.0f}"
+            f"{name:<24}{metrics['accuracy']:>9.3f}{f'{low:.3f} to {high:.3f}':>17}"
+            f"{metrics['balanced_accuracy']:>10.3f}{metrics['macro_f1']:>10.3f}"
+            f"{seconds[name]:>9.0f}"
         )
     return "\n".join(lines)
 

@@ -40,6 +40,70 @@ from tl_jax import (
 )
 
 CLASSES = ("red ones", "green ones", "blue ones")
+_COLOURS = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "grayscale": 0.2}
+# Every way to train that changes what is computed: the fields that differ from the defaults below,
+# by name of the run and section of the configuration.
+RUNS: dict[str, dict[str, dict[str, Any]]] = {
+    "head": {"transfer": {"trained": "head"}, "model": {"head_dropout": 0.2}},
+    "full": {
+        "optim": {"warmup_epochs": 0.5, "clip_norm": 1.0, "weight_decay": 0.05},
+        "model": {"drop_path": 0.1},
+        "augment": {**_COLOURS, "rotation": 10.0, "blur": 0.5, "erase": 0.5},
+    },
+    "scratch": {
+        "model": {"name": "simple_cnn", "weights": "random"},
+        "optim": {"name": "sgd", "learning_rate": 0.05},
+    },
+    "phases": {
+        "transfer": {
+            "phases": (
+                PhaseConfig(1, "head", learning_rate=1e-2),
+                PhaseConfig(1, "head+last:2"),
+                PhaseConfig(1, "all", optimizer="sgd"),
+            ),
+            "groups": (GroupConfig("stage1", learning_rate=1e-4, batch_norm="frozen"),),
+        },
+        "optim": {"layer_decay": 0.7},
+    },
+    "lora": {"transfer": {"adaptation": "lora", "trained": "head+added", "lora_rank": 2}},
+    "ssf": {
+        "transfer": {"adaptation": "ssf", "trained": "head+added", "batch_norm": "affine_only"}
+    },
+    "adapters": {"transfer": {"adaptation": "adapters", "trained": "head+added"}},
+    "fuse": {"transfer": {"classifier": "fuse", "class_mapping": ("red ones=3|5", "blue ones=7")}},
+    "load": {
+        "transfer": {
+            "classifier": "load",
+            "class_mapping": ("red ones=3|5", "green ones=4", "blue ones=7"),
+        }
+    },
+    "ema_mixup": {
+        "train": {"ema": 0.9, "label_smoothing": 0.1},
+        "augment": {"mixup": 0.4, "cutmix": 0.5},
+    },
+    "recalibrate": {"transfer": {"batch_norm": "recalibrate"}},
+    "few_shot": {
+        "data": {"shots": 3, "batch_size": 4, "sampling": "balanced"},
+        "transfer": {"head_init": "class_means", "trained": "head"},
+    },
+    "carve_cosine": {
+        "data": {"carve": 0.25, "eval_split": "validation", "cache": "none"},
+        "model": {"head": "cosine"},
+        "transfer": {"trained": "head+last:1"},
+    },
+    "mlp_policy": {
+        "model": {"head": "mlp", "hidden": (16,)},
+        "augment": {"policy": "randaugment"},
+        "transfer": {"trained": "head"},
+        "data": {"cache": "device"},
+    },
+    "l2_sp_bitfit": {
+        "optim": {"l2_sp": 0.01},
+        "transfer": {"trained": "head+biases", "batch_norm": "affine_only"},
+        "augment": {"policy": "trivialaugment"},
+    },
+    "bfloat16": {"model": {"dtype": "bfloat16"}, "transfer": {"trained": "head+norms"}},
+}
 
 
 def write_photos(root: Path) -> Path:
@@ -71,91 +135,37 @@ def write_weights(path: Path) -> Path:
 
 
 def configurations(photos: Path, weights: Path) -> dict[str, Config]:
-    """Returns the runs by name: every way to train that changes what is computed."""
-
-    def run(
-        *,
-        name: str = "resnet18",
-        model: dict[str, Any] | None = None,
-        data: dict[str, Any] | None = None,
-        augment: dict[str, Any] | None = None,
-        optim: dict[str, Any] | None = None,
-        transfer: dict[str, Any] | None = None,
-        train: dict[str, Any] | None = None,
-    ) -> Config:
-        pretrained = str(weights) if name == "resnet18" else "random"
-        return Config(
-            model=ModelConfig(name=name, weights=pretrained, **(model or {})),
-            data=DataConfig(**{
-                "source": f"folder:{photos}", "eval_split": "val", "test_split": "test",
-                "batch_size": 8, "image_size": 32, "workers": 1, **(data or {}),
-            }),
-            augment=AugmentConfig(scale=(0.5, 1.0), **(augment or {})),
-            optim=OptimConfig(**{"name": "adamw", "learning_rate": 1e-3, **(optim or {})}),
-            transfer=TransferConfig(**(transfer or {})),
-            train=TrainConfig(**{"epochs": 2, "log_every": 1, **(train or {})}),
-        )  # fmt: skip
-
-    colours = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "grayscale": 0.2}
-    return {
-        "head": run(transfer={"trained": "head"}, model={"head_dropout": 0.2}),
-        "full": run(
-            optim={"warmup_epochs": 0.5, "clip_norm": 1.0, "weight_decay": 0.05},
-            model={"drop_path": 0.1},
-            augment={**colours, "rotation": 10.0, "blur": 0.5, "erase": 0.5},
-        ),
-        "scratch": run(name="simple_cnn", optim={"name": "sgd", "learning_rate": 0.05}),
-        "phases": run(
-            transfer={
-                "phases": (
-                    PhaseConfig(1, "head", learning_rate=1e-2),
-                    PhaseConfig(1, "head+last:2"),
-                    PhaseConfig(1, "all", optimizer="sgd"),
-                ),
-                "groups": (GroupConfig("stage1", learning_rate=1e-4, batch_norm="frozen"),),
-            },
-            optim={"layer_decay": 0.7},
-        ),
-        "lora": run(transfer={"adaptation": "lora", "trained": "head+added", "lora_rank": 2}),
-        "ssf": run(
-            transfer={"adaptation": "ssf", "trained": "head+added", "batch_norm": "affine_only"}
-        ),
-        "adapters": run(transfer={"adaptation": "adapters", "trained": "head+added"}),
-        "fuse": run(
-            transfer={"classifier": "fuse", "class_mapping": ("red ones=3|5", "blue ones=7")}
-        ),
-        "load": run(
-            transfer={
-                "classifier": "load",
-                "class_mapping": ("red ones=3|5", "green ones=4", "blue ones=7"),
-            }
-        ),
-        "ema_mixup": run(
-            train={"ema": 0.9, "label_smoothing": 0.1}, augment={"mixup": 0.4, "cutmix": 0.5}
-        ),
-        "recalibrate": run(transfer={"batch_norm": "recalibrate"}),
-        "few_shot": run(
-            data={"shots": 3, "batch_size": 4, "sampling": "balanced"},
-            transfer={"head_init": "class_means", "trained": "head"},
-        ),
-        "carve_cosine": run(
-            data={"carve": 0.25, "eval_split": "validation", "cache": "none"},
-            model={"head": "cosine"},
-            transfer={"trained": "head+last:1"},
-        ),
-        "mlp_policy": run(
-            model={"head": "mlp", "hidden": (16,)},
-            augment={"policy": "randaugment"},
-            transfer={"trained": "head"},
-            data={"cache": "device"},
-        ),
-        "l2_sp_bitfit": run(
-            optim={"l2_sp": 0.01},
-            transfer={"trained": "head+biases", "batch_norm": "affine_only"},
-            augment={"policy": "trivialaugment"},
-        ),
-        "bfloat16": run(model={"dtype": "bfloat16"}, transfer={"trained": "head+norms"}),
+    """Returns the runs by name, on these pictures and from these weights of a ResNet-18."""
+    defaults: dict[str, dict[str, Any]] = {
+        "model": {"name": "resnet18", "weights": str(weights)},
+        "data": {
+            "source": f"folder:{photos}",
+            "eval_split": "val",
+            "test_split": "test",
+            "batch_size": 8,
+            "image_size": 32,
+            "workers": 1,
+        },
+        "augment": {"scale": (0.5, 1.0)},
+        "optim": {"name": "adamw", "learning_rate": 1e-3},
+        "transfer": {},
+        "train": {"epochs": 2, "log_every": 1},
     }
+    sections = {
+        "model": ModelConfig,
+        "data": DataConfig,
+        "augment": AugmentConfig,
+        "optim": OptimConfig,
+        "transfer": TransferConfig,
+        "train": TrainConfig,
+    }
+    return {
+        run: Config(**{
+            name: section(**{**defaults[name], **fields.get(name, {})})
+            for name, section in sections.items()
+        })
+        for run, fields in RUNS.items()
+    }  # fmt: skip
 
 
 def hash_arrays(tree: Any) -> str:
@@ -173,8 +183,8 @@ def run_once(config: Config, workdir: Path) -> dict[str, str]:
     tl_jax.fit(config, workdir, stop_after_epoch=1)
     report = tl_jax.fit(config, workdir)
     run = tl_jax.load_run(workdir)
-    kept = {name: report[name] for name in ("metrics", "confusion", "best_epoch")}
-    numbers = json.dumps(kept, sort_keys=True)
+    compared = {name: report[name] for name in ("metrics", "confusion", "best_epoch")}
+    numbers = json.dumps(compared, sort_keys=True)
     return {
         "variables": hash_arrays(run.variables),
         "metrics": hashlib.sha256(numbers.encode()).hexdigest()[:16],
@@ -192,7 +202,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="keep the runs' folders here")
     options = parser.parse_args()
     before = json.loads(options.against.read_text()) if options.against else {}
-    results, differ = {}, []
+    results: dict[str, dict[str, str]] = {}
+    different = []
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(options.keep or scratch).resolve()
         work.mkdir(parents=True, exist_ok=True)
@@ -203,21 +214,22 @@ def main() -> int:
         for name, config in configurations(photos, weights).items():
             if options.only and name not in options.only:
                 continue
-            results[name] = run_once(config, work / "runs" / name)
-            same = {True: "same", False: "DIFFERS"}.get(before.get(name, {}) == results[name])
-            verdict = same if name in before else ""
-            if name in before and before[name] != results[name]:
-                differ.append(name)
+            result = results[name] = run_once(config, work / "runs" / name)
+            verdict = ""
+            if name in before:
+                verdict = "same" if before[name] == result else "DIFFERS"
+            if verdict == "DIFFERS":
+                different.append(name)
             print(
-                f"{name:14} {results[name]['variables']} {results[name]['metrics']} "
-                f"{results[name]['accuracy']} {results[name]['loss']:22} {verdict}",
+                f"{name:14} {result['variables']} {result['metrics']} {result['accuracy']} "
+                f"{result['loss']:22} {verdict}",
                 flush=True,
             )
     if options.out:
         options.out.write_text(json.dumps(results, indent=2) + "\n")
     if options.against:
-        print(f"{len(results) - len(differ)} of {len(results)} runs have the same bits")
-    return 1 if differ else 0
+        print(f"{len(results) - len(different)} of {len(results)} runs have the same bits")
+    return 1 if different else 0
 
 
 if __name__ == "__main__":

@@ -1,59 +1,72 @@
-"""The data of a configuration: every option reaches what opens it; and the record of a run."""
+"""The data of a configuration: splits and parts of them, how they are read, what is refused."""
 
-import dataclasses
+import csv
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from tests.run.test_data_options import change
+from tests.support.runs import change
 from tl_jax.config import Config, DataConfig, ModelConfig
-from tl_jax.data.preprocess import Preprocess
-from tl_jax.run import data as experiment
-from tl_jax.run.data import RunInfo, open_split
-from tl_jax.weights.sources import WeightsRecord
+from tl_jax.data.loading.options import LoadOptions
+from tl_jax.run.data import load_options, open_split, preprocess_of
 
 
-@pytest.mark.parametrize(
-    ("fields", "split", "expected"),
-    [
-        ({}, "test", "test"),
-        ({}, "part", "part"),
-        ({"carve": 0.5}, "part", "part"),
-        ({"carve": 0.5}, "validation", "part"),
-        ({"carve": 0.5}, "train", "train"),
-        ({"carve": 0.5}, "test", "test"),
-    ],
-)
-def test_the_options_of_the_data_reach_what_opens_it(monkeypatch, fields, split, expected):
-    class OpenedError(Exception):
-        """What was asked for."""
+def manifest(folder, rows):
+    """Writes a manifest of gray pictures with these labels and tags."""
+    file = folder / "set.csv"
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["photo", "other", "label", "tags", "split"])
+        for i, (label, tags) in enumerate(rows):
+            Image.new("L", (9, 9), 20 * i).save(folder / f"{i}.png")
+            Image.new("L", (5, 5), 20 * i).save(folder / f"other{i}.png")
+            writer.writerow([f"{i}.png", f"other{i}.png", label, tags, "train"])
+    return file
 
-    def record(*args, **options):
-        raise OpenedError(args, options)
 
-    monkeypatch.setattr(experiment, "open_source", record)
-    data = DataConfig(
-        source="manifest:a.csv",
-        data_dir="somewhere",
-        labels=("a", "b"),
-        image_column="picture",
-        validation_fraction=0.3,
-        on_corrupt="skip",
-        train_split="part",
-        **fields,
-    )
-    with pytest.raises(OpenedError) as found:
-        open_split(change(Config(data=data), "train", seed=7), split)
-    assert found.value.args == (
-        ("manifest:a.csv", expected),
-        {
-            "data_dir": "somewhere",
-            "seed": 7,
-            "validation_fraction": 0.3,
-            "on_corrupt": "skip",
-            "labels": ("a", "b"),
-            "image_column": "picture",
-        },
-    )
+def test_columns_of_a_manifest_are_chosen(tmp_path):
+    file = manifest(tmp_path, [("a", "x"), ("b", "y"), ("a", "y")])
+    data = DataConfig(f"manifest:{file}", image_column="other", labels=("tags",))
+    source = open_split(Config(data=data), "train")
+    assert source.class_names == ("x", "y")
+    assert source.labels().tolist() == [0, 1, 1]
+    assert source[0]["image"].shape == (5, 5, 3)
+
+
+def test_a_part_of_a_folder_without_splits_is_held_out(shared_photos):
+    data = DataConfig(f"folder:{shared_photos / 'train'}", validation_fraction=0.5)
+    lengths = [len(open_split(Config(data=data), split)) for split in ("train", "validation")]
+    assert sum(lengths) == 26
+    assert 12 <= lengths[1] <= 14
+    names = [open_split(Config(data=data), "train")[i]["path"] for i in range(3)]
+    other = change(Config(data=data), "train", seed=1)
+    assert names != [open_split(other, "train")[i]["path"] for i in range(3)]
+
+
+def test_corrupt_images_can_be_skipped(tiny_config, photos):
+    (photos / "val" / "grüne" / "2.png").write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match=r"2\.png"):
+        open_split(tiny_config, "val")
+    assert len(open_split(change(tiny_config, "data", on_corrupt="skip"), "val")) == 9
+
+
+# ---- parts
+
+
+def test_a_part_of_the_training_split_is_carved_out(tiny_config):
+    config = change(tiny_config, "data", carve=0.25, eval_split="validation")
+    train, held_out = open_split(config, "train"), open_split(config, "validation")
+    assert (len(train), len(held_out)) == (20, 6)
+    assert set(train.indices) & set(held_out.indices) == set()
+    assert len(open_split(config, "test")) == 14
+
+
+def test_shots_are_of_the_training_split_alone(tiny_config):
+    config = change(tiny_config, "data", shots=3)
+    assert np.bincount(open_split(config, "train").labels()).tolist() == [3, 3]
+    assert len(open_split(config, "val")) == 10
+    assert len(open_split(change(config, "data", carve=0.5), "train")) == 6
 
 
 @pytest.mark.parametrize("fields", [{"carve": 0.5}, {"shots": 3}])
@@ -65,35 +78,36 @@ def test_the_seed_decides_which_examples_a_part_holds(tiny_config, fields):
     assert one == again != other
 
 
-def test_parts_are_of_the_split_that_is_trained_on_whatever_its_name(tiny_config):
+def test_parts_are_of_the_training_split_whatever_its_name(tiny_config):
     config = change(tiny_config, "data", train_split="test", carve=0.5, shots=2)
-    train, held_out = (open_split(config, split) for split in ("test", "validation"))
-    assert len(train) == 4
-    assert len(held_out) == 8  # Of 7 of each class, half, rounded up.
+    assert len(open_split(config, "test")) == 4
+    assert len(open_split(config, "validation")) == 8  # Of 7 of each class, half, rounded up.
     assert len(open_split(config, "train")) == 26
 
 
-def test_images_are_of_the_weights_size_unless_another_is_asked_for():
+# ---- labels
+
+
+def test_missing_and_multiple_labels_are_refused_by_name(tmp_path):
+    file = manifest(tmp_path, [("a", "x|y"), ("b", "y"), ("", "x"), ("a", "x")])
+    config = Config(data=DataConfig(f"manifest:{file}", image_column="photo", labels=("label",)))
+    with pytest.raises(ValueError, match=r"1 of 4 examples of split 'train' .* have no 'label'"):
+        open_split(config, "train")
+    with pytest.raises(ValueError, match="may have several of the labels 'tags'"):
+        open_split(change(config, "data", labels=("tags",)), "train")
+
+
+# ---- reading
+
+
+def test_every_option_of_reading_is_taken_from_the_configuration():
+    options = {"batch_size": 7, "workers": 3, "worker_type": "process"}
+    options |= {"cache": "none", "fast_jpeg": False, "stretch_on": "device"}
+    assert load_options(DataConfig(**options)) == LoadOptions(**options)
+    assert load_options(DataConfig(cache="device")).cache == "device"
+
+
+def test_images_have_the_weights_size_unless_another_is_configured():
     config = Config(model=ModelConfig("resnet18"))
-    assert experiment.preprocess_of(config).size == (224, 224)
-    assert experiment.preprocess_of(change(config, "data", image_size=96)).size == (96, 96)
-
-
-@pytest.mark.parametrize(
-    "weights", [None, WeightsRecord("resnet18", "hub x", "file", "0", revision="1")]
-)
-def test_the_record_of_a_run_is_read_back_as_it_was_written(weights):
-    info = RunInfo(
-        class_names=("grüne", "red ones"),
-        preprocess=Preprocess(size=(32, 48), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)),
-        weights=weights,
-        parameters=5,
-        examples={"train": 3, "val": 2},
-        skipped={"train": ["a.png"], "val": []},
-        subsets={"train": {"kind": "carve", "fraction": 0.5}},
-        versions={"jax": "1"},
-    )
-    found = RunInfo.from_json(info.to_json())
-    assert found == info
-    assert hash(found.preprocess) == hash(info.preprocess)  # jit takes it as static.
-    assert dataclasses.asdict(found) == dataclasses.asdict(info)
+    assert preprocess_of(config).size == (224, 224)
+    assert preprocess_of(change(config, "data", image_size=96)).size == (96, 96)

@@ -1,11 +1,15 @@
 """The phases of a run: which option decides its epochs, optimizer, rates, decays and schedules."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 from tl_jax.config import Config, GroupConfig, OptimConfig, PhaseConfig, TrainConfig, TransferConfig
-from tl_jax.run import phases
-from tl_jax.run.phases import gradual, lp_ft
+from tl_jax.run.phases import batch_norm_policies, gradual, lp_ft, make_phases
+from tl_jax.training import optim
+from tl_jax.training.ema import averaged_params
 
 LABELS = {
     "conv1": {"kernel": "stage0"},
@@ -13,97 +17,115 @@ LABELS = {
     "layer2": {"kernel": "stage2"},
     "fc": {"kernel": "head"},
 }
-VARIABLES = {"params": {name: {"kernel": jnp.ones((2, 2))} for name in LABELS}}
+NAMES = ("stage0", "stage1", "stage2", "head")
+PARAMS = {name: {"kernel": jnp.full((2, 2), 1.0 + i)} for i, name in enumerate(LABELS)}
+GRADIENTS = jax.tree.map(lambda leaf: leaf / 2 - 1, PARAMS)
 STEPS = 10
 SLOW = TransferConfig(groups=(GroupConfig("stage1", learning_rate=0.5, weight_decay=0.25),))
 
 
-def made(*specs: PhaseConfig, optim: OptimConfig | None = None, transfer=None, **train):
+def phases_of(*specs: PhaseConfig, optim: OptimConfig | None = None, transfer=None, **train):
     """Returns the phases of a configuration, over a network of three stages and a head."""
-    given = transfer or TransferConfig(phases=specs)
-    config = Config(optim=optim or OptimConfig(), transfer=given, train=TrainConfig(**train))
-    return phases.phases(config, LABELS, VARIABLES, STEPS)
+    config = Config(
+        optim=optim or OptimConfig(),
+        transfer=transfer or TransferConfig(phases=specs),
+        train=TrainConfig(**train),
+    )
+    return make_phases(config, LABELS, {"params": PARAMS}, STEPS)
 
 
-class Recorder:
-    """Stands for a function: keeps what it was called with, and calls it."""
-
-    def __init__(self, function):
-        self.function, self.calls = function, []
-
-    def __call__(self, *args, **options):
-        self.calls.append((args, options))
-        return self.function(*args, **options)
+def after_two_steps(tx: optax.GradientTransformation):
+    """Returns all parameters after two steps with the same gradients, and the optimizer's state."""
+    params, opt_state = PARAMS, tx.init(PARAMS)
+    for _ in range(2):
+        updates, opt_state = tx.update(GRADIENTS, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    return params, opt_state
 
 
-@pytest.fixture
-def recorded(monkeypatch):
-    """Returns what the optimizers and schedules that are made are called with."""
-    found = {}
-    for name in ("optimizer", "schedule"):
-        found[name] = Recorder(getattr(phases.optim, name))
-        monkeypatch.setattr(phases.optim, name, found[name])
-    return found
+def assert_same_steps(phase, expected: optax.GradientTransformation) -> None:
+    jax.tree.map(
+        np.testing.assert_array_equal, after_two_steps(phase.tx)[0], after_two_steps(expected)[0]
+    )
+
+
+def optimizer_of(phase, name="sgd", **options) -> optax.GradientTransformation:
+    """Returns an optimizer at a phase's rates with these options."""
+    return optim.optimizer(name, phase.schedules, LABELS, **options)
 
 
 # ---- what is trained, and for how long
 
 
 def test_the_head_comes_first_and_then_what_is_to_be_trained():
-    found = made(transfer=TransferConfig(trained="head+last:1"), head_epochs=2, epochs=3)
-    assert [(p.name, p.first_epoch, p.last_epoch) for p in found] == [
+    phases = phases_of(transfer=TransferConfig(trained="head+last:1"), head_epochs=2, epochs=3)
+    assert [(p.name, p.start_epoch, p.end_epoch) for p in phases] == [
         ("head", 0, 2),
         ("head+last:1", 2, 5),
     ]
-    found = made(transfer=TransferConfig(trained="last:2"), head_epochs=0, epochs=3)
-    assert [(p.name, p.epochs) for p in found] == [("last:2", 3)]
+    phases = phases_of(transfer=TransferConfig(trained="last:2"), head_epochs=0, epochs=3)
+    assert [(p.name, p.epochs) for p in phases] == [("last:2", 3)]
+    phases = phases_of(transfer=TransferConfig(), head_epochs=2, epochs=0)
+    assert [(p.name, p.epochs) for p in phases] == [("head", 2)]
 
 
 def test_listed_phases_take_the_place_of_the_epochs():
-    found = made(PhaseConfig(1, "head"), PhaseConfig(4, "all"), head_epochs=7, epochs=7)
-    assert [(p.name, p.first_epoch, p.last_epoch) for p in found] == [("head", 0, 1), ("all", 1, 5)]
+    specs = (PhaseConfig(1, "head"), PhaseConfig(4, "all"))
+    phases = phases_of(*specs, head_epochs=7, epochs=7)
+    assert [(p.name, p.start_epoch, p.end_epoch) for p in phases] == [
+        ("head", 0, 1),
+        ("all", 1, 5),
+    ]
 
 
 # ---- the optimizer
 
 
-def test_the_options_of_the_optimizer_reach_it(recorded):
-    optim = OptimConfig("sgd", momentum=0.7, weight_decay=0.1, clip_norm=3.0)
-    made(PhaseConfig(1), optim=optim)
-    ((args, options),) = recorded["optimizer"].calls
-    assert args[0] == "sgd"
-    assert options == {
-        "momentum": 0.7,
-        "weight_decay": dict.fromkeys(("stage0", "stage1", "stage2", "head"), 0.1),
-        "l2_sp": dict.fromkeys(("stage0", "stage1", "stage2"), 0.0),
-        "clip_norm": 3.0,
-    }
+def test_the_options_of_the_optimizer_reach_it():
+    config = OptimConfig("sgd", momentum=0.7, weight_decay=0.1, clip_norm=0.5)
+    (phase,) = phases_of(PhaseConfig(1), optim=config)
+    expected = {"momentum": 0.7, "weight_decay": 0.1, "clip_norm": 0.5}
+    assert_same_steps(phase, optimizer_of(phase, **expected))
 
 
-def test_a_phase_may_have_an_optimizer_of_its_own(recorded):
-    made(PhaseConfig(1, optimizer="sgd"), PhaseConfig(1), optim=OptimConfig("adam"))
-    assert [args[0] for args, _ in recorded["optimizer"].calls] == ["sgd", "adam"]
+def test_a_phase_may_have_an_optimizer_of_its_own():
+    first, second = phases_of(
+        PhaseConfig(1, optimizer="sgd"), PhaseConfig(1), optim=OptimConfig("adam")
+    )
+    assert_same_steps(first, optimizer_of(first, "sgd"))
+    assert_same_steps(second, optimizer_of(second, "adam"))
 
 
-def test_the_pull_to_the_start_takes_the_place_of_decay_but_not_for_the_head(recorded):
-    made(PhaseConfig(1), optim=OptimConfig(weight_decay=0.1, l2_sp=0.2))
-    ((_, options),) = recorded["optimizer"].calls
-    assert options["l2_sp"] == dict.fromkeys(("stage0", "stage1", "stage2"), 0.2)
-    assert options["weight_decay"] == {"stage0": 0, "stage1": 0, "stage2": 0, "head": 0.1}
+def test_the_pull_to_the_start_takes_the_place_of_decay_but_not_for_the_head():
+    (phase,) = phases_of(PhaseConfig(1), optim=OptimConfig("sgd", weight_decay=0.1, l2_sp=0.2))
+    pull = dict.fromkeys(NAMES[:3], 0.2)
+    decay = dict.fromkeys(NAMES[:3], 0.0) | {"head": 0.1}
+    assert_same_steps(phase, optimizer_of(phase, weight_decay=decay, l2_sp=pull))
 
 
-def test_a_group_may_have_a_decay_of_its_own(recorded):
-    made(transfer=SLOW, optim=OptimConfig(weight_decay=0.1))
-    ((_, options),) = recorded["optimizer"].calls
-    assert options["weight_decay"] == {"stage0": 0.1, "stage1": 0.25, "stage2": 0.1, "head": 0.1}
+def test_a_group_may_have_a_decay_of_its_own():
+    (phase,) = phases_of(transfer=SLOW, optim=OptimConfig("sgd", weight_decay=0.1))
+    decay = dict.fromkeys(NAMES, 0.1) | {"stage1": 0.25}
+    assert_same_steps(phase, optimizer_of(phase, weight_decay=decay))
+    line = next(line for line in phase.description.splitlines() if line.startswith("stage1"))
+    assert line.split() == ["stage1", "4", "4", "0.5", "0.25", "-"]
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.75])
-def test_the_average_forgets_as_it_is_told(monkeypatch, decay):
-    average = Recorder(phases.averaging.ema)
-    monkeypatch.setattr(phases.averaging, "ema", average)
-    made(PhaseConfig(1), ema=decay)
-    assert [args[1:] for args, _ in average.calls] == ([(0.75,)] if decay else [])
+def test_the_average_forgets_at_the_configured_decay():
+    (phase,) = phases_of(PhaseConfig(1), optim=OptimConfig("sgd"), ema=0.75)
+    tx = optimizer_of(phase)
+    updates, _ = tx.update(GRADIENTS, tx.init(PARAMS), PARAMS)
+    after_one = optax.apply_updates(PARAMS, updates)
+    after_two, ema_state = after_two_steps(phase.tx)
+    expected = jax.tree.map(
+        lambda start, one, two: 0.75 * (0.75 * start + 0.25 * one) + 0.25 * two,
+        PARAMS, after_one, after_two,
+    )  # fmt: skip
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+        averaged_params(ema_state),
+        expected,
+    )
 
 
 # ---- rates
@@ -122,18 +144,19 @@ def test_the_average_forgets_as_it_is_told(monkeypatch, decay):
     ],
 )
 def test_the_phase_s_rates_come_before_the_run_s(optim, phase, body, head):
-    (found,) = made(PhaseConfig(1, **phase), optim=OptimConfig(learning_rate=1.0, **optim))
-    assert found.peaks == {"stage0": body, "stage1": body, "stage2": body, "head": head}
+    (only,) = phases_of(PhaseConfig(1, **phase), optim=OptimConfig(learning_rate=1.0, **optim))
+    assert only.peak_rates == {"stage0": body, "stage1": body, "stage2": body, "head": head}
 
 
-def test_rates_fall_from_the_last_stage_to_the_stem_and_a_group_s_own_is_kept():
+def test_rates_fall_from_the_last_stage_to_the_stem_and_a_group_keeps_its_own():
     optim = OptimConfig(learning_rate=1.0, layer_decay=0.1)
-    (found,) = made(optim=optim, transfer=SLOW)
-    assert found.peaks == pytest.approx({"stage0": 0.01, "stage1": 0.5, "stage2": 1.0, "head": 1.0})
+    (phase,) = phases_of(optim=optim, transfer=SLOW)
+    expected = {"stage0": 0.01, "stage1": 0.5, "stage2": 1.0, "head": 1.0}
+    assert phase.peak_rates == pytest.approx(expected)
 
 
-def test_the_options_of_the_schedule_reach_it(recorded):
-    optim = OptimConfig(
+def test_the_options_of_the_schedule_reach_it():
+    config = OptimConfig(
         learning_rate=1.0,
         head_learning_rate=2.0,
         schedule="step",
@@ -141,25 +164,23 @@ def test_the_options_of_the_schedule_reach_it(recorded):
         step_epochs=(1.0, 2.25),
         step_factor=0.3,
     )
-    (found,) = made(PhaseConfig(3), optim=optim)
+    (phase,) = phases_of(PhaseConfig(3), optim=config)
     shared = {"total_steps": 30, "warmup_steps": 5, "boundaries": [10, 22], "factor": 0.3}
-    assert recorded["schedule"].calls == [(("step", peak), shared) for peak in (1.0, 1.0, 1.0, 2.0)]
-    assert found.rates["head"](5) == 2.0
+    for name, peak in zip(NAMES, (1.0, 1.0, 1.0, 2.0), strict=True):
+        expected = optim.schedule("step", peak, **shared)
+        for step in (0, 4, 5, 9, 11, 21, 23, 29):
+            assert float(phase.schedules[name](step)) == float(expected(step))
 
 
-def test_a_phase_may_have_a_warm_up_of_its_own(recorded):
-    optim = OptimConfig(warmup_epochs=0.5)
-    made(
+def test_a_phase_may_have_a_warm_up_of_its_own():
+    specs = (
         PhaseConfig(2, warmup_epochs=1.0),
         PhaseConfig(2, warmup_epochs=0.0),
         PhaseConfig(3),
-        optim=optim,
     )
-    found = [
-        (options["total_steps"], options["warmup_steps"])
-        for _, options in recorded["schedule"].calls
-    ]
-    assert found[::4] == [(20, 10), (20, 0), (30, 5)]
+    config = OptimConfig(learning_rate=1.0, warmup_epochs=0.5, schedule="constant")
+    first_rates = [float(phase.schedules["head"](0)) for phase in phases_of(*specs, optim=config)]
+    assert first_rates == pytest.approx([1 / 10, 1.0, 1 / 5])
 
 
 # ---- BatchNorm
@@ -169,13 +190,8 @@ def test_a_group_s_policy_comes_before_the_run_s():
     transfer = TransferConfig(
         batch_norm="affine_only", groups=(GroupConfig("stage1", batch_norm="update"),)
     )
-    found = phases.policies(Config(transfer=transfer), LABELS)
-    assert found == {
-        "stage0": "affine_only",
-        "stage1": "update",
-        "stage2": "affine_only",
-        "head": "affine_only",
-    }
+    policies = batch_norm_policies(Config(transfer=transfer), LABELS)
+    assert policies == dict.fromkeys(NAMES, "affine_only") | {"stage1": "update"}
 
 
 # ---- ready-made phases
@@ -190,14 +206,14 @@ def test_a_group_s_policy_comes_before_the_run_s():
     ],
 )
 def test_gradual_unfreezing_takes_as_many_epochs_as_it_is_given(epochs, expected):
-    found = gradual(2, every=2, epochs=epochs, learning_rate=0.5)
-    assert [(phase.epochs, phase.trained) for phase in found] == expected
-    assert {phase.learning_rate for phase in found} == {0.5}
+    phases = gradual(2, every=2, epochs=epochs, learning_rate=0.5)
+    assert [(phase.epochs, phase.trained) for phase in phases] == expected
+    assert {phase.learning_rate for phase in phases} == {0.5}
 
 
 def test_lp_ft_has_one_rate_for_everything_in_its_second_phase():
     phase_configs = lp_ft(2, 3, head_rate=4.0, rate=0.5)
     optim = OptimConfig(learning_rate=1.0, head_learning_rate=2.0)
-    first, second = made(*phase_configs, optim=optim)
-    assert (first.name, first.epochs, first.peaks["head"]) == ("head", 2, 4.0)
-    assert (second.name, second.epochs, set(second.peaks.values())) == ("all", 3, {0.5})
+    first, second = phases_of(*phase_configs, optim=optim)
+    assert (first.name, first.epochs, first.peak_rates["head"]) == ("head", 2, 4.0)
+    assert (second.name, second.epochs, set(second.peak_rates.values())) == ("all", 3, {0.5})

@@ -9,6 +9,8 @@ from PIL import Image
 from tl_jax.run import plots
 from tl_jax.training.lr_finder import LrCurve
 
+pytestmark = pytest.mark.slow
+
 RECORDS = [
     {"split": split, "epoch": epoch, "loss": 1 / epoch, "accuracy": 1 - 0.5 / epoch}
     for epoch in (1, 2, 3)
@@ -79,10 +81,10 @@ def test_names_in_any_script_are_drawn(tmp_path):
     assert pixels(tmp_path / "c.png").std() > 5
 
 
-@pytest.mark.parametrize("name", ["$", "$5", "a$b$", "$\\frac{$", "_hidden", "x^2_i", ""])
-def test_names_with_signs_of_formulas_are_drawn_as_they_are(tmp_path, name):
-    plots.confusion_matrix(np.eye(2, dtype=int), [name, "b"], tmp_path / "c.png", title=name)
-    plots.learning_curves(RECORDS, tmp_path / "l.png", title=name)
+def test_names_with_signs_of_formulas_are_drawn_as_they_are(tmp_path):
+    names = ["$", "$5", "a$b$", "$\\frac{$", "_hidden", "x^2_i", ""]
+    plots.confusion_matrix(np.eye(7, dtype=int), names, tmp_path / "c.png", title="$\\frac{$")
+    plots.learning_curves(RECORDS, tmp_path / "l.png", title="$\\frac{$")
     assert (tmp_path / "l.png").stat().st_size > 1000
 
 

@@ -1,1 +1,1 @@
-"""Reads a configuration: from it to a trained, reported run."""
+"""A run: from a configuration to a folder with a trained network, its record and its report."""

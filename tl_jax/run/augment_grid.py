@@ -1,5 +1,6 @@
 """A picture of what the training step gets: images of a run beside draws of its augmentation."""
 
+from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -7,10 +8,11 @@ import numpy as np
 
 from tl_jax.config import Config
 from tl_jax.data.augment import grid
-from tl_jax.data.loading import host_batches
-from tl_jax.data.loading import order as sampling
+from tl_jax.data.augment.augment import make_augment_fn
+from tl_jax.data.loading.host_batches import host_train_batches
+from tl_jax.data.loading.options import LoadOptions
+from tl_jax.data.loading.order import Stream, make_order
 from tl_jax.run import data
-from tl_jax.training import augmenting
 
 
 def show_augmented(config: Config, file: str | Path, *, images: int = 6, versions: int = 8) -> None:
@@ -21,29 +23,25 @@ def show_augmented(config: Config, file: str | Path, *, images: int = 6, version
     Args:
       config: the experiment.
       file: PNG to be written.
-      images: rows, of one image each.
-      versions: draws beside each image.
+      images: number of rows, of one image each.
+      versions: number of draws beside each image.
 
     Raises:
-      ValueError: if there is to be no row or no column, or as `experiment.open_split`.
+      ValueError: if there is no row or no column, or as `tl_jax.run.data.open_split`.
     """
     if min(images, versions) < 1:
         raise ValueError(f"got images={images} and versions={versions}; expected 1 or more of each")
     train = data.open_split(config, config.data.train_split)
     preprocess = data.preprocess_of(config)
-    order = sampling.of_source(config.data.sampling, train, seed=config.train.seed)
+    order = make_order(config.data.sampling, train, seed=config.train.seed)
     rows = min(images, len(order))
-    with host_batches.train_batches(
-        train,
-        batch_size=rows,
-        canvas=preprocess.canvas,
-        order=order,
-        workers=0,
-        fast_jpeg=config.data.fast_jpeg,
+    options = LoadOptions(rows, workers=0, fast_jpeg=config.data.fast_jpeg)
+    with closing(
+        host_train_batches(train, options, canvas=preprocess.canvas, order=order)
     ) as batches:
         batch = next(batches)
-    prepare = jax.jit(augmenting.prepare_of(config.augment, preprocess))
+    augment_fn = jax.jit(make_augment_fn(config.augment, preprocess))
     keys = jax.random.split(jax.random.key(config.train.seed), versions)
-    drawn = np.stack([prepare(key, batch) for key in keys], axis=1)
-    originals = [train[int(index)]["image"] for index in sampling.Stream(order)[range(rows)]]
+    drawn = np.stack([augment_fn(key, batch) for key in keys], axis=1)
+    originals = [train[int(index)]["image"] for index in Stream(order)[range(rows)]]
     grid.draw_grid(originals, drawn, file, mean=preprocess.mean, std=preprocess.std)

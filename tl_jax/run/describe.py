@@ -1,4 +1,4 @@
-"""A freeze plan as a table: what is trained, how fast, and what BatchNorm does."""
+"""A freeze plan as a table: what is trained, at which rate, and what BatchNorm does."""
 
 from collections.abc import Mapping
 
@@ -25,61 +25,61 @@ def describe_plan(
       variables: `{"params": ..., "batch_stats": ...}`, arrays or abstract arrays.
       rates: peak learning rate by group; None leaves the column empty.
       decays: weight decay by group, likewise.
-      policies: policy of BatchNorm by group; "update" where none is said.
+      policies: policy of BatchNorm by group; "update" for groups that are not listed.
 
     Returns:
-      Columns: group, its parameters, those of them that are trained, learning rate, weight decay,
-      and what its BatchNorm layers do ("frozen" where none of their layers is trained).
+      Columns: group, number of its parameters, number of those that are trained, learning rate,
+      weight decay, and what its BatchNorm layers do ("frozen" if none of their parameters is
+      trained).
 
-    Example:
-      >>> print(describe_plan(labels, plan, variables, rates={"head": 1e-3}))  # doctest: +SKIP
-      group    parameters  trained   rate  decay  BatchNorm
-      stage4   14,964,736        0      -      -  frozen
-      head         20,490   20,490  0.001      -  -
+    Examples:
+      >>> import numpy as np
+      >>> conv, fc = {"kernel": np.zeros((3, 3, 3, 8))}, {"kernel": np.zeros((8, 2))}
+      >>> labels = {"conv": {"kernel": "stage0"}, "fc": {"kernel": "head"}}
+      >>> plan = {"conv": {"kernel": "frozen"}, "fc": {"kernel": "head"}}
+      >>> variables = {"params": {"conv": conv, "fc": fc}}
+      >>> print(describe_plan(labels, plan, variables, rates={"head": 1e-3}))
+      group   parameters  trained   rate  decay  BatchNorm
+      stage0         216        0      -      -  -
+      head            16       16  0.001      -  -
+      all            232       16
     """
+    rates, decays, policies = rates or {}, decays or {}, policies or {}
+    group_of = trees.flatten(labels)
+    is_trained = {path: label != freeze.FROZEN for path, label in trees.flatten(plan).items()}
+    sizes = {path: leaf.size for path, leaf in trees.flatten(variables["params"]).items()}
+    norm_layers = {path[:-1] for path in trees.flatten(variables.get("batch_stats", {}))}
     lines = [_COLUMNS]
-    totals = [0, 0]
-    for group in groups.names_of(labels):
-        sizes = _sizes(labels, plan, variables["params"], group)
-        totals = [total + size for total, size in zip(totals, sizes, strict=True)]
-        moves = sizes[1] > 0
+    for group in groups.group_names(labels):
+        paths = [path for path in sizes if group_of[path] == group]
+        num_trained = sum(sizes[path] for path in paths if is_trained[path])
+        norms = [path for path in paths if path[:-1] in norm_layers]
+        policy = policies.get(group, "update")
+        if not norms:
+            policy = "-"
+        elif policy != "recalibrate" and not any(is_trained[path] for path in norms):
+            policy = "frozen"
         lines.append((
             group,
-            f"{sizes[0]:,}",
-            f"{sizes[1]:,}",
-            _number((rates or {}).get(group)) if moves else "-",
-            _number((decays or {}).get(group)) if moves else "-",
-            _batch_norm(labels, plan, variables, group, (policies or {}).get(group, "update")),
+            f"{sum(sizes[path] for path in paths):,}",
+            f"{num_trained:,}",
+            _number(rates.get(group)) if num_trained else "-",
+            _number(decays.get(group)) if num_trained else "-",
+            policy,
         ))  # fmt: skip
-    lines.append(("all", f"{totals[0]:,}", f"{totals[1]:,}", "", "", ""))
+    trained = sum(size for path, size in sizes.items() if is_trained[path])
+    lines.append(("all", f"{sum(sizes.values()):,}", f"{trained:,}", "", "", ""))
     widths = [max(len(line[i]) for line in lines) for i in range(len(_COLUMNS))]
     return "\n".join(_row(line, widths) for line in lines)
 
 
-def _sizes(labels: trees.Tree, plan: trees.Tree, params: trees.Tree, group: str) -> tuple[int, int]:
-    """Returns the number of a group's values, and of the trained ones among them."""
-    of, moved = trees.flatten(labels), trees.flatten(plan)
-    leaves = {path: leaf for path, leaf in trees.flatten(params).items() if of[path] == group}
-    trained = sum(leaf.size for path, leaf in leaves.items() if moved[path] != freeze.FROZEN)
-    return sum(leaf.size for leaf in leaves.values()), trained
-
-
-def _batch_norm(
-    labels: trees.Tree, plan: trees.Tree, variables: trees.Tree, group: str, policy: str
-) -> str:
-    layers = {path[:-1] for path in trees.flatten(variables.get("batch_stats", {}))}
-    affine = [
-        p for p, label in trees.flatten(labels).items() if p[:-1] in layers and label == group
-    ]
-    if not affine:
-        return "-"
-    moved = trees.flatten(plan)
-    trained = any(moved[path] != freeze.FROZEN for path in affine)
-    return policy if trained or policy == "recalibrate" else "frozen"
+def count_parameters(params: trees.Tree) -> int:
+    """Returns the number of values in a tree of arrays."""
+    return sum(leaf.size for leaf in trees.flatten(params).values())
 
 
 def _number(value: float | None) -> str:
-    return "-" if not value else f"{value:.3g}"
+    return f"{value:.3g}" if value else "-"
 
 
 def _row(line: tuple[str, ...], widths: list[int]) -> str:

@@ -1,74 +1,139 @@
-"""What a run is made of, derived from its configuration and data alone."""
+"""An experiment: all that a run is made of, derived from its configuration and data alone."""
 
 import dataclasses
 import itertools
 from collections.abc import Generator, Iterator
 from importlib import metadata
-from typing import Any
+from typing import Any, Self
 
 import jax
 import optax
-from flax import linen as nn
 from jax.sharding import Mesh
 
 from tl_jax import trees
 from tl_jax.config import Config
-from tl_jax.data.augment import augment
+from tl_jax.data.augment.augment import make_augment_fn
+from tl_jax.data.augment.mixing import make_mix_fn
 from tl_jax.data.loading import device_batches, host_batches, order
-from tl_jax.data.preprocess import Preprocess
+from tl_jax.data.preprocess import Preprocess, normalize
 from tl_jax.data.source import Source
 from tl_jax.data.subset import Subset
-from tl_jax.run import data, phases
-from tl_jax.run import model as start
-from tl_jax.run.data import RunInfo
-from tl_jax.run.phases import Phase
-from tl_jax.training import augmenting, evaluator, recalibrate, sharding, step
+from tl_jax.models.model import Model
+from tl_jax.objectives import metrics
+from tl_jax.run import data
+from tl_jax.run.describe import count_parameters
+from tl_jax.run.folder import RunInfo
+from tl_jax.run.initial import Initial, initial_variables
+from tl_jax.run.model import build_model, stage_names
+from tl_jax.run.phases import Phase, batch_norm_policies, group_parameters, make_phases
+from tl_jax.training import optim, recalibrate, sharding, state, step
+from tl_jax.training.checkpoint import Checkpoints, abstract
+from tl_jax.training.ema import averaged_params
+from tl_jax.training.evaluator import Evaluator
 from tl_jax.training.state import TrainState
+from tl_jax.training.stopping import Stopping
+from tl_jax.transfer import carry_over, freeze
+from tl_jax.transfer.carry_over import MatchedOnly, ZeroShot
 from tl_jax.weights.index import pretrained_config
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
-    """Data, network, starting variables, phases and devices of a run.
+class Experiment:
+    """Data, network, initial variables, phases and devices of a run.
 
     Attributes:
-      config: the experiment.
+      config: the configuration.
       train: the training split.
       held_out: the other splits by name.
       model: the network.
       preprocess: its evaluation transform.
-      start: what training starts from.
+      initial: what training starts from.
       groups: group of every parameter.
       phases: of training.
       steps_per_epoch: steps of an epoch.
       mesh: devices.
-      measure: evaluates variables on a split.
-      info: what is recorded of the run.
+      evaluator: evaluates variables on a split.
+      info: the record of the run.
     """
 
     config: Config
     train: Source
     held_out: dict[str, Source]
-    model: nn.Module
+    model: Model
     preprocess: Preprocess
-    start: start.Start
+    initial: Initial
     groups: dict[str, Any]
     phases: list[Phase]
     steps_per_epoch: int
     mesh: Mesh
-    evaluator: evaluator.Measure
+    evaluator: Evaluator
     info: RunInfo
 
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """Opens the data, builds the network and loads its initial variables."""
+        mesh = sharding.data_mesh()
+        sharding.check_batch_size(config.data.batch_size, mesh)
+        train = data.open_split(config, config.data.train_split)
+        splits = dict.fromkeys([config.data.eval_split, config.data.test_split])
+        held_out = {split: data.open_split(config, split) for split in splits if split}
+        preprocess = data.preprocess_of(config)
+        model = build_model(config, len(train.class_names))
+        initial = initial_variables(config, model, train, preprocess, mesh)
+        groups = group_parameters(config, model, stage_names(config, model))
+        steps_per_epoch = max(1, round(len(train) / config.data.batch_size))
+        all_splits = {train.split: train, **held_out}
+        info = RunInfo(
+            class_names=tuple(train.class_names),
+            preprocess=preprocess,
+            weights=initial.weights,
+            parameters=count_parameters(initial.variables["params"]),
+            examples={split: len(source) for split, source in all_splits.items()},
+            skipped={split: list(source.skipped) for split, source in all_splits.items()},
+            subsets={
+                split: dict(source.record)
+                for split, source in all_splits.items()
+                if isinstance(source, Subset)
+            },
+            versions={library: metadata.version(library) for library in _LIBRARIES},
+        )
+        return cls(
+            config=config,
+            train=train,
+            held_out=held_out,
+            model=model,
+            preprocess=preprocess,
+            initial=initial,
+            groups=groups,
+            phases=make_phases(config, groups, initial.variables, steps_per_epoch),
+            steps_per_epoch=steps_per_epoch,
+            mesh=mesh,
+            evaluator=_evaluator(config, model, preprocess, mesh),
+            info=info,
+        )
+
     @property
-    def epochs(self) -> int:
+    def num_epochs(self) -> int:
         """Epochs of all phases together."""
-        return self.phases[-1].last_epoch
+        return self.phases[-1].end_epoch
+
+    @property
+    def stopping(self) -> Stopping:
+        """The rule of early stopping: patience counts in the last phase alone, a target in all."""
+        options = self.config.train
+        return Stopping(
+            options.best_metric,
+            patience=options.patience,
+            patience_from=self.phases[-1].start_epoch,
+            target=options.target,
+            lower_is_better=options.best_metric in metrics.LOWER_IS_BETTER,
+        )
 
     @property
     def description(self) -> str:
-        """What was found, for people."""
+        """Data, network and initial variables, for people."""
         config, info = self.config, self.info
         counts = ", ".join(f"{count} {split}" for split, count in info.examples.items())
         height, width = info.preprocess.size
@@ -81,158 +146,171 @@ class Parts:
         if info.weights is not None:
             trained_with = pretrained_config(config.model.name)
             lines += [f"warning  {each}" for each in info.preprocess.departures(trained_with)]
-        if self.start.mapping is not None:
-            lines.append(f"classes  {self.start.mapping}")
+        if self.initial.mapping is not None:
+            lines.append(f"classes  {self.initial.mapping}")
         for split, names in info.skipped.items():
             if names:
                 lines.append(f"skipped  {len(names)} corrupt images of {split}: {', '.join(names)}")
         return "\n".join(lines)
 
-
-def prepare(config: Config) -> Parts:
-    """Opens the data, makes the network, and loads the weights that it starts from."""
-    mesh = sharding.data_mesh()
-    sharding.check_batch_size(config.data.batch_size, mesh)
-    train = data.open_split(config, config.data.train_split)
-    names = dict.fromkeys([config.data.eval_split, config.data.test_split])
-    held_out = {name: data.open_split(config, name) for name in names if name}
-    preprocess = data.preprocess_of(config)
-    model = start.build_model(config, len(train.class_names))
-    begun = start.begin(config, model, train, preprocess, mesh)
-    groups = phases.grouped(config, model, start.stages(config, model))
-    steps_per_epoch = max(1, round(len(train) / config.data.batch_size))
-    return Parts(
-        config=config,
-        train=train,
-        held_out=held_out,
-        model=model,
-        preprocess=preprocess,
-        start=begun,
-        groups=groups,
-        phases=phases.phases(config, groups, begun.variables, steps_per_epoch),
-        steps_per_epoch=steps_per_epoch,
-        mesh=mesh,
-        evaluator=measure_of(config, model, preprocess, mesh),
-        info=_info(train, held_out, preprocess, begun),
-    )
-
-
-def measure_of(
-    config: Config, model: nn.Module, preprocess: Preprocess, mesh: Mesh
-) -> evaluator.Measure:
-    """Returns what evaluates a network as configured."""
-    return evaluator.Measure(
-        model,
-        preprocess,
-        mesh=mesh,
-        batch_size=config.data.batch_size,
-        workers=config.data.workers,
-        worker_type=config.data.worker_type,
-        cache=config.data.cache,
-    )
-
-
-def _info(
-    train: Source, held_out: dict[str, Source], preprocess: Preprocess, begun: start.Start
-) -> RunInfo:
-    sources = {train.split: train, **held_out}
-    return RunInfo(
-        class_names=tuple(train.class_names),
-        preprocess=preprocess,
-        weights=begun.weights,
-        parameters=data.count_parameters(begun.variables["params"]),
-        examples={split: len(source) for split, source in sources.items()},
-        skipped={split: list(source.skipped) for split, source in sources.items()},
-        subsets={
-            split: dict(source.record)
-            for split, source in sources.items()
-            if isinstance(source, Subset)
-        },
-        versions={library: metadata.version(library) for library in _LIBRARIES},
-    )
-
-
-def compile_step(parts: Parts, phase: Phase, tx: optax.GradientTransformation) -> step.TrainStep:
-    """Returns the compiled training step of a phase, with an optimizer of what it trains."""
-    prepare = augmenting.prepare_of(parts.config.augment, parts.preprocess)
-    mix = augmenting.mix_of(parts.config.augment)
-
-    def keyed(seed_key: jax.Array, state: TrainState, batch: step.Batch) -> Any:
-        made = step.make_train_step(
-            parts.model,
-            tx,
-            phase.plan,
-            prepare=prepare,
-            seed_key=seed_key,
-            label_smoothing=parts.config.train.label_smoothing,
-            mix=mix,
-            still=phase.still,
+    def train_batches(self, start_step: int) -> Generator[dict[str, jax.Array], None, None]:
+        """Yields the training batches from a step on, on their devices, without end."""
+        return device_batches.train_batches(
+            self.train,
+            data.load_options(self.config.data),
+            canvas=self.preprocess.canvas,
+            order=order.make_order(
+                self.config.data.sampling, self.train, seed=self.config.train.seed
+            ),
+            sharding=sharding.sharded(self.mesh),
+            start_step=start_step,
         )
-        return made(state, batch)
 
-    seed_key = jax.random.key(parts.config.train.seed)
-    return sharding.jit_keyed_train_step(keyed, parts.mesh, seed_key)
+    def compile_step(
+        self, phase: Phase, tx: optax.GradientTransformation | None = None
+    ) -> step.TrainStep:
+        """Returns the compiled training step of a phase.
 
+        Args:
+          phase: the phase.
+          tx: optimizer of what the phase trains; None: the phase's.
+        """
+        augment_fn = make_augment_fn(self.config.augment, self.preprocess)
+        mix_fn = make_mix_fn(self.config.augment)
 
-def train_batches(parts: Parts, start_step: int) -> Generator[dict[str, jax.Array], None, None]:
-    """Yields the batches of training from a step on, on their devices, without end."""
-    options, seed = parts.config.data, parts.config.train.seed
-    return device_batches.train_batches(
-        parts.train,
-        batch_size=options.batch_size,
-        canvas=parts.preprocess.canvas,
-        order=order.of_source(options.sampling, parts.train, seed=seed),
-        sharding=sharding.sharded(parts.mesh),
-        start_step=start_step,
-        workers=options.workers,
-        worker_type=options.worker_type,
-        cache=options.cache,
-        fast_jpeg=options.fast_jpeg,
-        stretch_on=options.stretch_on,
-    )
+        def keyed_step(
+            seed_key: jax.Array, current: TrainState, batch: step.Batch
+        ) -> tuple[TrainState, step.Metrics]:
+            train_step = step.make_train_step(
+                self.model,
+                phase.tx if tx is None else tx,
+                phase.plan,
+                augment_fn=augment_fn,
+                seed_key=seed_key,
+                label_smoothing=self.config.train.label_smoothing,
+                mix_fn=mix_fn,
+                fixed_statistics=phase.fixed_statistics,
+            )
+            return train_step(current, batch)
 
+        seed_key = jax.random.key(self.config.train.seed)
+        return sharding.jit_keyed_train_step(keyed_step, self.mesh, seed_key)
 
-def recalibrated(parts: Parts, variables: dict[str, Any]) -> dict[str, Any]:
-    """Returns variables with the BatchNorm statistics of the training images, where configured.
+    def begin(self, phase: Phase, before: TrainState | None) -> TrainState:
+        """Returns the first state of a phase.
 
-    The images are prepared as for evaluation. A last batch that is not whole is left out.
-    """
-    policies = phases.policies(parts.config, parts.groups)
-    again = {group for group, policy in policies.items() if policy == "recalibrate"}
-    labels = {path[:-1]: label for path, label in trees.flatten(parts.groups).items()}
-    layers = {path[:-1] for path in trees.flatten(variables.get("batch_stats", {}))}
-    names = sorted(trees.dotted(path) for path in layers if labels.get(path) in again)
-    if not names:
-        return variables
-    return recalibrate.recalibrate(
-        parts.model, variables, _whole_batches(parts), names=names, mesh=parts.mesh
-    )
+        Parameters that the phase before trained too keep the state of their optimizer.
 
+        Args:
+          phase: the phase.
+          before: the last state of the phase before; None for the first phase.
+        """
+        if before is None:
+            variables = self.initial.variables
+            if self._recalibrates("before"):
+                variables = self._recalibrated(variables)
+            first = state.create(variables, phase.tx, phase.plan)
+        else:
+            first = state.create(before.variables, phase.tx, phase.plan, int(before.step))
+            first = first.replace(opt_state=optim.carry_over(before.opt_state, first.opt_state))
+        return self.place(first)
 
-def recalibrates(config: Config, when: str) -> bool:
-    """Says whether statistics are estimated anew "before" training, or "after" each epoch."""
-    transfer = config.transfer
-    modes = [transfer.batch_norm, *(group.batch_norm for group in transfer.groups)]
-    return "recalibrate" in modes and transfer.recalibrate == when
+    def place(self, train_state: TrainState) -> TrainState:
+        """Copies a state to all devices.
 
-
-def _whole_batches(parts: Parts) -> Iterator[jax.Array]:
-    devices, count = parts.mesh.size, len(parts.train)
-    size = min(parts.config.data.batch_size, count // devices * devices)
-    if size == 0:
-        raise ValueError(
-            f"{count} training images do not fill {devices} devices; estimate the BatchNorm "
-            "statistics on fewer of them"
+        The step donates its state, and the initial variables are needed again: hence a copy.
+        """
+        replicated = sharding.replicated(self.mesh)
+        return jax.tree.map(
+            lambda leaf: jax.device_put(leaf, replicated, may_alias=False), train_state
         )
-    batches = host_batches.eval_batches(
-        parts.train,
-        batch_size=size,
-        preprocess=parts.preprocess,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        workers=parts.config.data.workers,
-        worker_type=parts.config.data.worker_type,
-    )
-    for batch in itertools.islice(batches, count // size):
-        images = sharding.put_batch({"image": batch["image"]}, parts.mesh)["image"]
-        yield augment.normalize(images, parts.preprocess.mean, parts.preprocess.std)
+
+    def restore(self, checkpoints: Checkpoints, saved_step: int) -> TrainState:
+        """Returns the state of a checkpoint, to continue from."""
+        epochs_done = saved_step // self.steps_per_epoch
+        phase = next(p for p in self.phases if p.start_epoch < epochs_done <= p.end_epoch)
+        like = jax.eval_shape(
+            lambda variables: state.create(variables, phase.tx, phase.plan),
+            self.initial.variables,
+        )
+        return checkpoints.restore(saved_step, abstract(like, sharding.replicated(self.mesh)))
+
+    def variables_to_evaluate(self, phase: Phase, train_state: TrainState) -> dict[str, Any] | None:
+        """Returns the variables to be evaluated and used, or None if they are those of the state.
+
+        They differ where parameters are averaged or statistics are recalibrated after each epoch.
+        """
+        uses_ema = self.config.train.ema > 0
+        recalibrates = self._recalibrates("after")
+        if not (uses_ema or recalibrates):
+            return None
+        variables = train_state.variables
+        if uses_ema:
+            _, frozen = freeze.split(phase.plan, train_state.params)
+            params = trees.merge(averaged_params(train_state.opt_state), frozen)
+            variables = {**variables, "params": params}
+        return self._recalibrated(variables) if recalibrates else variables
+
+    def zero_shot(self) -> ZeroShot | None:
+        """Evaluates what the carried-over classifier can do before any training.
+
+        Returns:
+          Its accuracy on the evaluation split; None unless `transfer.classifier` is "load" and a
+          new class has a pretrained one.
+        """
+        mapping = self.initial.mapping
+        if self.config.transfer.classifier != "load" or mapping is None or not mapping.matched:
+            return None
+        matched_only = MatchedOnly(self.model, mapping)
+        evaluator = _evaluator(self.config, matched_only, self.preprocess, self.mesh)
+        held_out = self.held_out[self.config.data.eval_split]
+        _, confusion = evaluator(self.initial.variables, held_out)
+        return carry_over.zero_shot(confusion, mapping)
+
+    def _recalibrates(self, when: str) -> bool:
+        """Returns whether statistics are recalibrated "before" training, or "after" each epoch."""
+        transfer = self.config.transfer
+        policies = [transfer.batch_norm, *(group.batch_norm for group in transfer.groups)]
+        return "recalibrate" in policies and transfer.recalibrate == when
+
+    def _recalibrated(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """Returns variables with BatchNorm statistics of the training images, where configured."""
+        policies = batch_norm_policies(self.config, self.groups)
+        group_of_layer = {path[:-1]: group for path, group in trees.flatten(self.groups).items()}
+        layers = {path[:-1] for path in trees.flatten(variables.get("batch_stats", {}))}
+        names = sorted(
+            trees.dotted(path)
+            for path in layers
+            if path in group_of_layer and policies[group_of_layer[path]] == "recalibrate"
+        )
+        if not names:
+            return variables
+        return recalibrate.recalibrate(
+            self.model, variables, self._recalibration_batches(), names=names, mesh=self.mesh
+        )
+
+    def _recalibration_batches(self) -> Iterator[jax.Array]:
+        """Yields the training images in full batches, prepared as for evaluation."""
+        num_devices, num_images = self.mesh.size, len(self.train)
+        batch_size = min(self.config.data.batch_size, num_images // num_devices * num_devices)
+        if batch_size == 0:
+            raise ValueError(
+                f"{num_images} training images do not fill {num_devices} devices; estimate the "
+                "BatchNorm statistics on fewer of them"
+            )
+        options = data.load_options(self.config.data)
+        batches = host_batches.host_eval_batches(
+            self.train,
+            dataclasses.replace(options, batch_size=batch_size, cache="none"),
+            preprocess=self.preprocess,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        for batch in itertools.islice(batches, num_images // batch_size):
+            images = sharding.put_batch({"image": batch["image"]}, self.mesh)["image"]
+            yield normalize(images, self.preprocess.mean, self.preprocess.std)
+
+
+def _evaluator(config: Config, model: Model, preprocess: Preprocess, mesh: Mesh) -> Evaluator:
+    options = data.load_options(config.data)
+    return Evaluator(model, preprocess, mesh=mesh, load_options=options)

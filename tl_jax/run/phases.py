@@ -1,17 +1,18 @@
-"""The phases of a run: what each trains, by which optimizer, for how long."""
+"""The phases of a run: what each trains, with which optimizer, for how long."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optax
-from flax import linen as nn
 
 from tl_jax import messages, trees
 from tl_jax.config import Config, PhaseConfig
+from tl_jax.models.model import Model
 from tl_jax.run import describe
 from tl_jax.training import optim
-from tl_jax.transfer import averaging, freeze, groups
+from tl_jax.training.ema import with_ema
+from tl_jax.transfer import freeze, groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,63 +21,95 @@ class Phase:
 
     Attributes:
       name: what is trained, as a selection ("head", "all", "head+last:1").
-      first_epoch: epochs done before it.
+      start_epoch: number of epochs done before it.
       epochs: its length.
       plan: labels of `tl_jax.transfer.freeze`.
-      still: labels whose BatchNorm keeps its running statistics.
+      fixed_statistics: labels whose BatchNorm keeps its running statistics.
       tx: optimizer of the trained parameters.
-      peaks: peak learning rate by label.
-      rates: learning rate by label, as functions of the step within the phase.
+      peak_rates: peak learning rate by label.
+      schedules: learning rate by label, as functions of the step within the phase.
       description: the plan as a table.
     """
 
     name: str
-    first_epoch: int
+    start_epoch: int
     epochs: int
-    plan: Any
-    still: frozenset[str]
+    plan: dict[str, Any]
+    fixed_statistics: frozenset[str]
     tx: optax.GradientTransformation
-    peaks: dict[str, float]
-    rates: dict[str, optax.Schedule]
+    peak_rates: dict[str, float]
+    schedules: dict[str, optax.Schedule]
     description: str
 
     @property
-    def last_epoch(self) -> int:
-        """Epochs done at its end."""
-        return self.first_epoch + self.epochs
+    def end_epoch(self) -> int:
+        """Number of epochs done at its end."""
+        return self.start_epoch + self.epochs
 
 
-def phases(
+def make_phases(
     config: Config, labels: trees.Tree, variables: trees.Tree, steps_per_epoch: int
 ) -> list[Phase]:
     """Returns the phases of a run.
 
     Args:
       config: the experiment.
-      labels: the group of every parameter (`grouped`).
+      labels: the group of every parameter (`group_parameters`).
       variables: of the network, arrays or abstract arrays.
       steps_per_epoch: steps of an epoch.
     """
-    made: list[Phase] = []
-    for spec in specifications(config):
-        first_epoch = made[-1].last_epoch if made else 0
-        made.append(_phase(config, spec, labels, variables, first_epoch, steps_per_epoch))
-    return made
+    batch_stats = variables.get("batch_stats", {})
+    names = groups.group_names(labels)
+    policies = batch_norm_policies(config, labels)
+    phases: list[Phase] = []
+    for spec in phase_configs(config):
+        trained = groups.select(labels, spec.trained, batch_stats)
+        plan, fixed_statistics = freeze.apply_batch_norm_policies(
+            freeze.train_only(labels, trained), batch_stats, policies
+        )
+        peak_rates = _peak_rates(config, spec, names)
+        schedules = {
+            name: _schedule(config, spec, peak, steps_per_epoch)
+            for name, peak in peak_rates.items()
+        }
+        tx = make_optimizer(config, spec, plan, schedules)
+        phases.append(
+            Phase(
+                name=spec.trained,
+                start_epoch=phases[-1].end_epoch if phases else 0,
+                epochs=spec.epochs,
+                plan=plan,
+                fixed_statistics=fixed_statistics,
+                tx=with_ema(tx, config.train.ema) if config.train.ema else tx,
+                peak_rates=peak_rates,
+                schedules=schedules,
+                description=describe.describe_plan(
+                    labels,
+                    plan,
+                    variables,
+                    rates=peak_rates,
+                    decays=_weight_decays(config, names),
+                    policies=policies,
+                ),
+            )
+        )
+    return phases
 
 
-def specifications(config: Config) -> tuple[PhaseConfig, ...]:
-    """Returns the configured phases: those listed, or the head's and then the others."""
+def phase_configs(config: Config) -> tuple[PhaseConfig, ...]:
+    """Returns the configured phases: those listed, or the head's and then that of the rest."""
     if config.transfer.phases:
         return config.transfer.phases
-    both = (
-        PhaseConfig(config.train.head_epochs, groups.HEAD),
-        PhaseConfig(config.train.epochs, config.transfer.trained),
-    )
-    return tuple(phase for phase in both if phase.epochs)
+    phases = []
+    if config.train.head_epochs:
+        phases.append(PhaseConfig(config.train.head_epochs, groups.HEAD))
+    if config.train.epochs:
+        phases.append(PhaseConfig(config.train.epochs, config.transfer.trained))
+    return tuple(phases)
 
 
-def grouped(config: Config, model: nn.Module, stages: Sequence[str]) -> dict[str, Any]:
-    """Returns the group of every parameter: by depth, and as `transfer.groups` says besides.
+def group_parameters(config: Config, model: Model, stages: Sequence[str]) -> dict[str, Any]:
+    """Returns the group of every parameter: by depth, or as `transfer.groups` says.
 
     Args:
       config: the experiment.
@@ -84,130 +117,114 @@ def grouped(config: Config, model: nn.Module, stages: Sequence[str]) -> dict[str
       stages: dotted names of the modules that end the stages.
 
     Raises:
-      ValueError: if `transfer.groups` names no group, or its patterns match nothing or overlap.
+      ValueError: if `transfer.groups` has a name but no patterns and there is no such group, or
+        its patterns match nothing or overlap.
     """
     labels = groups.by_depth(model, stages)
     new = {group.name: group.patterns for group in config.transfer.groups if group.patterns}
     labels = groups.regroup(labels, new) if new else labels
-    known = groups.names_of(labels)
+    known = groups.group_names(labels)
     for group in config.transfer.groups:
         if group.name not in known:
             raise ValueError(
                 f"transfer.groups names {group.name!r}, which is no group"
-                f"{messages.hint(group.name, known)} (there are {', '.join(known)}); a new one needs "
-                "patterns"
+                f"{messages.hint(group.name, known)} (there are {', '.join(known)}); a new one "
+                "needs patterns"
             )
     return labels
 
 
-def policies(config: Config, labels: trees.Tree) -> dict[str, str]:
-    """Returns the policy of BatchNorm of each group."""
-    own = {group.name: group.batch_norm for group in config.transfer.groups}
-    return {name: own.get(name) or config.transfer.batch_norm for name in groups.names_of(labels)}
+def batch_norm_policies(config: Config, labels: trees.Tree) -> dict[str, str]:
+    """Returns the policy of BatchNorm of each group: the group's own, or the run's."""
+    by_group = {group.name: group.batch_norm for group in config.transfer.groups}
+    return {
+        name: by_group.get(name) or config.transfer.batch_norm
+        for name in groups.group_names(labels)
+    }
 
 
-def _phase(
-    config: Config,
-    spec: PhaseConfig,
-    labels: trees.Tree,
-    variables: trees.Tree,
-    first_epoch: int,
-    steps_per_epoch: int,
-) -> Phase:
-    batch_stats = variables.get("batch_stats", {})
-    modes = policies(config, labels)
-    selected = groups.select(labels, spec.trained, batch_stats)
-    plan, still = freeze.batch_norm(freeze.restrict(labels, selected), batch_stats, modes)
-    names = groups.names_of(labels)
-    peaks, decays = _peaks(config, spec, names), _decays(config, names)
-    rates = {name: _schedule(config, spec, peak, steps_per_epoch) for name, peak in peaks.items()}
-    tx = optimizer(config, spec, plan, rates)
-    table = describe.describe_plan(
-        labels, plan, variables, rates=peaks, decays=decays, policies=modes
-    )
-    if config.train.ema:
-        tx = averaging.ema(tx, config.train.ema)
-    return Phase(spec.trained, first_epoch, spec.epochs, plan, still, tx, peaks, rates, table)
-
-
-def optimizer(
-    config: Config, spec: PhaseConfig, plan: trees.Tree, rates: Mapping[str, optax.Schedule]
+def make_optimizer(
+    config: Config, spec: PhaseConfig, plan: trees.Tree, schedules: Mapping[str, optax.Schedule]
 ) -> optax.GradientTransformation:
-    """Returns the configured optimizer of a phase, at the rates given by label."""
+    """Returns the configured optimizer of a phase, with the given learning rates by label."""
     return optim.optimizer(
         spec.optimizer or config.optim.name,
-        rates,
+        schedules,
         plan,
         momentum=config.optim.momentum,
-        weight_decay=_decays(config, list(rates)),
-        l2_sp={name: config.optim.l2_sp for name in rates if name != groups.HEAD},
+        weight_decay=_weight_decays(config, list(schedules)),
+        l2_sp={name: config.optim.l2_sp for name in schedules if name != groups.HEAD},
         clip_norm=config.optim.clip_norm,
     )
 
 
-def _peaks(config: Config, spec: PhaseConfig, names: Sequence[str]) -> dict[str, float]:
-    """Returns the peak rate of each group."""
-    base = _first(spec.learning_rate, config.optim.learning_rate)
-    head = _first(
-        spec.head_learning_rate, spec.learning_rate, config.optim.head_learning_rate, base
-    )
+def _peak_rates(config: Config, spec: PhaseConfig, names: Sequence[str]) -> dict[str, float]:
+    base = _first_given(spec.learning_rate, config.optim.learning_rate)
+    # The last stage has the base rate, and each stage before it a smaller one.
     stages = [name for name in names if groups.is_stage(name)]
-    below = {name: len(stages) - 1 - depth for depth, name in enumerate(stages)}
-    peaks = {name: base * config.optim.layer_decay ** below.get(name, 0) for name in names}
-    peaks |= {groups.HEAD: head} if groups.HEAD in names else {}
-    own = {group.name: group.learning_rate for group in config.transfer.groups}
-    return {name: _first(own.get(name), peak) for name, peak in peaks.items()}
+    rates = dict.fromkeys(names, base)
+    for depth, name in enumerate(reversed(stages)):
+        rates[name] = base * config.optim.layer_decay**depth
+    if groups.HEAD in rates:
+        rates[groups.HEAD] = _first_given(
+            spec.head_learning_rate, spec.learning_rate, config.optim.head_learning_rate, base
+        )
+    by_group = {group.name: group.learning_rate for group in config.transfer.groups}
+    return {name: _first_given(by_group.get(name), rate) for name, rate in rates.items()}
 
 
-def _decays(config: Config, names: Sequence[str]) -> dict[str, float]:
-    own = {group.name: group.weight_decay for group in config.transfer.groups}
-    anchored = {name for name in names if config.optim.l2_sp and name != groups.HEAD}
-    usual = {name: 0.0 if name in anchored else config.optim.weight_decay for name in names}
-    return {name: _first(own.get(name), decay) for name, decay in usual.items()}
-
-
-def _first(*values: float | None) -> float:
-    return next(value for value in values if value is not None)
+def _weight_decays(config: Config, names: Sequence[str]) -> dict[str, float]:
+    by_group = {group.name: group.weight_decay for group in config.transfer.groups}
+    decays = {}
+    for name in names:
+        # L2-SP takes the place of weight decay everywhere but in the head.
+        is_pulled = bool(config.optim.l2_sp) and name != groups.HEAD
+        default = 0.0 if is_pulled else config.optim.weight_decay
+        decays[name] = _first_given(by_group.get(name), default)
+    return decays
 
 
 def _schedule(
     config: Config, spec: PhaseConfig, peak: float, steps_per_epoch: int
 ) -> optax.Schedule:
-    warmup = _first(spec.warmup_epochs, config.optim.warmup_epochs)
+    warmup_epochs = _first_given(spec.warmup_epochs, config.optim.warmup_epochs)
     return optim.schedule(
         config.optim.schedule,
         peak,
         total_steps=spec.epochs * steps_per_epoch,
-        warmup_steps=round(warmup * steps_per_epoch),
+        warmup_steps=round(warmup_epochs * steps_per_epoch),
         boundaries=[round(epoch * steps_per_epoch) for epoch in config.optim.step_epochs],
         factor=config.optim.step_factor,
     )
 
 
+def _first_given(*values: float | None) -> float:
+    return next(value for value in values if value is not None)
+
+
 def gradual(
     stages: int, *, every: int, epochs: int, learning_rate: float | None = None
 ) -> tuple[PhaseConfig, ...]:
-    """Returns the phases of gradual unfreezing: the head, then one stage more each time.
+    """Returns the phases of gradual unfreezing: the head, then one more stage each time.
 
     Args:
       stages: how many stages the network has (`len(architecture(name).stages)`).
-      every: epochs after which one stage more is trained (ULMFiT, arXiv:1801.06146).
-      epochs: of all phases together; the last phase trains everything reached by then.
+      every: epochs after which one more stage is trained (ULMFiT, arXiv:1801.06146).
+      epochs: of all phases together; the last phase takes what remains of them.
       learning_rate: of each phase; None: the run's.
 
-    Example:
+    Examples:
       >>> [phase.trained for phase in gradual(2, every=1, epochs=4)]
       ['head', 'head+last:1', 'all']
     """
     selections = ["head", *(f"head+last:{n}" for n in range(1, stages)), "all"]
-    lengths = [every] * len(selections)
-    made, left = [], epochs
-    for number, (selection, length) in enumerate(zip(selections, lengths, strict=True), start=1):
-        length = left if number == len(selections) else min(length, left)
+    phases, remaining = [], epochs
+    for selection in selections:
+        length = remaining if selection == "all" else min(every, remaining)
         if length:
-            made.append(PhaseConfig(length, selection, learning_rate=learning_rate))
-        left -= length
-    return tuple(made)
+            phases.append(PhaseConfig(length, selection, learning_rate=learning_rate))
+        remaining -= length
+    return tuple(phases)
 
 
 def lp_ft(

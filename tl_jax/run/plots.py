@@ -6,19 +6,18 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from tl_jax.training.lr_finder import LrCurve
 
 _DPI = 120
-# Names of classes and splits may hold dollar signs; they are no formulas.
-_AS_WRITTEN = {"text.parse_math": False}
-_MOST_CELLS_WITH_NUMBERS = 20
+_MAX_CELLS_WITH_NUMBERS = 20
+# Names of classes and splits may hold dollar signs, which matplotlib would read as formulas.
+_without_formulas = matplotlib.rc_context({"text.parse_math": False})
 
 
-@matplotlib.rc_context(_AS_WRITTEN)
+@_without_formulas
 def learning_curves(
     records: Sequence[Mapping[str, Any]], path: Path, *, title: str, phase_ends: Sequence[int] = ()
 ) -> None:
@@ -28,7 +27,7 @@ def learning_curves(
       records: of `tl_jax.run.journal.read`.
       path: PNG file to write.
       title: of the figure.
-      phase_ends: epochs after which what is trained changes; drawn as vertical lines.
+      phase_ends: epochs at which phases end; drawn as vertical lines.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     figure.suptitle(title)
@@ -36,8 +35,8 @@ def learning_curves(
         measured = [record for record in records if metric in record]
         for split in dict.fromkeys(record["split"] for record in measured):
             points = [(r["epoch"], r[metric]) for r in measured if r["split"] == split]
-            few = len(points) <= 50
-            axes.plot(*zip(*points, strict=True), label=split, marker="o" if few else "", ms=3)
+            marker = "o" if len(points) <= 50 else ""
+            axes.plot(*zip(*points, strict=True), label=split, marker=marker, ms=3)
         for epoch in phase_ends:
             axes.axvline(epoch, color="gray", linestyle=":", linewidth=1)
         axes.set(xlabel="epoch", ylabel=metric)
@@ -46,7 +45,7 @@ def learning_curves(
     figure.savefig(path, dpi=_DPI)
 
 
-@matplotlib.rc_context(_AS_WRITTEN)
+@_without_formulas
 def confusion_matrix(
     confusion: np.ndarray, class_names: Sequence[str], path: Path, *, title: str
 ) -> None:
@@ -58,29 +57,25 @@ def confusion_matrix(
       path: PNG file to write.
       title: of the figure.
     """
-    classes = len(class_names)
-    side = min(3.5 + 0.35 * classes, 20)
+    num_classes = len(class_names)
+    side = min(3.5 + 0.35 * num_classes, 20)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     axes.set(title=title, xlabel="predicted", ylabel="true")
-    ticks = range(0, classes, max(1, classes // 40))
+    ticks = range(0, num_classes, max(1, num_classes // 40))
     axes.set_xticks(ticks, [class_names[i] for i in ticks], rotation=45, ha="right")
     axes.set_yticks(ticks, [class_names[i] for i in ticks])
-    if classes <= _MOST_CELLS_WITH_NUMBERS:
-        _write_counts(axes, confusion, share)
+    if num_classes <= _MAX_CELLS_WITH_NUMBERS:
+        for (row, column), count in np.ndenumerate(confusion):
+            color = "white" if share[row, column] > 0.6 else "black"
+            axes.text(column, row, str(int(count)), ha="center", va="center", color=color)
     figure.savefig(path, dpi=_DPI)
 
 
-def _write_counts(axes: Axes, confusion: np.ndarray, share: np.ndarray) -> None:
-    for (row, column), count in np.ndenumerate(confusion):
-        color = "white" if share[row, column] > 0.6 else "black"
-        axes.text(column, row, str(int(count)), ha="center", va="center", color=color)
-
-
-@matplotlib.rc_context(_AS_WRITTEN)
+@_without_formulas
 def learning_rate_curve(curve: LrCurve, path: Path, *, title: str) -> None:
     """Draws the loss over the learning rate, and marks the rates that the curve suggests.
 
@@ -99,18 +94,14 @@ def learning_rate_curve(curve: LrCurve, path: Path, *, title: str) -> None:
             label = f"{name}: {rate:.1e}"
             axes.axvline(rate, color=color, linestyle="--", linewidth=1, label=label)
     axes.set(title=title, xlabel="learning rate", ylabel="loss", xscale="log")
-    axes.set_ylim(*_limits(curve))
-    # The usual labels of a logarithmic axis are formulas.
+    # All losses are shown, except those at the end that are far above the others.
+    settled = curve.losses[: max(1, len(curve.losses) // 2)].max()
+    low, high = float(curve.losses.min()), float(max(settled, curve.smoothed.max()))
+    margin = 0.05 * (high - low) or 0.5  # a curve of a single point has no height
+    axes.set_ylim(low - margin, high + margin)
+    # The default labels of a logarithmic axis are formulas.
     axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:.0e}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=_DPI)
-
-
-def _limits(curve: LrCurve) -> tuple[float, float]:
-    """Returns the losses to show: all, but for those of the end that are far above the others."""
-    settled = curve.losses[: max(1, len(curve.losses) // 2)].max()
-    low, high = curve.losses.min(), max(settled, curve.smoothed.max())
-    margin = 0.05 * (high - low) or 0.5  # a curve of a single point has no height
-    return float(low - margin), float(high + margin)

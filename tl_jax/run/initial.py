@@ -1,0 +1,183 @@
+"""The variables that training starts from: random, pretrained, or carried over by class."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from tl_jax import trees
+from tl_jax.config import RANDOM_WEIGHTS, Config
+from tl_jax.data.preprocess import Preprocess
+from tl_jax.data.source import Source
+from tl_jax.heads.class_means import init_from_class_means
+from tl_jax.heads.classifier import BackboneWithHead
+from tl_jax.heads.initializers import init_small
+from tl_jax.models import pretrained
+from tl_jax.models.model import Model
+from tl_jax.models.network import Network
+from tl_jax.models.registry import create_model
+from tl_jax.models.variables import from_state_dict
+from tl_jax.probes import extract
+from tl_jax.run.data import load_options
+from tl_jax.transfer import carry_over
+from tl_jax.transfer.class_names import ClassMapping, match_classes
+from tl_jax.transfer.peft.base import Adapted
+from tl_jax.weights.classes import class_names
+from tl_jax.weights.index import pretrained_config
+from tl_jax.weights.sources import WeightsRecord
+from tl_jax.weights.state_dict import to_state_dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Initial:
+    """The variables that training starts from, and where they came from.
+
+    Attributes:
+      variables: of the network.
+      weights: the file that the backbone came from; None if it is random.
+      mapping: from the pretrained classifier's classes to the new ones, where it is used.
+    """
+
+    variables: dict[str, Any]
+    weights: WeightsRecord | None
+    mapping: ClassMapping | None = None
+
+
+def initial_variables(
+    config: Config, model: Model, train: Source, preprocess: Preprocess, mesh: Mesh
+) -> Initial:
+    """Returns what training starts from.
+
+    Args:
+      config: the experiment.
+      model: the network of `build_model`.
+      train: the training split, for its class names, and its images where the head starts from
+        class means.
+      preprocess: the evaluation transform.
+      mesh: devices.
+
+    Raises:
+      WeightsError, StateDictError: if the weights cannot be found, or do not fit.
+      ValueError: if the classes cannot be mapped, or a class has no example.
+    """
+    network = model.model if isinstance(model, Adapted) else model
+    key = jax.random.key(config.train.seed)
+    if config.model.weights == RANDOM_WEIGHTS:
+        image = jnp.zeros((1, *preprocess.size, 3), jnp.float32)
+        initial = Initial(jax.jit(network.init)(key, image), None)
+    else:
+        initial = _pretrained(config, network, key, train.class_names, preprocess.size)
+    variables = initial.variables
+    if config.transfer.head_init == "small" and config.model.head == "linear":
+        params = init_small(key, variables["params"], network.classifier)
+        variables = {**variables, "params": params}
+    elif config.transfer.head_init == "class_means":
+        params = _from_class_means(config, network, variables, train, preprocess, mesh)
+        variables = {**variables, "params": params}
+    if isinstance(model, Adapted):
+        variables = model.add_to(key, variables)
+    return dataclasses.replace(initial, variables=variables)
+
+
+def _pretrained(
+    config: Config,
+    network: Model,
+    key: jax.Array,
+    new_names: Sequence[str],
+    size: tuple[int, int],
+) -> Initial:
+    """Returns pretrained variables with the classifier that `transfer.classifier` asks for."""
+    name, weights, classifier = config.model.name, config.model.weights, config.transfer.classifier
+    backbone = network.backbone if isinstance(network, BackboneWithHead) else network
+    if not isinstance(backbone, Network):
+        raise TypeError(
+            f"got a {type(backbone).__name__}; pretrained weights need a network of create_model"
+        )
+    if classifier == "load":
+        source, record = pretrained.load_weights(create_model(name), name, weights, keep_head=True)
+        mapping = class_mapping(config, new_names)
+        fresh = from_state_dict(backbone, to_state_dict(source), except_head=True)
+        params = carry_over.carry_classifier(
+            source["params"], backbone.classifier, mapping, like=fresh["params"]
+        )
+        return Initial({**fresh, "params": params}, record, mapping)
+    if backbone is network:
+        return Initial(*pretrained.load_weights(backbone, name, weights, fresh_head=True))
+    loaded, record = pretrained.load_weights(
+        backbone, name, weights, keep_head=classifier == "fuse"
+    )
+    image = jnp.zeros((1, *size, 3), jnp.float32)
+    # Under jit only the head's random numbers are drawn, and not the backbone's.
+    head = jax.jit(lambda: network.init(key, image)["params"]["head"])()
+    batch_stats = {"backbone": loaded["batch_stats"]} if "batch_stats" in loaded else {}
+    params = {"backbone": loaded["params"], "head": head}
+    if classifier == "fuse" and (config.transfer.class_mapping or class_names(name) is not None):
+        mapping = class_mapping(config, new_names)
+        params = carry_over.init_mix(params, mapping)
+        return Initial({"params": params, "batch_stats": batch_stats}, record, mapping)
+    return Initial({"params": params, "batch_stats": batch_stats}, record)
+
+
+def class_mapping(config: Config, new_names: Sequence[str]) -> ClassMapping:
+    """Returns the pretrained classes of each new class: as configured, or by name.
+
+    Raises:
+      ValueError: if `transfer.class_mapping` cannot be read, or names a class that does not exist;
+        or if it is empty and the names of the pretrained classes are not known.
+    """
+    name = config.model.name
+    known_names = class_names(name)
+    num_classes = pretrained_config(name).num_classes
+    given: dict[str, list[int | str]] = {}
+    for entry in config.transfer.class_mapping:
+        new, equals, sources = entry.partition("=")
+        if not equals:
+            raise ValueError(f"transfer.class_mapping has {entry!r}; expected 'new class=source'")
+        stripped = [source.strip() for source in sources.split("|") if source.strip()]
+        given[new.strip()] = [int(each) if each.isdigit() else each for each in stripped]
+    if known_names is None and not given:
+        raise ValueError(
+            f"the names of the {num_classes} classes of {name} are not known here; map the new "
+            "classes by index (transfer.class_mapping), or take transfer.classifier='replace'"
+        )
+    source_names = known_names or [f"class {i}" for i in range(num_classes)]
+    return match_classes(new_names, source_names, given)
+
+
+def _from_class_means(
+    config: Config,
+    network: Model,
+    variables: trees.Tree,
+    train: Source,
+    preprocess: Preprocess,
+    mesh: Mesh,
+) -> dict[str, Any]:
+    """Returns parameters whose head classifies by the means of each class's training features."""
+    params = variables["params"]
+    layer = network.classifier
+    if isinstance(network, BackboneWithHead):
+        layer = f"{layer}.fc"
+    if trees.layer_leaves(params, layer)["kernel"].ndim != 2:
+        raise ValueError(
+            f"the classifier {layer} of {config.model.name} is a convolution, which cannot start "
+            "from class means; take transfer.head_init='zero'"
+        )
+    extracted = extract.extract(
+        extract.headless(network),
+        {"params": params, "batch_stats": variables.get("batch_stats", {})},
+        train,
+        preprocess=preprocess,
+        mesh=mesh,
+        load_options=load_options(config.data),
+    )
+    return init_from_class_means(
+        params,
+        layer,
+        np.asarray(extracted.features[0]),
+        extracted.labels,
+        class_names=train.class_names,
+    )

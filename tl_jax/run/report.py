@@ -1,0 +1,77 @@
+"""The report of a finished run: metrics of the best checkpoint, as JSON and pictures."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from tl_jax.run import journal, plots
+from tl_jax.run.describe import count_parameters
+from tl_jax.run.experiment import Experiment
+from tl_jax.run.folder import RunFolder
+from tl_jax.training import sharding
+from tl_jax.training.checkpoint import CheckpointError, Checkpoints, abstract
+from tl_jax.transfer import freeze
+
+# The journal's split for the accuracy before training.
+ZERO_SHOT = "zero_shot"
+
+
+def write_report(
+    experiment: Experiment, folder: RunFolder, checkpoints: Checkpoints, stopped: str | None
+) -> dict[str, Any]:
+    """Evaluates the best checkpoint on every held-out split, and writes report and pictures.
+
+    Args:
+      experiment: the run.
+      folder: gets `curves.png`, `confusion.png` and `report.json`.
+      checkpoints: of the run.
+      stopped: why training stopped before the last epoch; None if it did not.
+
+    Returns:
+      The report.
+    """
+    config = experiment.config
+    best_step, last_step = checkpoints.best_step(), checkpoints.latest_step()
+    if best_step is None or last_step is None:
+        raise CheckpointError(f"{folder.path} holds no checkpoint to report on; train it again")
+    like = abstract(experiment.initial.variables, sharding.replicated(experiment.mesh))
+    variables = checkpoints.restore_variables(best_step, like)
+    results = {
+        split: experiment.evaluator(variables, source)
+        for split, source in experiment.held_out.items()
+    }
+    records = journal.read(folder.path)
+    params = experiment.initial.variables["params"]
+    report = {
+        "model": config.model.name,
+        "epochs": last_step // experiment.steps_per_epoch,
+        "stopped": stopped,
+        "best_epoch": best_step // experiment.steps_per_epoch,
+        "best_metric": config.train.best_metric,
+        "metrics": {split: metrics for split, (metrics, _) in results.items()},
+        "confusion": {split: confusion.tolist() for split, (_, confusion) in results.items()},
+        "class_names": list(experiment.train.class_names),
+        "trained_parameters": {
+            phase.name: count_parameters(freeze.split(phase.plan, params)[0])
+            for phase in experiment.phases
+        },
+        "zero_shot": next((r for r in records if r["split"] == ZERO_SHOT), None),
+    }
+    if jax.process_index() == 0:
+        plots.learning_curves(
+            records,
+            folder.path / "curves.png",
+            title=f"{config.model.name} on {config.data.source}",
+            phase_ends=[phase.end_epoch for phase in experiment.phases[:-1]],
+        )
+        split = config.data.test_split or config.data.eval_split
+        split_metrics, confusion = results[split]
+        plots.confusion_matrix(
+            np.asarray(confusion),
+            experiment.train.class_names,
+            folder.path / "confusion.png",
+            title=f"{split}, accuracy {split_metrics['accuracy']:.3f}",
+        )
+        folder.write_report(report)
+    return report
