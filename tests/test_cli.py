@@ -7,30 +7,42 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tl_jax import cli
-from tl_jax.cli import main
+from tl_jax.cli import main, read_config
+from tl_jax.config import Config
 from tl_jax.data.views import Views
+from tl_jax.evaluation.evaluate import evaluate
+from tl_jax.evaluation.predict import predict
 
 ROOT = Path(__file__).parents[1]
+VIEWS = ["--crops", "5", "--flip", "--scales", "1.5", "--average", "logits"]
+THE_SAME_VIEWS = Views(5, True, (1.5,), "logits")
 
 
 @pytest.fixture
-def trained(tiny_weights, photos, tmp_path, monkeypatch):
-    """Arguments of a short training, and its folder."""
+def config_file(finished_run, tmp_path) -> str:
+    """A configuration file of the finished run."""
+    file = tmp_path / "finished.py"
+    file.write_text(
+        "from pathlib import Path\n"
+        "from tl_jax.config import from_json\n"
+        "def get_config():\n"
+        f"    return from_json(Path({str(finished_run.workdir / 'config.json')!r}).read_text())\n"
+    )
+    return str(file)
+
+
+@pytest.mark.slow
+def test_a_run_from_training_to_export(tiny_weights, photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "folder"  # The default is named after the configuration.
     arguments = [
         "train",
         str(ROOT / "configs" / "folder.py"),
         *("--model.name", "resnet18", "--model.weights", str(tiny_weights)),
-        *("--data.source", f"folder:{photos}", "--data.data-dir", str(tmp_path / "prepared")),
-        *("--data.eval-split", "val", "--data.test-split", "test", "--data.image-size", "32"),
-        *("--data.batch-size", "8", "--train.epochs", "1"),
+        *("--data.source", f"folder:{photos}", "--data.image-size", "32"),
+        *("--data.eval-split", "val", "--data.test-split", "test"),
+        *("--data.batch-size", "8", "--train.head-epochs", "0", "--train.epochs", "2"),
     ]
-    return arguments, tmp_path / "runs" / "folder"
-
-
-def test_a_run_from_training_to_export(trained, photos, capsys):
-    arguments, run = trained
     assert main([*arguments, "--stop-after-epoch", "1"]) == 0
     assert "stopped after epoch 1 of 2" in capsys.readouterr().err
     assert main(arguments) == 0
@@ -49,26 +61,87 @@ def test_a_run_from_training_to_export(trained, photos, capsys):
     assert file.exists()
 
 
-def test_views_reach_evaluation_and_prediction(monkeypatch):
-    seen = []
-
-    def keep(*_, views, **__):
-        seen.append(views)
-        raise ValueError("that is enough")
-
-    monkeypatch.setattr(cli.evaluation, "evaluate", keep)
-    monkeypatch.setattr(cli.prediction, "predict", keep)
-    options = ["--crops", "5", "--flip", "--scales", "1.0", "1.5", "--average", "logits"]
-    for command in (["evaluate", "runs/x"], ["predict", "runs/x", "x.png"]):
-        assert main([*command, *options]) == 1
-    assert seen == [Views(5, True, (1.0, 1.5), "logits")] * 2
+@pytest.mark.slow
+def test_train_on_a_finished_run_prints_its_report(finished_run, config_file, capsys):
+    assert main(["train", config_file, "--workdir", str(finished_run.workdir)]) == 0
+    best, header, *rows, last = capsys.readouterr().out.splitlines()
+    report = finished_run.report
+    assert best == f"best epoch {report['best_epoch']} of {report['epochs']} by accuracy"
+    assert header.split()[:4] == ["split", "count", "loss", "accuracy"]
+    assert [row.split()[:2] for row in rows] == [["val", "10"], ["test", "14"]]
+    assert f"{report['metrics']['test']['accuracy']:.4f}" in rows[1]
+    assert str(finished_run.workdir) in last
 
 
-def test_another_configuration_in_the_same_folder_fails_with_the_difference(trained, capsys):
-    arguments, _ = trained
-    assert main([*arguments, "--stop-after-epoch", "1"]) == 0
-    assert main([*arguments, "--optim.learning-rate", "0.5"]) == 1
-    assert "optim.learning_rate: 0.0003 != 0.5" in capsys.readouterr().err
+@pytest.mark.slow
+def test_another_configuration_in_the_same_folder_is_refused(finished_run, config_file, capsys):
+    command = ["train", config_file, "--workdir", str(finished_run.workdir)]
+    assert main([*command, "--optim.learning-rate", "0.5"]) == 1
+    assert "optim.learning_rate: 0.01 != 0.5" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_views_reach_evaluation(finished_run, capsys):
+    loss = evaluate(finished_run.workdir, views=THE_SAME_VIEWS)["loss"]
+    assert loss != evaluate(finished_run.workdir)["loss"]
+    assert main(["evaluate", str(finished_run.workdir), *VIEWS]) == 0
+    assert f"loss               {loss:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_views_and_top_reach_prediction(finished_run, photos, capsys):
+    image = next((photos / "test" / "grüne").iterdir())
+    [[(name, probability)]] = predict(finished_run.workdir, [image], top=1, views=THE_SAME_VIEWS)
+    assert main(["predict", str(finished_run.workdir), str(image), *VIEWS, "--top", "1"]) == 0
+    assert capsys.readouterr().out == f"{image}\n  {probability:7.2%}  {name}\n"
+
+
+@pytest.mark.slow
+def test_a_soup_is_a_run(finished_run, tmp_path, capsys):
+    run, soup = str(finished_run.workdir), tmp_path / "soup"
+    assert main(["soup", run, run, "--to", str(soup), "--kind", "uniform"]) == 0
+    heading, first, second, last = capsys.readouterr().out.splitlines()
+    accuracy = f"{finished_run.report['metrics']['val']['accuracy']:.4f}"
+    assert heading == "accuracy on val:"
+    assert first == second == f"  {accuracy}  {run}  (in the soup)"
+    assert last == f"  {accuracy}  {soup}: the average of 2 of 2 runs"
+    assert main(["evaluate", str(soup), "--split", "val"]) == 0
+    assert accuracy in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_wise_ft_prints_a_line_for_each_alpha(finished_run, tmp_path, capsys):
+    run, best = str(finished_run.workdir), tmp_path / "best"
+    assert main(["wise-ft", run, "--alphas", "0", "1", "--to", str(best)]) == 0
+    heading, initial, tuned, last = capsys.readouterr().out.splitlines()
+    assert heading == "alpha  accuracy on val"
+    assert initial.startswith(" 0.00  ")
+    assert tuned == f" 1.00  {finished_run.report['metrics']['val']['accuracy']:.4f}  (best)"
+    assert last == f"{best} holds the run with the best weights"
+    assert (best / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_a_probe_tells_its_accuracy(finished_run, photos, capsys):
+    run = str(finished_run.workdir)
+    assert main(["probe", run, f"folder:{photos}", "--method", "class_means"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("class_means on 26 images; 14 of test:\n  accuracy  ")
+
+
+def test_a_set_is_prepared(photos, tmp_path, capsys):
+    packed = tmp_path / "packed"
+    assert main(["prepare", f"folder:{photos}", str(packed), "--splits", "val"]) == 0
+    assert f"open it as prepared:{packed}" in capsys.readouterr().out
+    assert (packed / "report.md").exists()
+
+
+@pytest.mark.slow
+def test_augmentation_is_drawn(config_file, tmp_path, capsys):
+    png = tmp_path / "seen.png"
+    assert main(["augment-grid", config_file, "--png", str(png), "--images", "2"]) == 0
+    assert f"{png} shows 2 images, each with 8 draws" in capsys.readouterr().out
+    assert Image.open(png).width > Image.open(png).height
 
 
 def test_models_are_listed(capsys):
@@ -83,7 +156,7 @@ def test_models_are_listed(capsys):
     assert main(["models", "resnet*", "--family", "resnetv2", "--max-parameters", "12"]) == 0
     assert "2 listed" in capsys.readouterr().out
     assert main(["models", "resnet18", "--license", "mit"]) == 1
-    assert "no network that matches 'resnet18' has all" in capsys.readouterr().err
+    assert "no network that matches 'resnet18' fits all options" in capsys.readouterr().err
     assert main(["models", "resnet8"]) == 1
     assert "did you mean 'resnet18'" in capsys.readouterr().err
 
@@ -92,8 +165,12 @@ def test_models_are_listed(capsys):
     ("arguments", "nearest"),
     [
         (["trian", "configs/demo.py"], "train"),
+        (["wise_ft", "runs/x"], "wise-ft"),
         (["train", "configs/demo.py", "--optim.learning-rat", "1"], "--optim.learning-rate"),
         (["train", "configs/demo.py", "--optim.name", "adamm"], "adamw"),
+        (["train", "configs/demo.py", "--train.epochs", "-1"], "train.epochs must be at least 0"),
+        (["train", "configs/demo.py", "--augment.hue", "2"], "augment.hue must be in [0, 0.5]"),
+        (["train", "--train.epochs", "1"], "train needs a configuration"),
         (["predict", "resnet18", "cat.png", "--tpo", "3"], "--top"),
         (["models", "--pretraine"], "--pretrained"),
     ],
@@ -112,11 +189,13 @@ def test_misuse_exits_2_and_names_the_nearest(arguments, nearest, capsys, monkey
     ("arguments", "message"),
     [
         (["train", "configs/dem.py"], "configs/demo.py"),
-        (["train", "configs/demo.py", "--train.epochs", "-1"], "train.epochs"),
+        (["train", "configs/base.py"], "must define get_config()"),
         (["train", "configs/demo.py", "--model.name", "resnet19"], "resnet18"),
         (["train", "configs/demo.py", "--data.source", "elvp"], "elpv"),
         (["train", "configs/demo.py", "--data.source", "folder:nowhere"], "nowhere"),
         (["evaluate", "runs/nothing"], "runs/nothing"),
+        (["soup", "runs/nothing", "--to", "runs/soup"], "two or more"),
+        (["wise-ft", "runs/nothing"], "runs/nothing"),
         (["export", "runs/nothing", "--to", "tim", "x.safetensors"], "timm"),
         (["predict", "tf_efficientnet_lite0", "nothing.png"], "nothing.png"),
         (["predict", "tf_efficientnet_lite0"], "image"),
@@ -143,6 +222,28 @@ def test_help_explains_every_field(capsys):
     assert main([]) == 2
 
 
+@pytest.mark.parametrize("command", ["prepare", "evaluate", "probe", "soup", "wise-ft", "export"])
+def test_each_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as status:
+        main([command, "--help"])
+    assert status.value.code == 0
+    assert f"usage: python -m tl_jax {command}" in capsys.readouterr().out
+
+
+def test_a_configuration_imports_its_neighbours_from_any_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    (folder / "start.py").write_text("from tl_jax.config import Config\nSTART = Config()\n")
+    (folder / "mine.py").write_text(
+        "from recipes.start import START\ndef get_config():\n    return START\n"
+    )
+    monkeypatch.chdir(tmp_path.parent)
+    before = list(sys.path)
+    assert read_config(folder / "mine.py") == Config()
+    assert sys.path == before
+
+
+@pytest.mark.slow
 def test_a_pretrained_network_names_a_picture_with_nothing_but_its_package(tmp_path):
     """The whole program, in a process of its own, with the hub out of reach."""
     from skimage import data

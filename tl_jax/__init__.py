@@ -13,15 +13,51 @@ A timm network as a pure Flax function with timm's numbers, and its fine-tuning 
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tl_jax import messages
 
+if TYPE_CHECKING:  # For type checkers and editors; what runs is below.
+    from tl_jax.config import (
+        AugmentConfig,
+        Config,
+        DataConfig,
+        GroupConfig,
+        ModelConfig,
+        OptimConfig,
+        PhaseConfig,
+        TrainConfig,
+        TransferConfig,
+    )
+    from tl_jax.data.preprocess import Preprocess, preprocess
+    from tl_jax.evaluation.evaluate import evaluate
+    from tl_jax.evaluation.export import export_timm
+    from tl_jax.evaluation.predict import predict
+    from tl_jax.evaluation.probe import probe
+    from tl_jax.evaluation.soup import soup
+    from tl_jax.evaluation.wise_ft import wise_ft
+    from tl_jax.models.catalogue import catalogue
+    from tl_jax.models.outputs import features
+    from tl_jax.models.pretrained import load_pretrained
+    from tl_jax.models.registry import architecture, create_model, list_models
+    from tl_jax.models.variables import from_state_dict
+    from tl_jax.probes.boundary import FromBoundary
+    from tl_jax.run.describe import describe_plan
+    from tl_jax.run.fit import fit
+    from tl_jax.run.folder import load_run
+    from tl_jax.run.lr_find import lr_find
+    from tl_jax.run.phases import gradual, lp_ft
+    from tl_jax.transfer.hyper_rule import hyper_rule
+    from tl_jax.transfer.soups import greedy_soup, interpolate, uniform_soup, wise_ft_curve
+    from tl_jax.weights.index import PretrainedConfig, pretrained_config
+    from tl_jax.weights.state_dict import to_state_dict
+
 __version__ = "0.1.0"
 
-# Where each public name lives. They are imported on first use, so that a machine that only runs
-# models and steps needs neither the data libraries nor the writers of pictures and logs.
-_HOME = {
+# The module of each public name, in the order of their use. They are imported on first use, so
+# that a machine that only runs models and steps needs neither the data libraries nor the writers
+# of pictures and logs.
+_MODULES = {
     "AugmentConfig": "tl_jax.config",
     "Config": "tl_jax.config",
     "DataConfig": "tl_jax.config",
@@ -39,32 +75,40 @@ _HOME = {
     "create_model": "tl_jax.models.registry",
     "list_models": "tl_jax.models.registry",
     "catalogue": "tl_jax.models.catalogue",
-    "features": "tl_jax.models.features",
+    "features": "tl_jax.models.outputs",
     "load_pretrained": "tl_jax.models.pretrained",
-    "from_state_dict": "tl_jax.weights.state_dict",
+    "from_state_dict": "tl_jax.models.variables",
     "to_state_dict": "tl_jax.weights.state_dict",
     "describe_plan": "tl_jax.run.describe",
     "gradual": "tl_jax.run.phases",
     "lp_ft": "tl_jax.run.phases",
+    "hyper_rule": "tl_jax.transfer.hyper_rule",
     "lr_find": "tl_jax.run.lr_find",
     "fit": "tl_jax.run.fit",
     "load_run": "tl_jax.run.folder",
     "evaluate": "tl_jax.evaluation.evaluate",
     "predict": "tl_jax.evaluation.predict",
     "probe": "tl_jax.evaluation.probe",
+    "soup": "tl_jax.evaluation.soup",
+    "wise_ft": "tl_jax.evaluation.wise_ft",
     "export_timm": "tl_jax.evaluation.export",
+    "FromBoundary": "tl_jax.probes.boundary",
+    "interpolate": "tl_jax.transfer.soups",
+    "wise_ft_curve": "tl_jax.transfer.soups",
+    "uniform_soup": "tl_jax.transfer.soups",
+    "greedy_soup": "tl_jax.transfer.soups",
 }
 
-__all__ = list(_HOME)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(
-            f"module 'tl_jax' has no attribute {name!r}{messages.hint(name, _HOME)}"
+            f"module 'tl_jax' has no attribute {name!r}{messages.hint(name, _MODULES)}"
         )
-    return getattr(importlib.import_module(_HOME[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted([*globals(), *_MODULES])

@@ -1,7 +1,8 @@
-"""`python -m tl_jax`."""
+"""`python -m tl_jax`, which the console script `tl-jax` runs too."""
 
 import sys
 
 from tl_jax.cli import main
 
-sys.exit(main(sys.argv[1:]))
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,5 @@
 """What is done with a trained run: evaluate, predict, export to timm."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -11,120 +9,130 @@ from safetensors.torch import load_file
 
 import tl_jax
 from experiments.torch_peer import import_timm
+from tests.support.runs import FinishedRun, change
 from tl_jax.data.views import Views, views
 from tl_jax.evaluation.evaluate import evaluate
 from tl_jax.evaluation.export import export_timm
 from tl_jax.evaluation.predict import predict
-from tl_jax.run import data
-from tl_jax.run.fit import fit
-from tl_jax.run.folder import load_run
+from tl_jax.run.folder import load_run, write_run
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def run(tiny_config, tmp_path):
-    fit(tiny_config, tmp_path / "run")
-    return tmp_path / "run"
+def run(finished_run):
+    return finished_run.workdir
 
 
-def test_a_run_is_measured_as_its_report_says(run):
-    report = json.loads((run / "report.json").read_text())
+@pytest.fixture(scope="module")
+def files(shared_photos):
+    return sorted((shared_photos / "test").glob("*/*.png"))
+
+
+# ---- evaluate
+
+
+def test_a_run_is_evaluated_as_its_report_says(finished_run: FinishedRun):
     for split in ("val", "test"):
-        found = evaluate(run, split=split, batch_size=3)
-        expected = report["metrics"][split]
-        assert found["count"] == expected["count"]
-        assert found["accuracy"] == expected["accuracy"]
-        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
-    assert evaluate(run)["split"] == "test"
+        metrics = evaluate(finished_run.workdir, split=split, batch_size=3)
+        expected = finished_run.report["metrics"][split]
+        assert metrics["count"] == expected["count"]
+        assert metrics["accuracy"] == expected["accuracy"]
+        assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert metrics["split"] == split
+    assert metrics["step"] == 3 * finished_run.report["best_epoch"]
+    assert evaluate(finished_run.workdir)["split"] == "test"
+
+
+def test_other_data_are_read_by_themselves(finished_run, photos, tmp_path):
+    """Options of the run's own data, here wrong for any other, do not apply to others."""
+    own = load_run(finished_run.workdir)
+    config = change(own.config, "data", shots=3, carve=0.5, on_corrupt="skip")
+    write_run(tmp_path / "run", config, own.info, own.variables)
+    assert evaluate(tmp_path / "run", split="train")["count"] == 6
+    other = f"folder:{photos}"
+    assert evaluate(tmp_path / "run", source=other, split="train")["count"] == 26
+    (photos / "train" / "grüne" / "2.png").write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match=r"2\.png"):
+        evaluate(tmp_path / "run", source=other, split="train")
+    metrics = evaluate(tmp_path / "run", source=other, split="train", on_corrupt="skip")
+    assert metrics["count"] == 25
 
 
 def test_other_classes_are_refused(run, photos):
-    (photos / "test" / "grüne").rename(photos / "test" / "blue")
-    (photos / "train" / "grüne").rename(photos / "train" / "blue")
+    for split in ("train", "val", "test"):
+        (photos / split / "grüne").rename(photos / split / "blue")
     with pytest.raises(ValueError, match="blue"):
-        evaluate(run, split="test")
+        evaluate(run, source=f"folder:{photos}", split="test")
 
 
-def test_how_a_run_s_own_data_are_read_says_nothing_of_others(run, photos, tmp_path, monkeypatch):
-    file = run / "config.json"
-    config = json.loads(file.read_text())
-    config["data"] |= {"on_corrupt": "skip", "data_dir": str(tmp_path / "own")}
-    file.write_text(json.dumps(config))
-    seen = []
-
-    def keep(config, split):
-        seen.append((config.data.data_dir, config.data.on_corrupt))
-        raise ValueError("that is enough")
-
-    monkeypatch.setattr(data, "open_split", keep)
-    for options in (
-        {},
-        {"source": f"folder:{photos}"},
-        {"source": f"folder:{photos}", "on_corrupt": "skip", "data_dir": "there"},
-    ):
-        with pytest.raises(ValueError, match="that is enough"):
-            evaluate(run, **options)
-    assert seen == [(str(tmp_path / "own"), "skip"), (None, "raise"), ("there", "skip")]
+# ---- predict
 
 
-def test_a_run_predicts_its_classes(run, photos):
-    files = sorted((photos / "test").glob("*/*.png"))
-    results = predict(run, files, top=2)
+def test_a_run_predicts_its_classes(finished_run, files):
+    results = predict(finished_run.workdir, files, top=2)
     assert len(results) == len(files)
     for classes in results:
         assert {name for name, _ in classes} == {"red ones", "grüne"}
         assert sum(p for _, p in classes) == pytest.approx(1, abs=1e-5)
+        assert classes[0][1] >= classes[1][1]
     hits = [classes[0][0] == file.parent.name for file, classes in zip(files, results, strict=True)]
-    assert np.mean(hits) == evaluate(run, split="test")["accuracy"]
+    assert np.mean(hits) == finished_run.report["metrics"]["test"]["accuracy"]
+    assert [len(classes) for classes in predict(finished_run.workdir, files[:2], top=1)] == [1, 1]
 
 
-def test_several_views_are_averaged_for_a_split_and_for_single_images(run, photos):
+def test_several_views_are_averaged_for_a_split_and_for_single_images(finished_run, files):
     ten = Views(crops=5, flip=True, scales=(1.5,))
-    files = sorted((photos / "test").glob("*/*.png"))
-    trained = load_run(run)
+    trained = load_run(finished_run.workdir)
     size, transform = trained.info.preprocess.size, trained.info.preprocess
     inputs = tl_jax.preprocess(files, ten.transform(transform))
     many = views(inputs, size, crops=5, flip=True, scales=(1.5,))
-    each = [jax.nn.softmax(trained.model.apply(trained.variables, view)) for view in many]
-    mean = np.mean(each, axis=0)
+    apply = jax.jit(trained.model.apply)
+    mean = np.mean([jax.nn.softmax(apply(trained.variables, view)) for view in many], axis=0)
     names = trained.info.class_names
-    for row, classes in zip(mean, predict(run, files, top=2, views=ten), strict=True):
+    predictions = predict(finished_run.workdir, files, top=2, views=ten)
+    for row, classes in zip(mean, predictions, strict=True):
         assert [p for _, p in classes] == pytest.approx(sorted(row, reverse=True), rel=1e-4)
     labels = [names.index(file.parent.name) for file in files]
     loss = -np.log(mean[np.arange(len(files)), labels]).mean()
-    found = evaluate(run, split="test", views=ten)
-    assert found["loss"] == pytest.approx(loss, rel=1e-4)
-    assert found["loss"] != pytest.approx(evaluate(run, split="test")["loss"], rel=1e-3)
+    metrics = evaluate(finished_run.workdir, split="test", views=ten)
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-4)
+    expected = finished_run.report["metrics"]["test"]["loss"]
+    assert metrics["loss"] != pytest.approx(expected, rel=1e-3)
 
 
-def test_what_is_neither_run_nor_network_is_named(tmp_path):
+def test_what_is_neither_run_nor_network_is_named(run, tmp_path):
     image = Image.new("RGB", (40, 40))
     with pytest.raises(ValueError, match="did you mean 'resnet18"):
         predict("resnet81", [image])
     with pytest.raises(ValueError, match="holds no run"):
         predict(tmp_path, [image])
-    with pytest.raises(FileNotFoundError, match="holds no run"):
-        load_run(tmp_path)
+    with pytest.raises(ValueError, match="is a run, which has weights of its own"):
+        predict(run, [image], weights="hub")
 
 
-def test_an_exported_run_is_timms_network(run, photos, tmp_path):
+# ---- export
+
+
+def test_an_exported_run_is_timms_network(run, files, tmp_path):
     """timm's ResNet of the same size loads the file strictly and gives the same logits."""
     file = tmp_path / "out" / "defects.safetensors"
     line = export_timm(run, file)
-    assert "timm.create_model('resnet18', num_classes=2" in line
+    assert "timm.create_model('resnet18', num_classes=2" in line and str(file) in line
     timm = import_timm()
     block = timm.models.resnet.BasicBlock
     network = timm.models.resnet.ResNet(block, (1, 1), channels=(8, 16), num_classes=2).eval()
     network.layer3 = network.layer4 = torch.nn.Identity()  # timm's forward always has four
     network.load_state_dict(load_file(file), strict=True)
     trained = load_run(run)
-    images = tl_jax.preprocess(sorted((photos / "val").glob("*/*.png")), trained.info.preprocess)
+    images = tl_jax.preprocess(files, trained.info.preprocess)
     with torch.no_grad():
         theirs = network(torch.tensor(np.asarray(images)).permute(0, 3, 1, 2)).numpy()
-    ours = trained.model.apply(trained.variables, images)
+    ours = jax.jit(trained.model.apply)(trained.variables, images)
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
-    assert not list(file.parent.glob("*.part"))
+    assert [path.name for path in file.parent.iterdir()] == ["defects.safetensors"]
 
 
-def test_export_refuses_what_timm_cannot_hold(run, tmp_path):
+def test_export_refuses_other_files(run, tmp_path):
     with pytest.raises(ValueError, match="safetensors"):
         export_timm(run, tmp_path / "weights.pth")

@@ -1,1 +1,1 @@
-"""What is done with a trained run."""
+"""What is done with a trained run: evaluation, prediction, export; probes of frozen features."""

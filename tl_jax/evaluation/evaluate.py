@@ -4,12 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from tl_jax.config import DataConfig
-from tl_jax.data.sources.folder import OnCorrupt
+from tl_jax.data.sources.options import OnCorrupt
 from tl_jax.data.views import ONE_VIEW, Views
-from tl_jax.run import data as experiment
+from tl_jax.run.data import load_options, open_split
 from tl_jax.run.folder import load_run
-from tl_jax.training import evaluator, sharding
+from tl_jax.training import sharding
+from tl_jax.training.evaluator import Evaluator
 
 
 def evaluate(
@@ -22,7 +22,7 @@ def evaluate(
     batch_size: int | None = None,
     views: Views = ONE_VIEW,
 ) -> dict[str, Any]:
-    """Measures the best checkpoint of a run.
+    """Evaluates the best checkpoint of a run.
 
     Args:
       workdir: the run's folder.
@@ -31,8 +31,8 @@ def evaluate(
       data_dir, on_corrupt: as in the configuration; by default the run's for its own data, and the
         configuration's defaults for others.
       batch_size: images at once; the default is the run's.
-      views: of each image, over which the network's outputs are averaged; by default the one that
-        training evaluates.
+      views: views of each image; the network's outputs are averaged over them. The default is the
+        single view that training evaluates.
 
     Returns:
       The metrics of `tl_jax.objectives.metrics.summarize`, with "split", "step" and "class_names".
@@ -41,41 +41,44 @@ def evaluate(
       ValueError: if the split is unknown, the data have other classes than the run, or the
         images have no such views.
 
-    Example:
-      >>> evaluate("runs/demo", split="test")["accuracy"]                    # doctest: +SKIP
+    Examples:
+      >>> import tl_jax
+      >>> config = tl_jax.Config(
+      ...     model=tl_jax.ModelConfig("simple_cnn", weights="random"),
+      ...     data=tl_jax.DataConfig("digits", shots=2, image_size=16),
+      ...     train=tl_jax.TrainConfig(epochs=1))
+      >>> report = tl_jax.fit(config, "runs/digits")
+      >>> evaluate("runs/digits", split="test")["count"]
+      450
     """
     run = load_run(workdir)
-    data = _reading(run.config.data, source, data_dir, on_corrupt)
+    data = run.config.data
+    if source is not None:
+        # How the run's own data are read does not apply to other data.
+        data = dataclasses.replace(
+            data, source=source, data_dir=None, labels=(), image_column=None, carve=None,
+            shots=None, on_corrupt="raise",
+        )  # fmt: skip
+    data = dataclasses.replace(
+        data,
+        data_dir=data_dir or data.data_dir,
+        on_corrupt=on_corrupt or data.on_corrupt,
+        batch_size=batch_size or data.batch_size,
+        cache="none",
+    )
     split = split or data.test_split or data.eval_split
-    config = dataclasses.replace(run.config, data=data)
-    opened = experiment.open_split(config, split)
-    if tuple(opened.class_names) != run.info.class_names:
+    examples = open_split(dataclasses.replace(run.config, data=data), split)
+    if tuple(examples.class_names) != run.info.class_names:
         raise ValueError(
-            f"{config.data.source} has the classes {list(opened.class_names)}, but the run was "
-            f"trained on {list(run.info.class_names)}"
+            f"{data.source} has the classes {list(examples.class_names)}, but the run was "
+            f"trained on {list(run.info.class_names)}; evaluate on data with the same classes"
         )
-    measured = evaluator.Measure(
+    evaluator = Evaluator(
         run.model,
         run.info.preprocess,
         mesh=sharding.data_mesh(),
-        batch_size=batch_size or data.batch_size,
-        workers=data.workers,
-        worker_type=data.worker_type,
+        load_options=load_options(data),
         views=views,
     )
-    found, _ = measured(run.variables, opened)
-    return {"split": split, "step": run.step, "class_names": list(run.info.class_names), **found}
-
-
-def _reading(
-    own: DataConfig, source: str | None, data_dir: str | None, on_corrupt: OnCorrupt | None
-) -> DataConfig:
-    """Returns how the data are read: what says so of the run's own says nothing of others."""
-    if source is not None:
-        own = dataclasses.replace(
-            own, source=source, data_dir=None, labels=(), image_column=None, carve=None,
-            shots=None, on_corrupt="raise",
-        )  # fmt: skip
-    return dataclasses.replace(
-        own, data_dir=data_dir or own.data_dir, on_corrupt=on_corrupt or own.on_corrupt
-    )
+    metrics, _ = evaluator(run.variables, examples)
+    return {"split": split, "step": run.step, "class_names": list(run.info.class_names), **metrics}

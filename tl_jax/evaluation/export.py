@@ -4,7 +4,8 @@ from pathlib import Path
 
 from safetensors.numpy import save_file
 
-from tl_jax.heads.classifier import OnBackbone
+from tl_jax import files
+from tl_jax.heads.classifier import BackboneWithHead
 from tl_jax.run.folder import load_run
 from tl_jax.transfer.peft.base import Adapted
 from tl_jax.weights.state_dict import to_state_dict
@@ -21,32 +22,35 @@ def export_timm(workdir: str | Path, file: str | Path) -> str:
       The line of Python that loads the file into timm.
 
     Raises:
-      ValueError: if the file has another suffix, the network's head is none of timm's, or what was
-        added to it cannot be merged.
+      ValueError: if the file has another suffix, timm does not have the network's head, or what
+        was added to the network cannot be merged.
 
-    Example:
-      >>> print(export_timm("runs/demo", "defects.safetensors"))             # doctest: +SKIP
-      timm.create_model('tf_efficientnet_lite0', num_classes=2, checkpoint_path=...)
+    Examples:
+      >>> import tl_jax
+      >>> config = tl_jax.Config(
+      ...     model=tl_jax.ModelConfig("simple_cnn", weights="random"),
+      ...     data=tl_jax.DataConfig("digits", shots=2, image_size=16),
+      ...     train=tl_jax.TrainConfig(epochs=1))
+      >>> report = tl_jax.fit(config, "runs/digits")
+      >>> export_timm("runs/digits", "digits.safetensors")
+      "timm.create_model('simple_cnn', num_classes=10, checkpoint_path='digits.safetensors')"
     """
     file = Path(file)
     if file.suffix != ".safetensors":
         raise ValueError(f"got {file}, expected a file name that ends in .safetensors")
     run = load_run(workdir)
+    name = run.config.model.name
     model, variables = run.model, run.variables
     if isinstance(model, Adapted):
-        model, variables = model.model, model.merged(variables)
-    if isinstance(model, OnBackbone):
+        variables = model.merged(variables)
+        model = model.model
+    if isinstance(model, BackboneWithHead):
         raise ValueError(
-            f"the run has a head that timm's {run.config.model.name} does not have "
+            f"the run has a head that timm's {name} does not have "
             f"(model.head={run.config.model.head!r}, transfer.classifier="
             f"{run.config.transfer.classifier!r}); only the network's own classifier exports"
         )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".part")
-    save_file(to_state_dict(variables), part, metadata={"format": "pt"})
-    part.replace(file)
-    architecture = run.config.model.name.partition(".")[0]
-    classes = len(run.info.class_names)
-    return (
-        f"timm.create_model({architecture!r}, num_classes={classes}, checkpoint_path={str(file)!r})"
-    )
+    with files.replacing(file) as part:
+        save_file(to_state_dict(variables), part, metadata={"format": "pt"})
+    arch, num_classes = name.partition(".")[0], len(run.info.class_names)
+    return f"timm.create_model({arch!r}, num_classes={num_classes}, checkpoint_path={str(file)!r})"

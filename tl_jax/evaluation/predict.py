@@ -1,23 +1,22 @@
-"""Predicts the classes of images, with a trained run or with pretrained weights alone."""
+"""Predicts the classes of images, with a trained run or with a pretrained network."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 
+from tl_jax import trees
 from tl_jax.data.images.decode import ImageLike
 from tl_jax.data.preprocess import Preprocess, preprocess
 from tl_jax.data.views import ONE_VIEW, Views
+from tl_jax.models.model import Model
 from tl_jax.models.pretrained import load_pretrained
 from tl_jax.run.folder import is_run, load_run
-from tl_jax.weights import classes
+from tl_jax.weights.classes import class_names
 from tl_jax.weights.index import pretrained_config
 
-_BATCH = 32
+_BATCH_SIZE = 32
 
 
 def predict(
@@ -35,7 +34,7 @@ def predict(
       images: paths, PIL images or uint8 arrays, of any size.
       weights: where a pretrained network's weights come from; see `load_pretrained`.
       top: how many classes.
-      views: of each image, over which the network's outputs are averaged.
+      views: views of each image; the network's outputs are averaged over them.
 
     Returns:
       For each image its classes, (name, probability), most probable first.
@@ -44,33 +43,42 @@ def predict(
       ValueError: if `run_or_model` is neither, `weights` is given with a run, or the images have
         no such views.
 
-    Example:
-      >>> predict("tf_efficientnet_lite0", ["cat.png"], top=1)               # doctest: +SKIP
-      [[('Egyptian cat', 0.53)]]
+    Examples:
+      >>> import tl_jax
+      >>> config = tl_jax.Config(
+      ...     model=tl_jax.ModelConfig("simple_cnn", weights="random"),
+      ...     data=tl_jax.DataConfig("digits", shots=2, image_size=16),
+      ...     train=tl_jax.TrainConfig(epochs=1))
+      >>> report = tl_jax.fit(config, "runs/digits")
+      >>> [classes] = predict("runs/digits", [np.zeros((8, 8, 3), np.uint8)], top=3)
+      >>> len(classes)
+      3
     """
     model, variables, transform, names = _load(run_or_model, weights)
-    whole = views.transform(transform)
+    uncropped = views.transform(transform)
 
     @jax.jit
-    def probabilities_of(variables: Any, inputs: jax.Array) -> jax.Array:
-        network = functools.partial(model.apply, variables)
-        return jax.nn.softmax(views.logits(network, inputs, transform.size))
+    def probabilities_fn(variables: trees.Tree, inputs: jax.Array) -> jax.Array:
+        logits = views.logits(lambda x: model.apply(variables, x), inputs, transform.size)
+        return jax.nn.softmax(logits)
 
-    results = []
-    for start in range(0, len(images), _BATCH):
-        inputs = preprocess(images[start : start + _BATCH], whole)
-        probabilities = np.asarray(probabilities_of(variables, inputs))
-        results += [_top(row, names, top) for row in probabilities]
-    return results
+    predictions = []
+    for start in range(0, len(images), _BATCH_SIZE):
+        inputs = preprocess(images[start : start + _BATCH_SIZE], uncropped)
+        for row in np.asarray(probabilities_fn(variables, inputs)):
+            order = np.argsort(-row, kind="stable")[:top]
+            predictions.append([(names[i], float(row[i])) for i in order])
+    return predictions
 
 
 def _load(
     run_or_model: str | Path, weights: str | None
-) -> tuple[nn.Module, Any, Preprocess, Sequence[str]]:
+) -> tuple[Model, trees.Tree, Preprocess, Sequence[str]]:
     if is_run(run_or_model):
         if weights is not None:
             raise ValueError(
-                f"{run_or_model} is a run and has weights of its own; drop {weights!r}"
+                f"{run_or_model} is a run, which has weights of its own; leave weights={weights!r} "
+                "out"
             )
         run = load_run(run_or_model)
         return run.model, run.variables, run.info.preprocess, run.info.class_names
@@ -79,11 +87,5 @@ def _load(
     name = str(run_or_model)
     config = pretrained_config(name)
     model, variables = load_pretrained(name, weights=weights)
-    names = classes.class_names(model.num_classes)
-    names = names or [f"class {i}" for i in range(model.num_classes)]
+    names = class_names(model.num_classes) or [f"class {i}" for i in range(model.num_classes)]
     return model, variables, Preprocess.of(config), names
-
-
-def _top(probabilities: np.ndarray, names: Sequence[str], top: int) -> list[tuple[str, float]]:
-    order = np.argsort(-probabilities, kind="stable")[:top]
-    return [(names[i], float(probabilities[i])) for i in order]

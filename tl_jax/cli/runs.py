@@ -1,0 +1,185 @@
+"""The commands that use a trained run: evaluate, probe, predict, soup, wise-ft and export."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from tl_jax import messages
+from tl_jax.data.sources.open import open_source
+from tl_jax.data.sources.options import OnCorrupt
+from tl_jax.data.views import ONE_VIEW, Views
+from tl_jax.evaluation import evaluate as evaluation
+from tl_jax.evaluation import export as exporting
+from tl_jax.evaluation import predict as prediction
+from tl_jax.evaluation import probe as probing
+from tl_jax.evaluation import soup as soups
+from tl_jax.evaluation import wise_ft as wise_fts
+from tl_jax.probes.probe import Method
+
+# Fields are options without a prefix: --crops, not --views.crops.
+_Views = Annotated[Views, tyro.conf.arg(name="")]
+
+
+def evaluate(
+    run: Positional[Path],
+    *,
+    split: str | None = None,
+    source: str | None = None,
+    data_dir: str | None = None,
+    on_corrupt: OnCorrupt | None = None,
+    batch_size: int | None = None,
+    views: _Views = ONE_VIEW,
+) -> None:
+    """Measures the best checkpoint of a run.
+
+    Args:
+      run: Folder of the run.
+      split: Split to measure on; the default is the run's test split, or else its evaluation
+        split.
+      source: Other data with the same classes, such as "folder:PATH".
+      data_dir: Folder of prepared sets; the default is the run's for its own data.
+      on_corrupt: What to do with images that cannot be decoded; the default is the run's for
+        its own data, and to stop for others.
+      batch_size: Images at once; the default is the run's.
+      views: Views of each image, over which the network's outputs are averaged.
+    """
+    metrics = evaluation.evaluate(
+        run, split=split, source=source, data_dir=data_dir, on_corrupt=on_corrupt,
+        batch_size=batch_size, views=views,
+    )  # fmt: skip
+    low, high = metrics["accuracy_interval"]
+    print(f"{metrics['split']}: {metrics['count']} images, checkpoint of step {metrics['step']}")
+    print(f"  accuracy           {metrics['accuracy']:.4f}  (95%: {low:.4f} to {high:.4f})")
+    print(f"  balanced accuracy  {metrics['balanced_accuracy']:.4f}")
+    print(f"  macro F1           {metrics['macro_f1']:.4f}")
+    print(f"  loss               {metrics['loss']:.4f}")
+    for name, recall, precision in zip(
+        metrics["class_names"], metrics["recall"], metrics["precision"], strict=True
+    ):
+        print(f"  {name}: recall {recall:.4f}, precision {precision:.4f}")
+
+
+def probe(
+    run_or_model: Positional[str],
+    source: Positional[str],
+    *,
+    method: Method = "logistic",
+    train_split: str = "train",
+    test_split: str = "test",
+    weights: str | None = None,
+    views: int = 1,
+    cache_dir: Path | None = None,
+) -> None:
+    """Fits a classifier on the features of a frozen network, and tests it.
+
+    Args:
+      run_or_model: Folder of a run, or timm's name of a network.
+      source: Data, such as "elpv" or "folder:PATH".
+      method: Logistic regression, ridge, k nearest neighbours or class means.
+      train_split: Split to fit on.
+      test_split: Split to test on.
+      weights: Where a network's weights come from, as for predict.
+      views: Views of each training image; those after the first are augmented.
+      cache_dir: Folder in which the features are kept for the next time.
+    """
+    train, test = (open_source(source, split) for split in (train_split, test_split))
+    result = probing.probe(
+        run_or_model, train, test, method=method, weights=weights, views=views, cache_dir=cache_dir
+    )
+    low, high = result.accuracy_interval
+    penalty = "" if result.l2 is None else f", l2 {result.l2:g}"
+    print(f"{method} on {len(train)} images{penalty}; {result.count} of {test_split}:")
+    print(f"  accuracy  {result.accuracy:.4f}  (95%: {low:.4f} to {high:.4f})")
+    print(f"  features in {result.feature_seconds:.1f} s, fit in {result.solve_seconds:.1f} s")
+    if result.convergence is not None and not result.convergence.converged:
+        print("  the solver did not converge; take a larger penalty", file=sys.stderr)
+
+
+def predict(
+    run_or_model: Positional[str],
+    images: Positional[tuple[Path, ...]],
+    *,
+    weights: str | None = None,
+    top: int = 5,
+    views: _Views = ONE_VIEW,
+) -> None:
+    """Classifies images with a trained run or a pretrained network.
+
+    Args:
+      run_or_model: Folder of a run, or timm's name of a network.
+      images: Image files.
+      weights: Where a network's weights come from: "package", "hub", "hub@REVISION",
+        "hub:OWNER/REPO@REVISION", or a .safetensors or .pth file.
+      top: How many classes are shown.
+      views: Views of each image, over which the network's outputs are averaged.
+    """
+    if not images:
+        raise ValueError("predict needs at least one image file")
+    results = prediction.predict(run_or_model, images, weights=weights, top=top, views=views)
+    for image, classes in zip(images, results, strict=True):
+        print(image)
+        for name, probability in classes:
+            print(f"  {probability:7.2%}  {name}")
+
+
+def soup(
+    runs: Positional[tuple[Path, ...]],
+    *,
+    to: Path,
+    kind: soups.Kind = "greedy",
+    split: str | None = None,
+) -> None:
+    """Averages the weights of several runs, and writes the average as a new run.
+
+    Args:
+      runs: Folders of two runs or more, of the same network and the same classes.
+      to: Folder of the new run.
+      kind: "greedy" adds runs from the best down as long as the score does not fall; "uniform"
+        averages all.
+      split: Split that the runs are scored on; the default is the evaluation split.
+    """
+    result = soups.soup(runs, to, kind=kind, split=split)
+    print(f"{result.metric} on {result.split}:")
+    for run, score in zip(runs, result.run_scores, strict=True):
+        print(f"  {score:.4f}  {run}{'  (in the soup)' if run in result.kept else ''}")
+    print(f"  {result.score:.4f}  {to}: the average of {len(result.kept)} of {len(runs)} runs")
+
+
+def wise_ft(
+    run: Positional[Path],
+    *,
+    alphas: tuple[float, ...] = wise_fts.ALPHAS,
+    split: str | None = None,
+    to: Path | None = None,
+) -> None:
+    """Measures weights between the initial and the fine-tuned ones of a run.
+
+    Args:
+      run: Folder of the run.
+      alphas: Places between the initial (0) and the fine-tuned (1) weights.
+      split: Split that they are scored on; the default is the evaluation split.
+      to: Folder of a new run with the best of these weights; the default writes none.
+    """
+    result = wise_fts.wise_ft(run, alphas=alphas, split=split, to=to)
+    print(f"alpha  {result.metric} on {result.split}")
+    for alpha, score in result.curve:
+        print(f"{alpha:5.2f}  {score:.4f}{'  (best)' if alpha == result.best_alpha else ''}")
+    if to is not None:
+        print(f"{to} holds the run with the best weights")
+
+
+def export(run: Positional[Path], *, to: tuple[str, Path]) -> None:
+    """Writes the best checkpoint of a run in another library's format.
+
+    Args:
+      run: Folder of the run.
+      to: The library, "timm", and the file, which ends in .safetensors.
+    """
+    library, file = to
+    if library != "timm":
+        raise ValueError(f"cannot export to {library!r}{messages.hint(library, ['timm'])}")
+    line = exporting.export_timm(run, file)
+    print(f"wrote {file}; load it with\n  {line}")

@@ -1,0 +1,111 @@
+"""The commands that take a configuration: `train`, `lr-find` and `augment-grid`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from tl_jax.config import Config
+from tl_jax.run import augment_grid as grid
+from tl_jax.run import fit
+from tl_jax.run import lr_find as finder
+
+# Fields are options without a prefix: --data.source, not --config.data.source.
+_Config = Annotated[Config, tyro.conf.arg(name="")]
+
+
+def train(
+    file: Path,
+    config: _Config,
+    *,
+    workdir: Path | None = None,
+    stop_after_epoch: int | None = None,
+) -> None:
+    """Fine-tunes a pretrained network as a configuration says.
+
+    The first argument is the configuration file; every field of it can be changed here. Called
+    again on the same --workdir it goes on from the newest checkpoint.
+
+    Args:
+      file: The configuration file.
+      config: Its content, changed by the options.
+      workdir: Folder of the run: checkpoints, metrics, pictures, report; the default is
+        runs/CONFIG.
+      stop_after_epoch: Stop after this many epochs in all; the same command goes on later.
+    """
+    workdir = workdir or Path("runs") / file.stem
+    report = fit.fit(config, workdir, stop_after_epoch=stop_after_epoch)
+    if report is not None:
+        print(report_table(report))
+        print(f"curves.png, confusion.png, report.json and tensorboard/ are in {workdir}")
+
+
+def lr_find(
+    file: Path,
+    config: _Config,
+    *,
+    png: Path = Path("learning_rate.png"),
+    phase: int = 1,
+    low: float = 1e-7,
+    high: float = 10.0,
+    steps: int = 100,
+) -> None:
+    """Trains at rising learning rates for some steps, and draws the loss by rate.
+
+    The first argument is the configuration file; every field of it can be changed here.
+
+    Args:
+      file: The configuration file.
+      config: Its content, changed by the options.
+      png: Picture to write.
+      phase: Phase of the run, counted from 1.
+      low: First learning rate.
+      high: Last learning rate, if the loss does not diverge before.
+      steps: Steps from `low` to `high`.
+    """
+    curve, group = finder.lr_find(config, png, phase=phase, low=low, high=high, steps=steps)
+    for name, rate in (("minimum / 10", curve.minimum_over_ten), ("steepest", curve.steepest)):
+        text = "none: the loss never falls" if rate is None else f"{rate:.1e}"
+        print(f"{name:<13} {text}  (rate of {group})")
+    print(f"{png} shows the curve")
+
+
+def augment_grid(
+    file: Path,
+    config: _Config,
+    *,
+    png: Path = Path("augmented.png"),
+    images: int = 6,
+    versions: int = 8,
+) -> None:
+    """Draws training images, and beside each what augmentation may make of it.
+
+    The first argument is the configuration file; every field of it can be changed here.
+
+    Args:
+      file: The configuration file.
+      config: Its content, changed by the options.
+      png: Picture to write.
+      images: Rows: images of the training split, in the order of training.
+      versions: Columns: draws of the augmentation.
+    """
+    grid.show_augmented(config, png, images=images, versions=versions)
+    print(f"{png} shows {images} images, each with {versions} draws")
+
+
+def report_table(report: dict[str, Any]) -> str:
+    """Returns the metrics of a run's report as a table with a line for each split."""
+    lines = [
+        f"best epoch {report['best_epoch']} of {report['epochs']} by {report['best_metric']}",
+        f"{'split':<12} {'count':>6} {'loss':>8} {'accuracy':>9} {'95% interval':>15} "
+        f"{'balanced':>9} {'macro F1':>9}",
+    ]
+    for split, metrics in report["metrics"].items():
+        low, high = metrics["accuracy_interval"]
+        interval = f"{low:.3f} to {high:.3f}"
+        lines.append(
+            f"{split:<12} {metrics['count']:>6} {metrics['loss']:>8.4f} "
+            f"{metrics['accuracy']:>9.4f} {interval:>15} "
+            f"{metrics['balanced_accuracy']:>9.4f} {metrics['macro_f1']:>9.4f}"
+        )
+    return "\n".join(lines)
