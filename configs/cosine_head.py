@@ -8,30 +8,17 @@ The angle between features and a vector for each class decides, which helps with
 head is none of timm's, so `export` refuses it.
 """
 
-from tl_jax.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    TrainConfig,
-    TransferConfig,
-)
+import dataclasses
+
+from configs.base import PHOTOS
+from tl_jax.config import Config, ModelConfig, TrainConfig, TransferConfig
 
 
 def get_config() -> Config:
     """Returns the configuration."""
-    return Config(
+    return dataclasses.replace(
+        PHOTOS,
         model=ModelConfig(name="tf_efficientnet_lite0", head="cosine"),
-        data=DataConfig(source="folder:photos", batch_size=32, image_size=96),
-        augment=AugmentConfig(scale=(0.6, 1.0)),
-        optim=OptimConfig(
-            name="adamw",
-            learning_rate=5e-4,
-            head_learning_rate=5e-3,
-            weight_decay=0.05,
-            warmup_epochs=0.5,
-        ),
         transfer=TransferConfig(head_init="class_means"),
         train=TrainConfig(head_epochs=1, epochs=5),
     )

@@ -8,22 +8,14 @@ gain grows with depth and with the likeness of the images to ImageNet's. docs/st
 beside the other strategies.
 """
 
-from tl_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+import dataclasses
+
+from configs.base import SOLAR_CELLS
+from tl_jax.config import Config
 
 
 def get_config() -> Config:
     """Returns the configuration."""
-    return Config(
-        model=ModelConfig(name="tf_efficientnet_lite0"),
-        data=DataConfig(source="elpv", test_split="test", batch_size=32, image_size=96),
-        augment=AugmentConfig(scale=(0.6, 1.0), vertical_flip=True),
-        optim=OptimConfig(
-            name="adamw",
-            learning_rate=5e-4,
-            head_learning_rate=5e-3,
-            weight_decay=0.05,
-            layer_decay=0.65,
-            warmup_epochs=0.5,
-        ),
-        train=TrainConfig(epochs=6),
+    return dataclasses.replace(
+        SOLAR_CELLS, optim=dataclasses.replace(SOLAR_CELLS.optim, layer_decay=0.65)
     )

@@ -9,30 +9,15 @@ the other classes start fresh. Expect the accuracy before training to be told fi
 start than with a new head.
 """
 
-from tl_jax.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    TrainConfig,
-    TransferConfig,
-)
+import dataclasses
+
+from configs.base import PHOTOS
+from tl_jax.config import Config, TransferConfig
 
 
 def get_config() -> Config:
     """Returns the configuration."""
-    return Config(
-        model=ModelConfig(name="tf_efficientnet_lite0"),
-        data=DataConfig(source="folder:photos", batch_size=32, image_size=96),
-        augment=AugmentConfig(scale=(0.6, 1.0)),
-        optim=OptimConfig(
-            name="adamw",
-            learning_rate=5e-4,
-            head_learning_rate=5e-3,
-            weight_decay=0.05,
-            warmup_epochs=0.5,
-        ),
+    return dataclasses.replace(
+        PHOTOS,
         transfer=TransferConfig(classifier="load"),
-        train=TrainConfig(epochs=6),
     )

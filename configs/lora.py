@@ -9,30 +9,16 @@ optimizer's state and the size of what is stored. docs/strategies.md has it besi
 strategies.
 """
 
-from tl_jax.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    TrainConfig,
-    TransferConfig,
-)
+import dataclasses
+
+from configs.base import HIGH_RATE, SOLAR_CELLS
+from tl_jax.config import Config, TransferConfig
 
 
 def get_config() -> Config:
     """Returns the configuration."""
-    return Config(
-        model=ModelConfig(name="tf_efficientnet_lite0"),
-        data=DataConfig(source="elpv", test_split="test", batch_size=32, image_size=96),
-        augment=AugmentConfig(scale=(0.6, 1.0), vertical_flip=True),
-        optim=OptimConfig(
-            name="adamw",
-            learning_rate=3e-3,
-            head_learning_rate=5e-3,
-            weight_decay=0.05,
-            warmup_epochs=0.5,
-        ),
+    return dataclasses.replace(
+        SOLAR_CELLS,
+        optim=HIGH_RATE,
         transfer=TransferConfig(trained="head+added", adaptation="lora", lora_rank=8),
-        train=TrainConfig(epochs=6),
     )

@@ -3,11 +3,11 @@
     python -m experiments.strategies [--sets elpv stamps] [--methods full lora ...] [--seeds 3]
         [--stamps FOLDER_OR_DEB] [--jobs 2] [--results DIR] [--workdir DIR] [--quick]
 
-Every method trains `tf_efficientnet_lite0`, from the same weights (but for "scratch"), for the same
+Every method trains `tf_efficientnet_lite0`, from the same weights (except "scratch"), for the same
 number of epochs. Its rate is chosen once, from two, by the validation accuracy of seed 0 on the
-first of the sets, and kept for the others. Each run is a process of its own and leaves one row in
-`DIR/runs/`; the same command goes on where it was stopped, and tries failed runs again. With
-`--jobs N` N runs go side by side, each on a core of its own.
+first of the sets, and kept for the others. Each run is a process of its own and writes one row to
+`DIR/runs/`; the same command continues where it was stopped, and repeats failed runs. With
+`--jobs N` N runs are made in parallel, each on its own core.
 
 `DIR/strategies.json`, `.md` and `.png` hold the result, and the tables go into
 `docs/strategies.md`.
@@ -51,16 +51,16 @@ _PLAIN = TransferConfig()
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One way of transfer, but for its rate.
+    """One way of transfer, without its rate.
 
     Attributes:
       name: on the command line and in the rows.
       title: in tables.
       rates: the rates to choose from.
-      transfer: what is trained, and how it starts.
+      transfer: what is trained, and how the network is initialized.
       layer_decay, l2_sp: as in `OptimConfig`.
-      phases: makes the phases from epochs and rate; None: a single one.
-      head_follows: whether the head has the searched rate too, instead of `HEAD_RATE`.
+      phases: returns the phases for epochs and rate; None for a single one.
+      head_follows: whether the head has the searched rate too, and not `HEAD_RATE`.
       scratch: whether it starts from random weights.
     """
 
@@ -77,20 +77,20 @@ class Method:
 
 def _gradual(epochs: int, rate: float) -> tuple[PhaseConfig, ...]:
     every = max(1, epochs // 3)
-    made = phases.gradual(len(architecture(MODEL).stages), every=every, epochs=epochs)
+    stages = len(architecture(MODEL).stages)
     return tuple(
         dataclasses.replace(phase, learning_rate=rate, head_learning_rate=HEAD_RATE)
-        for phase in made
+        for phase in phases.gradual(stages, every=every, epochs=epochs)
     )
 
 
 def _lp_ft(epochs: int, rate: float) -> tuple[PhaseConfig, ...]:
-    probing = max(1, epochs // 3)
-    return phases.lp_ft(probing, max(1, epochs - probing), head_rate=HEAD_RATE, rate=rate)
+    head_epochs = max(1, epochs // 3)
+    return phases.lp_ft(head_epochs, max(1, epochs - head_epochs), head_rate=HEAD_RATE, rate=rate)
 
 
 def _added(kind: str) -> TransferConfig:
-    # The network stands still but for what is added, and so do its statistics.
+    # The network and its statistics are frozen, except what is added.
     return TransferConfig(trained="head+added", adaptation=kind, batch_norm="affine_only")
 
 
@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "protocol": _protocol(arguments),
         "left_out": {f"{s}/{m}": reason for (s, m), reason in LEFT_OUT.items() if s in sets},
         "methods": report.summarize(rows, {name: m.title for name, m in chosen.items()}),
-        "search": [_searched_row(row) for row in bench.kept(search)],
+        "search": [_search_row(row) for row in bench.finished_rows(search)],
         "failures": bench.failures([*search, *rest]),
     }
     report.write(summary, arguments.results, None if arguments.quick else DOCS)
@@ -163,7 +163,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Formatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
@@ -181,13 +183,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of this module's description."""
-
-
 def data_of(arguments: argparse.Namespace) -> dict[str, tuple[DataConfig, AugmentConfig]]:
-    """Returns data and augmentation by set; prepares the stamps."""
-    made = {}
+    """Returns data and augmentation by set; writes the stamps."""
+    sets = {}
     for name in arguments.sets:
         if name == "elpv":
             shares = (7, 30, 10) if arguments.quick else (20, 50, 60)
@@ -198,13 +196,13 @@ def data_of(arguments: argparse.Namespace) -> dict[str, tuple[DataConfig, Augmen
             data = DataConfig("elpv", None, train, validation, test)
             augment = AugmentConfig(scale=(0.6, 1.0), vertical_flip=True)
         else:
-            folder = stamps.prepare(arguments.stamps, arguments.workdir / "stamps")
+            folder = stamps.write_pictures(arguments.stamps, arguments.workdir / "stamps")
             print(stamps.describe(folder), file=sys.stderr)
             data = DataConfig(f"folder:{folder}", test_split="test")
             augment = AugmentConfig(scale=(0.6, 1.0))
         data = dataclasses.replace(data, batch_size=BATCH_SIZE, image_size=IMAGE_SIZE)
-        made[name] = (data, augment)
-    return made
+        sets[name] = (data, augment)
+    return sets
 
 
 def run_of(
@@ -274,11 +272,11 @@ def searched(cells: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def best_rates(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Returns each method's rate of the highest validation accuracy; equals: of the lowest loss."""
+    """Returns each method's rate with the best validation accuracy; of equals the lowest loss."""
     best: dict[str, dict[str, Any]] = {}
     for row in rows:
-        held = best.get(row["method"])
-        if held is None or _merit(row) > _merit(held):
+        previous = best.get(row["method"])
+        if previous is None or _merit(row) > _merit(previous):
             best[row["method"]] = row
     return {method: row["rate"] for method, row in best.items()}
 
@@ -287,7 +285,7 @@ def _merit(row: dict[str, Any]) -> tuple[float, float]:
     return row["validation"]["accuracy"], -row["validation"]["loss"]
 
 
-def _searched_row(row: dict[str, Any]) -> dict[str, Any]:
+def _search_row(row: dict[str, Any]) -> dict[str, Any]:
     accuracy = row["validation"]["accuracy"]
     return {name: row[name] for name in ("set", "method", "rate")} | {"validation": accuracy}
 

@@ -29,9 +29,9 @@ def summarize(
     sets = dict.fromkeys(row["set"] for row in rows)
     return {
         name: {
-            method: {"title": title, **_cell(found)}
+            method: {"title": title, **_cell(cell_rows)}
             for method, title in titles.items()
-            if (found := [r for r in rows if (r["set"], r["method"]) == (name, method)])
+            if (cell_rows := [r for r in rows if (r["set"], r["method"]) == (name, method)])
         }
         for name in sets
     }
@@ -68,8 +68,9 @@ def write(summary: dict[str, Any], folder: Path, page: Path | None) -> None:
 
     Args:
       summary: protocol, methods by set (`summarize`), search, failures and what is left out.
-      folder: where to.
-      page: a Markdown file whose part between the markers becomes the tables; None: none does.
+      folder: of the three files.
+      page: a Markdown file in which the part between the markers is replaced by the tables; None
+        for none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "strategies.json").write_text(json.dumps(summary, indent=2) + "\n")
@@ -84,7 +85,7 @@ def with_tables(page: str, tables: str) -> str:
     """Returns a page with the part between its markers replaced.
 
     Raises:
-      ValueError: if the markers are not there, once each and in their order.
+      ValueError: if the two markers are not there, in this order.
     """
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -156,8 +157,8 @@ def _classifiers(methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _range(found: Sequence[float] | None) -> str:
-    return "" if found is None else f"{found[0]:.3f} to {found[1]:.3f}"
+def _range(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
 
 
 def _number(value: float | None) -> str:

@@ -4,6 +4,7 @@ python -m experiments.strategies_run CONFIG.json --row ROW.json --workdir DIR --
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tl_jax import config as configuration
+from tl_jax import files
 from tl_jax.config import Config
 
 if TYPE_CHECKING:
-    from tl_jax.run.experiment import Parts
+    from tl_jax.run.experiment import Experiment
     from tl_jax.run.phases import Phase
 
 _MIB = 2**20
@@ -32,7 +34,7 @@ _MIB = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training: what the experiment repeats with other rates and seeds."""
+    """One training of the comparison: a method on a data set, with a rate and a seed."""
 
     set: str
     method: str
@@ -42,106 +44,133 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What its files are called."""
+        """The stem of its files."""
         return f"{self.set}-{self.method}-{self.rate:g}-{self.seed}"
 
 
-class Bench:
-    """Runs that each have a process of their own, and the rows that they leave."""
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """The files of one run in progress, and the core that it may use.
 
-    def __init__(self, rows: Path, workdir: Path, jobs: int) -> None:
-        """Makes the folders.
+    Attributes:
+      run: the run.
+      config: its configuration.
+      row: what it measures.
+      log: what it prints.
+      folder: its checkpoints and records.
+      compiled: compiled programs, shared by all runs.
+      core: the only core that it may use; None for all.
+    """
+
+    run: Run
+    config: Path
+    row: Path
+    log: Path
+    folder: Path
+    compiled: Path
+    core: int | None = None
+
+
+def launch(job: Job) -> int:
+    """Runs a job in a process of its own; returns the exit code."""
+    options: dict[str, Any] = {"row": job.row, "workdir": job.folder, "cache": job.compiled}
+    if job.core is not None:
+        options["core"] = job.core
+    command = [sys.executable, "-m", "experiments.strategies_run", str(job.config)]
+    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    command += ["--step-memory"] if job.run.seed == 0 else []
+    with job.log.open("w") as log:
+        return subprocess.run(command, stdout=log, stderr=log, check=False).returncode
+
+
+class Bench:
+    """Runs each in a process of its own, and the rows that they leave."""
+
+    def __init__(
+        self, rows: Path, workdir: Path, jobs: int, launch: Callable[[Job], int] = launch
+    ) -> None:
+        """Creates the folders.
 
         Args:
-          rows: folder of finished rows, one JSON file a run.
+          rows: folder of finished rows, one JSON file per run.
           workdir: folder of runs in progress, and of compiled programs.
-          jobs: processes at a time; several have a core each.
+          jobs: processes at a time; several have one core each.
+          launch: runs a job, which writes its row; returns the exit code.
         """
-        self._rows, self._workdir, self._jobs = rows, workdir, jobs
+        self._rows, self._workdir, self._jobs, self._launch = rows, workdir, jobs, launch
         for folder in (rows, workdir):
             folder.mkdir(parents=True, exist_ok=True)
 
     def rows(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
         """Runs what has no row yet, and returns the rows; a run that failed has none."""
         unique = list({run.name: run for run in runs}.values())
-        missing = [run for run in unique if self._row(run) is None]
+        missing = [run for run in unique if self._read_row(run) is None]
         cores = _cores(self._jobs)
         with ThreadPoolExecutor(self._jobs) as pool:
             lines = pool.map(lambda run: self._perform(run, cores), missing)
             for number, line in enumerate(lines, start=1):
                 print(f"[{number}/{len(missing)}] {line}", file=sys.stderr, flush=True)
-        return self.kept(unique)
+        return self.finished_rows(unique)
 
-    def kept(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
-        """Returns the rows that there are."""
-        return [row for run in runs if (row := self._row(run)) is not None]
+    def finished_rows(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
+        """Returns the rows of the runs that have one."""
+        return [row for run in runs if (row := self._read_row(run)) is not None]
 
     def failures(self, runs: Sequence[Run]) -> dict[str, str]:
-        """Returns the last line of what each failed run said."""
-        logs = {run.name: self._log(run) for run in runs if self._row(run) is None}
+        """Returns the last line that each failed run printed."""
+        logs = {run.name: self._job(run).log for run in runs if self._read_row(run) is None}
         return {
-            name: (log.read_text().strip().splitlines() or ["it said nothing"])[-1]
+            name: (log.read_text().strip().splitlines() or ["it printed nothing"])[-1]
             for name, log in logs.items()
             if log.exists()
         }
 
-    def _row(self, run: Run) -> dict[str, Any] | None:
+    def _read_row(self, run: Run) -> dict[str, Any] | None:
         """Returns the row of a run, if there is one of the same configuration."""
         path = self._rows / f"{run.name}.json"
         if not path.exists():
             return None
-        row = json.loads(path.read_text())
+        row: dict[str, Any] = json.loads(path.read_text())
         same = configuration.from_json(json.dumps(row["config"])) == run.config
         return row if same else None
 
-    def _log(self, run: Run) -> Path:
-        return self._workdir / f"{run.name}.log"
+    def _job(self, run: Run) -> Job:
+        # Not with_suffix: the name has a dot, that of the rate.
+        config, row, log = (self._workdir / f"{run.name}.{kind}" for kind in ("task", "row", "log"))
+        return Job(run, config, row, log, self._workdir / run.name, self._workdir / "compiled")
 
     def _perform(self, run: Run, cores: "queue.Queue[int | None]") -> str:
-        """Runs one in a process of its own; returns a line about it."""
-        folder, core = self._workdir / run.name, cores.get()
-        shutil.rmtree(folder, ignore_errors=True)
-        task, measured = (self._workdir / f"{run.name}.{what}" for what in ("task", "row"))
-        task.write_text(configuration.to_json(run.config))
-        options = {"--row": measured, "--workdir": folder, "--cache": self._workdir / "compiled"}
-        command = [sys.executable, "-m", "experiments.strategies_run", str(task)]
-        command += [str(part) for option in options.items() for part in option]
-        command += [] if core is None else ["--core", str(core)]
-        command += ["--step-memory"] if run.seed == 0 else []
-        begun = time.monotonic()
+        """Runs one run on a free core; returns a line about it."""
+        core = cores.get()
+        job = dataclasses.replace(self._job(run), core=core)
+        shutil.rmtree(job.folder, ignore_errors=True)
+        job.config.write_text(configuration.to_json(run.config))
+        start = time.monotonic()
         try:
-            with self._log(run).open("w") as log:
-                done = subprocess.run(command, stdout=log, stderr=log, check=False)
+            exit_code = self._launch(job)
         finally:
             cores.put(core)
-        if done.returncode or not measured.exists():
-            return f"{run.name}: FAILED (exit code {done.returncode}); see {self._log(run)}"
-        row = dataclasses.asdict(run) | json.loads(measured.read_text())
-        self._keep(run, row)
-        for path in (task, measured, self._log(run)):
-            path.unlink()
-        shutil.rmtree(folder)  # Some 30 MB of checkpoints a run.
-        accuracy = row["test"]["accuracy"]
-        return f"{run.name}: test accuracy {accuracy:.3f}, {time.monotonic() - begun:.0f} s in all"
-
-    def _keep(self, run: Run, row: dict[str, Any]) -> None:
-        """Writes a row whole or not at all."""
-        path = self._rows / f"{run.name}.json"
-        part = path.with_name(f"{path.name}.part")
-        part.write_text(json.dumps(row, indent=2) + "\n")
-        part.replace(path)
+        if exit_code or not job.row.exists():
+            return f"{run.name}: FAILED (exit code {exit_code}); see {job.log}"
+        row = dataclasses.asdict(run) | json.loads(job.row.read_text())
+        files.write_text(self._rows / f"{run.name}.json", json.dumps(row, indent=2) + "\n")
+        for path in (job.config, job.row, job.log):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(job.folder, ignore_errors=True)  # Some 30 MB of checkpoints.
+        accuracy, seconds = row["test"]["accuracy"], time.monotonic() - start
+        return f"{run.name}: test accuracy {accuracy:.3f}, {seconds:.0f} s in all"
 
 
 def _cores(jobs: int) -> "queue.Queue[int | None]":
     """Returns a core for each job; a job that runs alone may use all."""
     cores: queue.Queue[int | None] = queue.Queue()
     if jobs == 1 or not hasattr(os, "sched_getaffinity"):
-        found: Sequence[int | None] = [None] * jobs
+        chosen: Sequence[int | None] = [None] * jobs
     else:
-        found = sorted(os.sched_getaffinity(0))[:jobs]
-        if len(found) < jobs:
-            raise ValueError(f"--jobs is {jobs}, but there are {len(found)} cores; take as many")
-    for core in found:
+        chosen = sorted(os.sched_getaffinity(0))[:jobs]
+        if len(chosen) < jobs:
+            raise ValueError(f"--jobs is {jobs}, but there are {len(chosen)} cores; take as many")
+    for core in chosen:
         cores.put(core)
     return cores
 
@@ -180,30 +209,31 @@ def measured_run(config: Config, workdir: Path, *, step_memory: bool) -> dict[st
       Metrics of the "validation" and "test" splits, "trained_parameters" (of the phase that trains
       most), "seconds" of training without compiling (None if a phase has but one epoch),
       "seconds_in_all" of the call to `fit`, "peak_mib" of the process or of the accelerator,
-      "step_mib" (None if it was not asked for), "zero_shot" (see `fit`), "platform".
+      "step_mib" (None without `step_memory`), "zero_shot" (see `fit`), "platform".
     """
     import jax
 
     from tl_jax.run import journal
-    from tl_jax.run.experiment import prepare
+    from tl_jax.run.experiment import Experiment
     from tl_jax.run.fit import fit
 
-    begun = time.monotonic()
+    start = time.monotonic()
     report = fit(config, workdir)
-    in_all = time.monotonic() - begun
+    seconds_in_all = time.monotonic() - start
     peak = peak_mib()  # Before anything else is compiled.
-    parts = prepare(config)
+    experiment = Experiment.from_config(config)
     losses = [record for record in journal.read(workdir) if record["split"] == "train"]
-    metrics, images = report["metrics"], parts.steps_per_epoch * config.data.batch_size
+    metrics, images = report["metrics"], experiment.steps_per_epoch * config.data.batch_size
+    memory = [step_mib(experiment, phase) for phase in experiment.phases] if step_memory else None
     return {
         "validation": _short(metrics[config.data.eval_split]),
         "test": _short(metrics[config.data.test_split]),
         "best_epoch": report["best_epoch"],
         "trained_parameters": max(report["trained_parameters"].values()),
-        "seconds": training_seconds(losses, parts.phases, images),
-        "seconds_in_all": in_all,
+        "seconds": training_seconds(losses, experiment.phases, images),
+        "seconds_in_all": seconds_in_all,
         "peak_mib": peak,
-        "step_mib": max(step_mib(parts, phase) for phase in parts.phases) if step_memory else None,
+        "step_mib": max(memory) if memory else None,
         "zero_shot": report["zero_shot"],
         "platform": jax.default_backend(),
     }
@@ -219,7 +249,7 @@ def training_seconds(
     """Returns the seconds of all training epochs without compiling.
 
     The first epoch of a phase compiles its step, and the first of all fills the cache of images;
-    in their places the mean of the phase's other epochs counts.
+    each is counted as the mean of the phase's other epochs.
 
     Args:
       losses: records of the training loss; the last of an epoch has the epoch's speed.
@@ -232,7 +262,7 @@ def training_seconds(
     ends = {record["epoch"]: images / record["images_per_second"] for record in losses}
     seconds = 0.0
     for phase in phases:
-        later = [ends[epoch] for epoch in range(phase.first_epoch + 2, phase.last_epoch + 1)]
+        later = [ends[epoch] for epoch in range(phase.start_epoch + 2, phase.end_epoch + 1)]
         if not later:
             return None
         seconds += float(np.mean(later)) * phase.epochs
@@ -240,28 +270,30 @@ def training_seconds(
 
 
 def peak_mib() -> float:
-    """Returns the most memory held so far: of the accelerator, or of this process on a CPU."""
+    """Returns the peak memory so far: of the accelerator, or of this process on a CPU."""
     import jax
 
-    held = jax.local_devices()[0].memory_stats()
-    if held is not None and "peak_bytes_in_use" in held:
-        return held["peak_bytes_in_use"] / _MIB
+    stats = jax.local_devices()[0].memory_stats()
+    if stats is not None and "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"] / _MIB
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (_MIB if sys.platform == "darwin" else 1024)
 
 
-def step_mib(parts: "Parts", phase: "Phase") -> float:
+def step_mib(experiment: "Experiment", phase: "Phase") -> float:
     """Returns the memory that XLA plans for a training step: state, batch and temporaries."""
     import jax
 
-    from tl_jax.run.experiment import compile_step, train_batches
     from tl_jax.training import state
 
-    step = compile_step(parts, phase, phase.tx)  # The program, with the run's key given already.
-    begun = jax.eval_shape(lambda v: state.create(v, phase.tx, phase.plan), parts.start.variables)
-    lowered = step.func.lower(*step.args, begun, next(train_batches(parts, 0)))
+    step = experiment.compile_step(phase)  # The program, with the run's key given already.
+    initial = jax.eval_shape(
+        lambda v: state.create(v, phase.tx, phase.plan), experiment.initial.variables
+    )
+    with contextlib.closing(experiment.train_batches(0)) as batches:
+        lowered = step.func.lower(*step.args, initial, next(batches))
     plan = lowered.compile().memory_analysis()
-    # The state that comes out lies where the one that went in lay.
+    # The new state takes the place of the old one, which is donated.
     needed = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
     return (needed - plan.alias_size_in_bytes) / _MIB
 

@@ -4,7 +4,6 @@ import dataclasses
 import io
 import json
 import math
-import subprocess
 import tarfile
 from types import SimpleNamespace
 
@@ -150,7 +149,7 @@ def test_seconds_leave_out_the_epochs_that_compile():
 
     def phases(*ends):
         return [
-            SimpleNamespace(first_epoch=a, last_epoch=b, epochs=b - a)
+            SimpleNamespace(start_epoch=a, end_epoch=b, epochs=b - a)
             for a, b in zip((0, *ends), ends, strict=False)
         ]
 
@@ -159,46 +158,49 @@ def test_seconds_leave_out_the_epochs_that_compile():
     assert strategies_run.training_seconds(losses, phases(1, 5), 400) is None
 
 
-def test_rows_are_kept_and_stale_ones_are_not(tmp_path, monkeypatch):
-    asked = []
+def result(run) -> str:
+    return json.dumps({"test": {"accuracy": 0.5}, "of": run.seed})
 
-    def perform(self, run, cores):
-        asked.append(run.seed)
-        if run.seed == 2:
-            self._log(run).write_text("Traceback\nValueError: no\n")
-            return "failed"
-        self._keep(run, dataclasses.asdict(run))
-        return "done"
 
-    monkeypatch.setattr(strategies_run.Bench, "_perform", perform)
-    bench = strategies_run.Bench(tmp_path / "rows", tmp_path / "work", 1)
+def test_rows_are_kept_and_stale_ones_are_not(tmp_path):
+    launched = []
+
+    def launch(job):
+        launched.append(job.run.seed)
+        if job.run.seed == 2:
+            job.log.write_text("Traceback\nValueError: no\n")
+            return 1
+        job.row.write_text(result(job.run))
+        return 0
+
+    bench = strategies_run.Bench(tmp_path / "rows", tmp_path / "work", 1, launch)
     runs = [strategies_run.Run("elpv", "full", 1e-3, seed, Config()) for seed in (0, 1, 2)]
-    assert [r["seed"] for r in bench.rows(runs)] == [0, 1]
+    assert [row["of"] for row in bench.rows(runs)] == [0, 1]
     assert bench.failures(runs) == {"elpv-full-0.001-2": "ValueError: no"}
     bench.rows(runs)
-    assert asked == [0, 1, 2, 2]  # What failed is tried again, what is done is not.
+    assert launched == [0, 1, 2, 2]  # What failed is repeated, what is done is not.
     changed = dataclasses.replace(runs[0], config=Config(data=DataConfig(batch_size=8)))
     bench.rows([changed])
-    assert asked == [0, 1, 2, 2, 0]
+    assert launched == [0, 1, 2, 2, 0]
 
 
-def test_runs_side_by_side_share_no_file(tmp_path, monkeypatch):
+def test_runs_side_by_side_share_no_file(tmp_path):
     """The dot of a rate is no suffix: these two differ behind it."""
-    commands = []
+    jobs = []
 
-    def run(command, **how):
-        commands.append(command)
-        return subprocess.CompletedProcess(command, 1)
+    def launch(job):
+        jobs.append(job)
+        return 1
 
-    monkeypatch.setattr(strategies_run.subprocess, "run", run)
-    bench = strategies_run.Bench(tmp_path / "rows", tmp_path / "work", 1)
+    bench = strategies_run.Bench(tmp_path / "rows", tmp_path / "work", 1, launch)
     runs = [strategies_run.Run("elpv", "full", rate, 0, Config()) for rate in (1e-3, 3e-4)]
     assert bench.rows(runs) == []
-    files = [{part for part in command if "elpv-full" in part} for command in commands]
-    assert [len(own) for own in files] == [3, 3]  # The task, the row and the folder.
+    files = [{job.config, job.row, job.log, job.folder} for job in jobs]
+    assert [len(own) for own in files] == [4, 4]
     assert files[0] & files[1] == set()
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_noted_and_the_next_goes_on(tmp_path):
     bad = Config(data=DataConfig(source=f"folder:{tmp_path / 'absent'}"))
     bench = strategies_run.Bench(tmp_path / "rows", tmp_path / "work", 1)
@@ -207,6 +209,7 @@ def test_a_run_that_fails_is_noted_and_the_next_goes_on(tmp_path):
     assert "FileNotFoundError" in bench.failures(runs)["elpv-full-0.001-0"]
 
 
+@pytest.mark.slow
 def test_a_run_is_measured(tiny_config, tmp_path):
     train = dataclasses.replace(tiny_config.train, log_every=1000)
     config = dataclasses.replace(tiny_config, train=train)
@@ -221,8 +224,8 @@ def test_stamps_are_the_same_from_folder_and_package(tmp_path):
     counts = {"animals": 30, "food": 20, "space": 19}
     tree = stamps_tree(tmp_path / "tree", counts)
     package = deb_of(tree, tmp_path / "stamps.deb")
-    from_folder = strategies_stamps.prepare(tree, tmp_path / "one")
-    from_package = strategies_stamps.prepare(package, tmp_path / "two")
+    from_folder = strategies_stamps.write_pictures(tree, tmp_path / "one")
+    from_package = strategies_stamps.write_pictures(package, tmp_path / "two")
     names = [p.relative_to(from_folder) for p in sorted(from_folder.rglob("*.png"))]
     assert names == [p.relative_to(from_package) for p in sorted(from_package.rglob("*.png"))]
     assert len(names) == 50 and not (from_folder / "train" / "space").exists()
@@ -243,16 +246,16 @@ def test_stamps_lie_on_white_squares():
 
 def test_stamps_that_are_missing_or_unfit_say_how_to_get_them(tmp_path):
     with pytest.raises(FileNotFoundError, match="apt-get download tuxpaint-stamps-default"):
-        strategies_stamps.prepare(tmp_path / "none", tmp_path / "out")
+        strategies_stamps.write_pictures(tmp_path / "none", tmp_path / "out")
     few = stamps_tree(tmp_path / "few", {"animals": 30, "food": 3})
     with pytest.raises(ValueError, match="33 pictures in 2 folders, of which 1"):
-        strategies_stamps.prepare(few, tmp_path / "out")
+        strategies_stamps.write_pictures(few, tmp_path / "out")
     other = tmp_path / "other.deb"
     other.write_bytes(b"PK")
     with pytest.raises(ValueError, match="no Debian package"):
-        strategies_stamps.prepare(other, tmp_path / "out")
+        strategies_stamps.write_pictures(other, tmp_path / "out")
 
 
 def test_every_source_class_of_the_stamps_is_one_of_imagenets():
-    for sources in strategies_stamps._SOURCES.values():
+    for sources in strategies_stamps.IMAGENET_SOURCES.values():
         match_classes(["x"], class_names(1000), {"x": sources.split("|")})
