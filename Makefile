@@ -8,6 +8,7 @@ WORKERS ?= 2
 PY := .venv/bin/python
 RUN := .venv/.installed-run
 DEV := .venv/.installed-dev
+DOCS := .venv-docs/.installed
 PARALLEL := -n $(WORKERS) --dist worksteal
 UNFINISHED := .venv/.unfinished
 
@@ -18,7 +19,7 @@ VOID := $(shell test -x $(PY) -a ! -e $(UNFINISHED) || rm -f $(RUN) $(DEV))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-full lint clean
+.PHONY: help demo test test-fast test-full lint docs clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*  ## ' Makefile | awk -F ':.*  ## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,16 +31,29 @@ demo: $(RUN)  ## fine-tune a real network on real photographs, in about ten minu
 test: $(DEV)  ## install what tests need and run them
 	$(PY) -m pytest $(PARALLEL) $(ARGS)
 
+test-fast: $(DEV)  ## run the tests that compile little, in about two minutes
+	$(PY) -m pytest $(PARALLEL) -m "not full and not slow" $(ARGS)
+
 test-full: $(DEV)  ## run the exhaustive tests too (every architecture; long)
 	$(PY) -m pytest $(PARALLEL) -m "full or not full" $(ARGS)
 
-lint: $(DEV)  ## check style and formatting
+lint: $(DEV)  ## check style, formatting and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+docs: $(DOCS)  ## build documentation and API reference into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --clean --quiet
+	@echo 'open site/index.html'
 
 clean:  ## remove the environment, caches and builds; runs/ is left alone
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-docs build dist site *.egg-info .jax_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(DOCS): requirements-docs.txt
+	$(PYTHON) -m venv --clear .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 $(RUN): requirements.txt
 	$(make_venv)

@@ -1,0 +1,1 @@
+"""What several test files use: tiny networks, sources, batches, runs and processes."""
