@@ -32,7 +32,7 @@ test: $(DEV)  ## install what tests need and run them
 	$(PY) -m pytest $(PARALLEL) $(ARGS)
 
 test-fast: $(DEV)  ## run the tests that compile little, in about two minutes
-	$(PY) -m pytest $(PARALLEL) -m "not full and not slow" $(ARGS)
+	$(PY) -m pytest tests $(PARALLEL) -m "not full and not slow" $(ARGS)
 
 test-full: $(DEV)  ## run the exhaustive tests too (every architecture; long)
 	$(PY) -m pytest $(PARALLEL) -m "full or not full" $(ARGS)

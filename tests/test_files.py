@@ -1,13 +1,16 @@
 """Tests of atomic writes, by one writer, by several, and by one that fails; and of hashes."""
 
 import hashlib
-import multiprocessing
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from tl_jax import files
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_text_is_written_with_its_folders(tmp_path):
@@ -60,22 +63,25 @@ def test_the_last_of_several_threads_wins(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def write_many(path: Path, letter: str) -> None:
-    for _ in range(50):
-        files.write_text(path, letter * 10_000)
+WRITE_MANY = """
+import pathlib, sys
+from tl_jax import files
+
+ROOT = Path(__file__).parents[1]
+for _ in range(50):
+    files.write_text(pathlib.Path(sys.argv[1]), sys.argv[2] * 10_000)
+"""
 
 
 def test_concurrent_processes_never_mix_their_texts(tmp_path):
     path = tmp_path / "file"
     files.write_text(path, "a" * 10_000)
-    context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=write_many, args=(path, letter)) for letter in "bc"]
-    for writer in writers:
-        writer.start()
-    texts = {path.read_text() for _ in range(200)}
-    for writer in writers:
-        writer.join(30)
-        assert writer.exitcode == 0
+    command = [sys.executable, "-c", WRITE_MANY, str(path)]
+    writers = [subprocess.Popen([*command, letter], cwd=ROOT) for letter in "bc"]
+    texts = set()
+    while any(writer.poll() is None for writer in writers):
+        texts.add(path.read_text())
+    assert [writer.returncode for writer in writers] == [0, 0]
     assert {(text[0] * 10_000) for text in texts} == texts
     assert list(tmp_path.iterdir()) == [path]
 

@@ -67,7 +67,7 @@ def test_every_family_has_a_tiny_network():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", names(full=RARE, of=[n for n in PAIRS if n not in WIDE]))
+@pytest.mark.parametrize("name", names(full=[*RARE, *WIDE], of=PAIRS))
 def test_numbers_and_export_equal_the_peers(name):
     """Logits, stages, the stem's gradient, training logits and statistics, in float64."""
     with contextlib.nullcontext() if name in ON_CPU else layers.as_on_accelerators():
@@ -148,6 +148,7 @@ TINY = {
 IMAGES = np.random.default_rng(0).normal(size=(2, 33, 47, 3)).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", TINY)
 def test_bfloat16_rounds_and_training_is_random(family):
     """One program for evaluation in both types, and for training by two keys."""
