@@ -19,7 +19,7 @@ from tl_jax.models import registry
 from tl_jax.models.variables import abstract_variables
 
 WEIGHTS_FOLDER = Path(__file__).parents[1] / "tl_jax" / "weights"
-# As tl_jax.weights.index.PretrainedConfig has them; empty ones are left out of the file.
+# Fields of tl_jax.weights.index.PretrainedConfig; empty ones are left out of the file.
 _FIELDS = (
     "num_classes",
     "input_size",
@@ -38,11 +38,11 @@ _UNKNOWN_FIELDS = ("custom_load", "file", "state_dict", "label_offset")
 _LACKS = {"fcmae": ["head.norm"]}
 # torchvision's tag in timm, and the licence that timm states for it.
 _TORCHVISION_TAG, _TORCHVISION_LICENSE = "tv_in1k", "bsd-3-clause"
-# Its published weights want pixels in [-1, 1]; torchvision rescales within the network.
+# These weights expect pixels in [-1, 1]; torchvision rescales within the network.
 _HALF = 0.5
 _RESCALED = ("torchvision/googlenet",)
 _NO_TAG = "untrained"
-# What an architecture without published weights evaluates with.
+# The entry of an architecture without published weights.
 _UNTRAINED = {
     "num_classes": 1000,
     "input_size": [3, 224, 224],
@@ -119,7 +119,7 @@ def timm_entry(name: str, config: dict[str, Any]) -> dict[str, Any]:
     Raises:
       ValueError: if timm loads these weights in a way that the index cannot state.
     """
-    # `True` is about an older file in another form; the hub's is read as any other.
+    # `True` concerns an older file in another format; the hub's file is read like any other.
     known = {"custom_load": True} if config.get("hf_hub_id") else {}
     unknown = [f for f in _UNKNOWN_FIELDS if config.get(f) and config[f] != known.get(f)]
     if unknown:

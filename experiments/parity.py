@@ -10,18 +10,18 @@ random weights and statistics, converts them, and compares, on two images of an 
 - the logits and the running statistics of one forward pass in training mode,
 - the export: bit-equal, and taken by the peer with `strict=True`.
 
-The rows go to `experiments/results/parity/FAMILY.jsonl`, one line an architecture; what has passed
-is not done again unless `--redo` says so, what has failed is. A Markdown table of all rows is
-written beside them, and the table of the families to `docs/architectures.md`. `--keys` compares
-only names and shapes, of the variables, stem, classifier and stages, which takes no computation.
-`--list` renders the tables anew and compares nothing.
+The rows go to `experiments/results/parity/FAMILY.jsonl`, one line per architecture. Architectures
+that have passed are skipped unless `--redo` is given; those that have failed are compared again. A
+Markdown table of all rows is written to the same folder, and the table of the families to
+`docs/architectures.md`. `--keys` compares only names and shapes, of the variables, stem, classifier
+and stages, which needs no computation. `--list` renders the tables again and compares nothing.
 
 In float32 convolutions take the form that accelerators run, which compiles faster; the tests
 compare the form for CPUs with the same peers.
 
 The errors are relative, ||a - b|| / ||b||, in float32. Where a network's gradient passes through
-many ReLUs, rounding pushes a few of the millions of pre-activations across zero, in timm as here,
-and each moves the gradient: where that is more than is allowed the gradient is compared in float64.
+many ReLUs, rounding moves a few of the millions of pre-activations across zero, and each changes
+the gradient. Where the error exceeds the limit, the gradient is compared in float64.
 """
 
 import argparse
@@ -46,14 +46,14 @@ import torch
 
 from experiments import parity_table
 from experiments.torch_peer import create_peer, random_images, settle
-from tl_jax import trees
+from tl_jax import messages, trees
 from tl_jax.models import layers, registry
 from tl_jax.models.architecture import Architecture
 from tl_jax.models.network import Network
 from tl_jax.models.outputs import logits_and_features
-from tl_jax.models.variables import abstract_variables, from_state_dict
+from tl_jax.models.variables import abstract_variables, from_state_dict, slots_of
 from tl_jax.weights import index
-from tl_jax.weights.state_dict import to_state_dict, torch_key
+from tl_jax.weights.state_dict import to_state_dict
 
 CLASSES = 11
 BATCH = 2
@@ -67,11 +67,11 @@ SIZE_AVERAGING = (97, 129)
 LARGE_INPUT = ("inception_*", "torchvision/alexnet")
 DEEP = 100
 TOLERANCE, TOLERANCE_DEEP, TOLERANCE_GRADIENT = 1e-5, 1e-4, 1e-3
-# In training mode BatchNorm amplifies what rounding left in channels of which it sees few values:
-# two, in MobileNetV4's pooled map.
+# In training mode BatchNorm amplifies rounding errors in channels with few values: two, in
+# MobileNetV4's pooled map.
 TOLERANCE_TRAINING = 1e-4
-# Parameters are held four times at most: by the peer, converted, exported, and in XLA's layout;
-# and in float64 as if eight times.
+# There are at most four copies of the parameters: the peer's, converted, exported, and in XLA's
+# layout. In float64 each counts twice.
 COPIES, COPIES_FLOAT64, ROOM_GIB, MEMORY_GIB = 4, 8, 2.0, 24.0
 NO_PEER = {
     "simple_cnn": "a network of this library's own; its tests compare it with torch's layers"
@@ -161,7 +161,7 @@ def summarise(name: str, errors: dict[str, float], exported: bool, *, deep: bool
 
 
 def build(name: str, *, dtype: Any = jnp.float32) -> Network:
-    """Makes our network of an architecture, with nothing dropped at random."""
+    """Makes our network of an architecture."""
     return registry.create_model(name, num_classes=CLASSES, dtype=dtype)
 
 
@@ -226,7 +226,7 @@ def errors(ours: Mapping[str, Any], theirs: Mapping[str, np.ndarray]) -> dict[st
 def torch_outputs(
     network: torch.nn.Module, architecture: Architecture, x: torch.Tensor
 ) -> dict[str, np.ndarray]:
-    """Returns what the peer computes; it ends in training mode, with its statistics as before."""
+    """Returns the peer's outputs; it is left in training mode, with its statistics unchanged."""
     outputs: dict[str, np.ndarray] = {}
 
     def keep(module: torch.nn.Module, args: Any, output: torch.Tensor, *, at: str) -> None:
@@ -248,7 +248,7 @@ def torch_outputs(
 
 
 def training_outputs(network: torch.nn.Module, x: torch.Tensor) -> dict[str, np.ndarray]:
-    """Returns logits and new statistics of the peer in training mode, and restores the latter."""
+    """Returns logits and new statistics of the peer in training mode; restores the old ones."""
     before = {key: value.clone() for key, value in network.named_buffers() if "running" in key}
     with torch.no_grad():
         logits = network.train()(x)
@@ -279,30 +279,21 @@ def stem_gradient(
     model: Network, architecture: Architecture, variables: Mapping[str, Any], images: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the gradient of the scalar with respect to the stem's kernel, logits and stages."""
-    path = kernel_path(variables["params"], architecture.stem)
-    flat = trees.flatten(variables["params"])
+    params, stem = variables["params"], architecture.stem
     weights = jnp.asarray(projection(model.num_classes).numpy(), images.dtype)
 
     def scalar(kernel: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        changed = {**variables, "params": trees.unflatten(flat | {path: kernel})}
+        changed = {**variables, "params": trees.with_layer_leaves(params, stem, {"kernel": kernel})}
         logits, maps = logits_and_features(model, changed, images, architecture.stages)
         return jnp.sum(logits * weights), maps | {architecture.classifier: logits}
 
-    return jax.grad(scalar, has_aux=True)(flat[path])
-
-
-def kernel_path(params: Mapping[str, Any], stem: str) -> trees.Path:
-    """Returns the path of the stem's kernel."""
-    for path in trees.flatten(params):
-        if trees.dotted(path) == f"{stem}.kernel":
-            return path
-    raise ValueError(f"the network has no kernel {stem}.kernel")
+    return jax.grad(scalar, has_aux=True)(trees.layer_leaves(params, stem)["kernel"])
 
 
 def check_export(
     network: torch.nn.Module, variables: Mapping[str, Any], state_dict: Mapping[str, torch.Tensor]
 ) -> bool:
-    """Whether the exported weights are bit-equal to the peer's, which takes them strictly."""
+    """Returns whether the exported weights are bit-equal to the peer's; loads them strictly."""
     exported = {key: torch.from_numpy(v) for key, v in to_state_dict(variables).items()}
     same = all(
         torch.equal(exported[key], value)
@@ -338,10 +329,7 @@ def key_differences(name: str) -> list[str]:
         for key, value in network.state_dict().items()
         if not key.endswith("num_batches_tracked")
     }
-    ours = {
-        torch_key(path): torch_shape(path, leaf.shape)
-        for path, leaf in trees.flatten(abstract_variables(build(name))).items()
-    }
+    ours = {slot.key: slot.torch_shape for slot in slots_of(build(name))}
     differences = [f"only ours: {key}" for key in ours.keys() - theirs.keys()]
     differences += [f"only the peer's: {key}" for key in theirs.keys() - ours.keys()]
     differences += [
@@ -366,11 +354,6 @@ def _name_differences(name: str, network: torch.nn.Module) -> list[str]:
         ),
     }
     return [f"{k}: ours is {a}, timm's {b}" for k, (a, b) in pairs.items() if a != b]
-
-
-def torch_shape(path: trees.Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the shape of a variable in torch's layout."""
-    return (shape[-1], shape[-2], *shape[:-2]) if path[-1] == "kernel" else tuple(shape)
 
 
 def row_of(name: str) -> dict[str, Any]:
@@ -415,7 +398,7 @@ def selected(patterns: Sequence[str]) -> list[str]:
     names = list(registry.ARCHITECTURES)
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
-            raise ValueError(f"no architecture matches {pattern!r}")
+            raise ValueError(f"no architecture matches {pattern!r}{messages.hint(pattern, names)}")
     matched = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
     return sorted(matched, key=lambda name: (index.parameter_count(name), name))
 

@@ -1,4 +1,4 @@
-"""The rows of the comparisons with torch, one file a family, and the tables made of them."""
+"""The rows of the comparisons with torch, one file per family, and the tables made of them."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def read_rows(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
 
 
 def write_row(row: dict[str, Any], folder: Path = FOLDER) -> None:
-    """Writes a row to its family's file, in the place of an earlier one of that architecture."""
+    """Writes a row to its family's file; it replaces an earlier row of that architecture."""
     family = registry.family_of(row["name"])
     rows = read_rows(folder) | {row["name"]: row}
     names = [name for name in registry.FAMILIES[family].architectures if name in rows]

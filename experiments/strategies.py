@@ -1,15 +1,15 @@
-"""Compares strategies of transfer on real photographs: accuracy, trained parameters, time, memory.
+"""Compares strategies of transfer on small sets of pictures: accuracy, parameters, time, memory.
 
     python -m experiments.strategies [--sets elpv stamps] [--methods full lora ...] [--seeds 3]
         [--stamps FOLDER_OR_DEB] [--jobs 2] [--results DIR] [--workdir DIR] [--quick]
 
 Every method trains `tf_efficientnet_lite0`, from the same weights (except "scratch"), for the same
 number of epochs. Its rate is chosen once, from two, by the validation accuracy of seed 0 on the
-first of the sets, and kept for the others. Each run is a process of its own and writes one row to
-`DIR/runs/`; the same command continues where it was stopped, and repeats failed runs. With
-`--jobs N` N runs are made in parallel, each on its own core.
+first of the sets, and kept for the others. Each run is a separate process and writes one row to
+`runs/` in the folder of results; the same command continues where it was stopped, and repeats
+failed runs. With `--jobs N`, N runs go on in parallel, each on its own core.
 
-`DIR/strategies.json`, `.md` and `.png` hold the result, and the tables go into
+`strategies.json`, `.md` and `.png` in that folder hold the result, and the tables go into
 `docs/strategies.md`.
 """
 
@@ -43,7 +43,7 @@ SETS = ("elpv", "stamps")
 DOCS = Path(__file__).parents[1] / "docs" / "strategies.md"
 RESULTS = Path("experiments/results/strategies")
 
-# Rates of all layers, of what is added or of single kinds of parameters, and of the head alone.
+# Rates for all layers, for added or few kinds of parameters, and for the head alone.
 _LAYERS, _FEW, _HEAD = (3e-4, 1e-3), (2e-3, 1e-2), (2e-3, 1e-2)
 
 _PLAIN = TransferConfig()
@@ -54,13 +54,13 @@ class Method:
     """One way of transfer, without its rate.
 
     Attributes:
-      name: on the command line and in the rows.
-      title: in tables.
+      name: name on the command line and in the rows.
+      title: title in tables.
       rates: the rates to choose from.
       transfer: what is trained, and how the network is initialized.
       layer_decay, l2_sp: as in `OptimConfig`.
       phases: returns the phases for epochs and rate; None for a single one.
-      head_follows: whether the head has the searched rate too, and not `HEAD_RATE`.
+      head_follows: whether the head has the searched rate instead of `HEAD_RATE`.
       scratch: whether it starts from random weights.
     """
 
@@ -90,7 +90,7 @@ def _lp_ft(epochs: int, rate: float) -> tuple[PhaseConfig, ...]:
 
 
 def _added(kind: str) -> TransferConfig:
-    # The network and its statistics are frozen, except what is added.
+    # The network and its statistics are frozen; added parameters and the head are trained.
     return TransferConfig(trained="head+added", adaptation=kind, batch_norm="affine_only")
 
 
@@ -132,7 +132,7 @@ LEFT_OUT = {("elpv", "load"): "none of its classes is one of ImageNet's: load eq
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs what is missing and writes the tables."""
+    """Makes the missing runs and writes the tables."""
     arguments = _parse(argv)
     chosen = {name: METHODS[name] for name in arguments.methods}
     sets = data_of(arguments)
@@ -232,7 +232,7 @@ def configured(
     Args:
       method: the strategy.
       data: images and their augmentation.
-      rate: peak rate of what the method trains besides the head (of the head, for "head").
+      rate: peak rate of the parameters other than the head (of the head, for "head").
       seed: of the run.
       epochs: of all phases together.
     """
@@ -272,7 +272,7 @@ def searched(cells: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def best_rates(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Returns each method's rate with the best validation accuracy; of equals the lowest loss."""
+    """Returns each method's rate with the best validation accuracy; the loss breaks ties."""
     best: dict[str, dict[str, Any]] = {}
     for row in rows:
         previous = best.get(row["method"])

@@ -1,4 +1,4 @@
-"""Tables and picture of the comparison of strategies."""
+"""Tables and plot of the comparison of strategies."""
 
 import json
 import math
@@ -15,7 +15,7 @@ _SETS = {"elpv": "Solar cells (ELPV)", "stamps": "Stamps (Tux Paint)"}
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Returns the 95% t-interval of a mean; None of a single value."""
+    """Returns the 95% t-interval of a mean; None for a single value."""
     if len(values) < 2:
         return None
     half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
@@ -67,8 +67,8 @@ def write(summary: dict[str, Any], folder: Path, page: Path | None) -> None:
     """Writes the summary as JSON, Markdown and PNG.
 
     Args:
-      summary: protocol, methods by set (`summarize`), search, failures and what is left out.
-      folder: of the three files.
+      summary: protocol, methods by set (`summarize`), search, failures and combinations left out.
+      folder: folder of the three files.
       page: a Markdown file in which the part between the markers is replaced by the tables; None
         for none.
     """
@@ -95,7 +95,7 @@ def with_tables(page: str, tables: str) -> str:
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
-    """Returns the tables: of each set the methods, and the classifier's strategies again."""
+    """Returns for each set a table of the methods, and one of the strategies for the classifier."""
     lines = [_protocol(summary["protocol"]), ""]
     for name, methods in summary["methods"].items():
         images = next(iter(methods.values()))["test_images"]

@@ -1,4 +1,4 @@
-"""One run of the comparison of strategies in a process of its own, and the rows that runs leave.
+"""Runs of the comparison of strategies, each in its own process, and the rows that they write.
 
 python -m experiments.strategies_run CONFIG.json --row ROW.json --workdir DIR --cache DIR
 """
@@ -55,8 +55,8 @@ class Job:
     Attributes:
       run: the run.
       config: its configuration.
-      row: what it measures.
-      log: what it prints.
+      row: its measurements.
+      log: its output.
       folder: its checkpoints and records.
       compiled: compiled programs, shared by all runs.
       core: the only core that it may use; None for all.
@@ -72,7 +72,7 @@ class Job:
 
 
 def launch(job: Job) -> int:
-    """Runs a job in a process of its own; returns the exit code."""
+    """Runs a job in its own process; returns the exit code."""
     options: dict[str, Any] = {"row": job.row, "workdir": job.folder, "cache": job.compiled}
     if job.core is not None:
         options["core"] = job.core
@@ -84,7 +84,7 @@ def launch(job: Job) -> int:
 
 
 class Bench:
-    """Runs each in a process of its own, and the rows that they leave."""
+    """Makes runs, each in its own process, and keeps their rows."""
 
     def __init__(
         self, rows: Path, workdir: Path, jobs: int, launch: Callable[[Job], int] = launch
@@ -102,7 +102,7 @@ class Bench:
             folder.mkdir(parents=True, exist_ok=True)
 
     def rows(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
-        """Runs what has no row yet, and returns the rows; a run that failed has none."""
+        """Makes the runs that have no row yet, and returns all rows; a failed run has none."""
         unique = list({run.name: run for run in runs}.values())
         missing = [run for run in unique if self._read_row(run) is None]
         cores = _cores(self._jobs)
@@ -135,7 +135,7 @@ class Bench:
         return row if same else None
 
     def _job(self, run: Run) -> Job:
-        # Not with_suffix: the name has a dot, that of the rate.
+        # Not with_suffix: the rate in the name has a dot.
         config, row, log = (self._workdir / f"{run.name}.{kind}" for kind in ("task", "row", "log"))
         return Job(run, config, row, log, self._workdir / run.name, self._workdir / "compiled")
 
@@ -189,7 +189,7 @@ def main() -> None:
         os.sched_setaffinity(0, {arguments.core})
     import jax
 
-    # Rates are constants of the step, so what runs of different rates share is evaluation.
+    # Rates are constants of the step, so runs with different rates share the evaluation only.
     jax.config.update("jax_compilation_cache_dir", str(arguments.cache.absolute()))
     config = configuration.from_json(arguments.config.read_text())
     row = measured_run(config, arguments.workdir, step_memory=arguments.step_memory)
@@ -197,17 +197,17 @@ def main() -> None:
 
 
 def measured_run(config: Config, workdir: Path, *, step_memory: bool) -> dict[str, Any]:
-    """Trains as configured in this process and returns what the comparison needs.
+    """Trains as configured in this process and returns the measurements of the comparison.
 
     Args:
       config: the experiment.
       workdir: the run's folder; it must not hold a run.
-      step_memory: whether to ask XLA what the largest of the phases' steps needs; the step is
-        compiled again for it, or read from the cache.
+      step_memory: whether to ask XLA for the memory of the largest step of all phases; the steps
+        are compiled again for it, or read from the cache.
 
     Returns:
       Metrics of the "validation" and "test" splits, "trained_parameters" (of the phase that trains
-      most), "seconds" of training without compiling (None if a phase has but one epoch),
+      most), "seconds" of training without compiling (None if a phase has only one epoch),
       "seconds_in_all" of the call to `fit`, "peak_mib" of the process or of the accelerator,
       "step_mib" (None without `step_memory`), "zero_shot" (see `fit`), "platform".
     """
@@ -286,7 +286,7 @@ def step_mib(experiment: "Experiment", phase: "Phase") -> float:
 
     from tl_jax.training import state
 
-    step = experiment.compile_step(phase)  # The program, with the run's key given already.
+    step = experiment.compile_step(phase)  # A partial, with the run's key bound.
     initial = jax.eval_shape(
         lambda v: state.create(v, phase.tx, phase.plan), experiment.initial.variables
     )

@@ -1,8 +1,8 @@
-"""The stamps of Tux Paint as a folder of labelled pictures, and their classes among ImageNet's.
+"""The stamps of Tux Paint as a folder of labelled pictures, and related classes of ImageNet.
 
-796 PNG cut-outs in folders by subject, most with a transparent ground (GPL-2, and other free
-licences: see the package's copyright file). They come with Debian's and Ubuntu's package
-`tuxpaint-stamps-default`.
+There are 796 PNG cut-outs in folders by subject, most with a transparent background. Their licences
+are GPL-2 and other free ones: see the copyright file of Debian's and Ubuntu's package
+`tuxpaint-stamps-default`, which holds them.
 """
 
 import io
@@ -26,7 +26,7 @@ _HOW_TO_GET_THEM = (
     "of subject/.../*.png works too"
 )
 
-# By name, as stamps show them; "symbols" are letters, digits and signs, of which ImageNet has none.
+# ImageNet's names of what the stamps show. "symbols" (letters, digits, signs) have no such class.
 IMAGENET_SOURCES = {
     "animals": "tabby|golden retriever|hen|goldfinch|bee|ladybug|monarch|goldfish|great white shark"
     "|brown bear|lion|tiger|zebra|African elephant|hippopotamus|ox|ram|hog|hare|red fox|gorilla"
@@ -44,7 +44,7 @@ IMAGENET_SOURCES = {
 
 
 def class_mapping(folder: Path) -> tuple[str, ...]:
-    """Returns what `transfer.class_mapping` takes for the classes of a folder of stamps."""
+    """Returns the `transfer.class_mapping` for the classes of a folder of stamps."""
     known = json.loads((folder / _SUMMARY).read_text())["classes"]
     return tuple(f"{name}={sources}" for name, sources in IMAGENET_SOURCES.items() if name in known)
 
@@ -98,7 +98,7 @@ def write_pictures(source: Path, folder: Path) -> Path:
 
 
 def describe(folder: Path) -> str:
-    """Returns a line on what a folder of stamps has, and what was left out."""
+    """Returns a line on the classes of a folder of stamps, and those that were left out."""
     summary = json.loads((folder / _SUMMARY).read_text())
     counts, dropped = summary["classes"], summary["dropped"]
     return (

@@ -7,7 +7,7 @@ from types import ModuleType
 import torch
 
 # torchvision registers the shapes of these operators when it is imported. Its compiled part, which
-# defines them, is built for one release of torch and is missing beside a torch from elsewhere.
+# defines them, is built for one release of torch and does not load with another.
 _OPERATORS = ("nms", "qnms")
 _SCHEMA = "{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 # A torch.library.Library drops its schemas when it is collected.
@@ -35,7 +35,7 @@ def import_timm() -> ModuleType:
 
 
 def is_torchvision(name: str) -> bool:
-    """Whether an architecture's reference is torchvision's."""
+    """Returns whether an architecture's reference network is torchvision's."""
     return name.startswith(_TORCHVISION)
 
 
@@ -47,7 +47,7 @@ def torchvision_name(name: str) -> str:
 def create_peer(name: str, num_classes: int) -> torch.nn.Module:
     """Makes the reference network of an architecture's name, with torch's or timm's fresh weights.
 
-    Nothing in it is dropped at random in training, so that two libraries may agree.
+    Dropout and stochastic depth are off, so that outputs in training mode can be compared.
 
     Args:
       name: timm's, or `"torchvision/"` and torchvision's.
@@ -87,7 +87,7 @@ def settle(network: torch.nn.Module, classifier: str, images: torch.Tensor) -> N
     Args:
       network: in torch; it is in evaluation mode afterwards.
       classifier: dotted name of its last layer.
-      images: [B, C, H, W], what the statistics are fitted to.
+      images: [B, C, H, W], to which the statistics are fitted.
     """
     hooks = []
     with torch.no_grad():
@@ -119,7 +119,7 @@ def _draw(module: torch.nn.Module, field: str, value: torch.Tensor) -> None:
 
 
 def _fit_statistics(norm: torch.nn.Module, args: tuple[torch.Tensor]) -> None:
-    """Sets running statistics to about, but not exactly, those of what the layer gets."""
+    """Sets running statistics close to, but not equal to, those of the layer's input."""
     mean, var = args[0].mean((0, 2, 3)), args[0].var((0, 2, 3))
     # A channel that hardly varies would be scaled up, and its rounding errors with it.
     var = var + 0.1 * var.mean()

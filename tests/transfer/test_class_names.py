@@ -98,7 +98,7 @@ def test_given_goes_before_names():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"cta": 281}, "given for 'cta', which is none of the new classes; did you mean 'cat'"),
+        ({"cta": 281}, "given for 'cta', which is not one of the new classes; did you mean 'cat'"),
         ({"cat": "egyptain cat"}, "'egyptain cat'.* for 'cat' .*did you mean 'egyptian cat'"),
         ({"cat": ["tabby", "xyzzyx"]}, "'xyzzyx' that is given for 'cat' does not exist$"),
         ({"cat": 1000}, "'cat' is mapped to source class 1000; expected 0 to 999"),

@@ -184,7 +184,7 @@ def test_another_repository_may_have_torch_weights_only(hub, tmp_path):
         ("hub:timm/nothing", "no repository timm/nothing"),
         ("hub@v9", f"{REPO} has no revision 'v9'"),
         ("hub:me/empty", "me/empty has none of model.safetensors, pytorch_model.bin"),
-        ("hub:not a name", "'not a name' is no name of a repository"),
+        ("hub:not a name", "'not a name' is not a repository name"),
     ],
 )
 def test_what_the_hub_lacks_is_named(hub, weights, message):
@@ -212,7 +212,7 @@ def test_without_network_and_package_the_package_is_advised(no_retries, monkeypa
 
 def test_a_server_that_fails_is_told(hub, no_retries, monkeypatch):
     monkeypatch.setattr(hub, "answer", lambda request: hub._send(request, 503, {}))
-    with pytest.raises(WeightsError, match="cannot be had from the hub"):
+    with pytest.raises(WeightsError, match="cannot be downloaded from the hub"):
         read_weights("resnet18")
 
 
@@ -221,7 +221,7 @@ def test_a_download_that_breaks_off_is_told(hub, no_retries, monkeypatch):
         send(request, status, headers, data[: len(data) // 2])
 
     monkeypatch.setattr(hub, "_send", cut)
-    with pytest.raises(WeightsError, match="cannot be had from the hub"):
+    with pytest.raises(WeightsError, match="cannot be downloaded from the hub"):
         read_weights("resnet18")
 
 
@@ -307,7 +307,7 @@ def test_files_are_read_whatever_their_form(tmp_path):
 def test_a_file_that_is_no_safetensors_file_is_an_error(tmp_path, content, message):
     file = tmp_path / "bad.safetensors"
     file.write_bytes(content)
-    with pytest.raises(WeightsError, match=rf"bad\.safetensors is no complete.*{message}"):
+    with pytest.raises(WeightsError, match=rf"bad\.safetensors is not a complete.*{message}"):
         read_weights("resnet18", file)
 
 

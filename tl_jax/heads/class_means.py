@@ -1,4 +1,4 @@
-"""Class means of features, and heads that are initialized from them to classify untrained."""
+"""Class means of features, and heads initialized from them that classify before training."""
 
 from collections.abc import Sequence
 from typing import Any

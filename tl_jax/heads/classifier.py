@@ -10,10 +10,10 @@ from tl_jax.models.network import Network
 
 
 class BackboneWithHead(nn.Module):
-    """Base of the networks whose head is a module beside the backbone.
+    """Base of the networks with the modules `backbone` and `head`.
 
     Attributes:
-      classifier: dotted name of the head, which a freeze plan trains (of the class).
+      classifier: dotted name of the head, which a freeze plan trains (a class attribute).
       backbone: the network below the head.
       head: module with the field `num_classes`.
     """
@@ -58,8 +58,8 @@ class Classifier(BackboneWithHead):
         if isinstance(self.backbone, Network) and self.backbone.num_classes:
             raise ValueError(
                 f"the backbone has a classifier of {self.backbone.num_classes} classes, and the "
-                "head needs features; create the backbone with num_classes=0, or keep its "
-                "classifier beside the head with Fused"
+                "head needs features; create the backbone with num_classes=0, or use Fused to keep "
+                "its classifier together with the head"
             )
         features = pooled(self.backbone(images, train=train))
         return features if self.head is None else self.head(features, train=train)

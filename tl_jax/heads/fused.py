@@ -1,4 +1,4 @@
-"""The pretrained classifier kept, with its logits mixed into those of a new head."""
+"""Networks that mix the logits of the pretrained classifier into those of a new head."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from tl_jax.models import layers
 
 Scaling = Literal["standardized", "probabilities"]
 
-# Equal logits become zeros when they are standardised, and not 0 / 0.
+# Added to the variance, so that equal logits are standardised to zeros and not to 0 / 0.
 _EPSILON = 1e-5
 
 
@@ -28,12 +28,12 @@ class Fusion(nn.Module):
     Attributes:
       on_features: head on the features, one of `tl_jax.heads.head`.
       scaling: how the source logits are scaled. "standardized": mean 0 and variance 1 over the
-        source classes of each example, as in arXiv:2403.01878. This removes the offset and spread
-        in which the logits of networks differ (binary cross-entropy leaves all but a few far below
-        zero, label smoothing keeps them close), and keeps the order and relative distances of the
-        unlikely classes. The norm of the input, the square root of the number of classes, is then
-        of the order of that of pooled features, so one learning rate suits both. "probabilities":
-        a softmax, which keeps little more than the few likeliest classes.
+        source classes of each example, as in arXiv:2403.01878. This removes differences between
+        networks in the offset and spread of their logits (after binary cross-entropy most are far
+        below zero, after label smoothing they are close together), and keeps the order and relative
+        distances of the unlikely classes. The norm of the input is then the square root of the
+        number of classes, similar to that of pooled features, so one learning rate suits both.
+        "probabilities": a softmax, which keeps little more than the few likeliest classes.
     """
 
     on_features: nn.Module
@@ -70,7 +70,7 @@ class Fused(BackboneWithHead):
 
     A freeze plan treats `head` as the head: the new head, `head.on_features`, and `head.mix`. The
     pretrained classifier, `pretrained_classifier`, is part of the backbone: it is trained where the
-    backbone is, and may be named beside the head.
+    backbone is, and may be selected in addition to the head.
 
     Attributes:
       backbone: network with its pretrained classifier.

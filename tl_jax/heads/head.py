@@ -77,7 +77,7 @@ class Cosine(nn.Module):
       num_classes: number of logits.
       dropout: rate before the layer.
       scale: the logits lie between `-scale` and `scale`; the initial value if it is learned.
-      learned_scale: whether the scale is a parameter, `fc.logit_scale`, or fixed.
+      learned_scale: whether the scale is a parameter, `fc.logit_scale`; otherwise it is fixed.
     """
 
     num_classes: int

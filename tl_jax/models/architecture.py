@@ -1,4 +1,4 @@
-"""What the registry knows of one architecture, and how the family files are written.
+"""The registry's entry for one architecture, and how the family files are written.
 
 A family file reads like its papers: docstring (papers, timm's file), blocks, network, table of
 variants, registration. In every family the table is `NETWORKS` and maps timm's names to networks.
@@ -12,7 +12,7 @@ the variant differs from the defaults, and a new variant is a new line:
 
 Fields that many entries share have a name (`EfficientNet(width=1.4, depth=1.8, **_TF)`); where a
 paper derives the fields from parameters of its own, a function does (`_bit(50, 3)`). The
-registration adds the names that weights, features and parity go by:
+registration adds the names that weights and features are addressed by:
 
     ARCHITECTURES = {
         name: Architecture(network, stem="conv1", stages=("act1", "layer1"), rename=rename)
@@ -26,20 +26,20 @@ from typing import Any
 
 from tl_jax.models.network import Network
 
-# Fields of a network by name: what several entries of a table share.
+# Fields of a network by name, shared by several entries of a table.
 Fields = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """One architecture under timm's name (torchvision's, for those that timm has not).
+    """One architecture under timm's name, or torchvision's where timm does not have it.
 
     Attributes:
       network: the network; `network.clone(num_classes=10)` is the same with another classifier.
       stem: dotted name of the first convolution, such as `"conv1"`.
       stages: dotted names of the modules whose outputs are the stage features, shallow to deep.
       rename: maps a key of a checkpoint published under other names to timm's key, and leaves
-        every other key as it is.
+        every other key unchanged; None if there are no such checkpoints.
     """
 
     network: Network

@@ -1,4 +1,4 @@
-"""The catalogue: facts about each network and each set of weights, to choose by."""
+"""The catalogue: facts for choosing a network or a set of weights."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ class Entry:
     Attributes:
       name: `arch`, or `arch.tag` for weights.
       family: name of the family's file, such as `"resnet"`.
-      parameters: their number, with the classifier of the architecture's default weights.
+      parameters: number of parameters, with the classifier of the default weights.
       input_size: longer side of the images in pixels.
       classes: number of classes of the weights' classifier; 0 if they have none.
       license: SPDX identifier of the weights in lower case; None where none is stated.
@@ -64,7 +64,10 @@ def catalogue(
         ("licence", license, licenses),
     ):
         if value is not None and value not in known:
-            raise ValueError(f"no {what} {value!r}{messages.hint(value, sorted(known))}")
+            raise ValueError(
+                f"no {what} {value!r}{messages.hint(value, sorted(known))}; expected one of "
+                f"{', '.join(sorted(known))}"
+            )
     entries = [_entry(name) for name in registry.list_models(pattern, pretrained=pretrained)]
     return [
         entry

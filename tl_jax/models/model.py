@@ -1,5 +1,6 @@
-"""The protocol of networks: what training, evaluation and probes use of one."""
+"""The protocol of networks for training, evaluation and probes, and the base of wrappers."""
 
+import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -7,8 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 class Model(Protocol):
     """A network with pure `init` and `apply`, like a Linen module's.
 
-    Networks of the registry, networks with a head of their own, adapted networks, networks that
-    predict matched classes only and the rest of a network behind a boundary are models.
+    Models are the networks of the registry, networks with a separate head, adapted networks,
+    networks that predict matched classes only, and the part of a network after a boundary.
     """
 
     @property
@@ -28,3 +29,29 @@ class Model(Protocol):
 
     def apply(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the output: `apply(variables, images)`, as `flax.linen.Module.apply`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelWrapper:
+    """Base of models that wrap another one: they have its classes, channels and classifier.
+
+    Attributes:
+      model: the wrapped model.
+    """
+
+    model: Model
+
+    @property
+    def num_classes(self) -> int:
+        """Number of logits."""
+        return self.model.num_classes
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an image."""
+        return self.model.in_channels
+
+    @property
+    def classifier(self) -> str:
+        """Dotted name of the module whose output is the model's logits."""
+        return self.model.classifier

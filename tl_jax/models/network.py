@@ -12,18 +12,18 @@ from tl_jax.models import layers
 class Network(nn.Module):
     """Base of the networks. `__call__` takes images [B, H, W, in_channels] and keyword `train`.
 
-    It returns logits [B, num_classes] in float32; with `num_classes=0` the features that the
-    classifier would see, [B, C] in float32; with `global_pool=""` the last feature map,
+    It returns logits [B, num_classes] in float32; with `num_classes=0` the features that would be
+    the classifier's input, [B, C] in float32; with `global_pool=""` the last feature map,
     [B, h, w, C] in `dtype`.
 
     A family defines `body`, and overrides `pooled` or `logits` where its top is not the usual one.
 
     Attributes:
-      classifier: dotted name of the last layer (of the class).
+      classifier: dotted name of the last layer (a class attribute).
       auxiliary: dotted names of modules that published weights may hold and the network may lack:
-        heads that only training uses (of the class).
+        heads that only training uses (a class attribute).
       stochastic_depth: False if there is no residual branch that may be dropped; `drop_path_rate`
-        must then be 0 (of the class).
+        must then be 0 (a class attribute).
       num_classes: size of the classifier; 0 leaves it out, its parameters too.
       in_channels: channels of the images.
       global_pool: `"avg"`, or `""` for the last feature map without any top layer.
@@ -31,7 +31,7 @@ class Network(nn.Module):
       drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
       axis_name: mapped axis over which BatchNorm averages; `model.clone(axis_name="batch")` is
         the network for `pmap`. Under `jit` none is needed.
-      dtype: type of the computation; parameters, statistics and logits are float32 whatever it is.
+      dtype: type of the computation; parameters, statistics and logits are always float32.
 
     Raises:
       ValueError: on construction, if the fields contradict each other.
@@ -76,7 +76,7 @@ class Network(nn.Module):
         if images.ndim != 4 or images.shape[-1] != self.in_channels:
             raise ValueError(
                 f"the network takes images [batch, height, width, {self.in_channels}], but got "
-                f"shape {images.shape}; in_channels= makes it take other numbers of channels"
+                f"shape {images.shape}; create it with in_channels= for other numbers"
             )
         x = self.body(images, train=train)
         if not self.global_pool:
@@ -90,7 +90,7 @@ class Network(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define body()")
 
     def pooled(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Returns what the classifier sees of the last feature map, [B, C], at least float32."""
+        """Returns the input of the classifier, [B, C], at least float32."""
         return layers.global_average(x)
 
     def logits(self, x: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Outputs of a network's modules by name: of arrays, and of shapes alone."""
+"""Outputs of a network's modules by name: their values, or only their shapes."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,7 @@ def features(
 ) -> dict[str, jax.Array]:
     """Evaluates a network and returns the outputs of some of its modules.
 
-    It is a pure function and may be jitted; layers behind the last module asked for then cost
+    It is a pure function and may be jitted; layers after the last requested module then cost
     nothing.
 
     Args:
@@ -51,16 +51,16 @@ def logits_and_features(
     """Returns the logits and, as `features` does, the outputs of some modules."""
     names: list[str] = []
 
-    def is_asked_for(module: nn.Module, method: str) -> bool:
+    def is_requested(module: nn.Module, method: str) -> bool:
         name = trees.dotted(module.path)
         if method != "__call__" or not name:
             return False
         names.append(name)
         return name in at
 
-    logits, captured = model.apply(variables, images, capture_intermediates=is_asked_for)
+    logits, captured = model.apply(variables, images, capture_intermediates=is_requested)
     check_names(at, names)
-    # Flax captures the outputs of all calls; a module that is called twice gives its first.
+    # Flax captures the outputs of all calls; of a module called twice the first output is taken.
     outputs = {
         trees.dotted(path[:-1]): calls[0]
         for path, calls in trees.flatten(captured.get("intermediates", {})).items()
@@ -74,9 +74,9 @@ class Call:
     """One call of a module, as `recording` notes it.
 
     Attributes:
-      path: names of the module and those that it lies in; `()` is the network itself.
-      start: how many calls had started or ended before.
-      end: how many calls, this one too, had started or ended when it had ended.
+      path: the module's path; `()` is the network itself.
+      start: how many calls had started or ended before this one started.
+      end: the same count right after this one ended.
       output: shapes and types of what it returned (`jax.ShapeDtypeStruct`, or a tree of them).
     """
 
@@ -88,7 +88,7 @@ class Call:
 
 @contextlib.contextmanager
 def recording() -> Iterator[list[Call]]:
-    """Records every call of a module within it, in the order in which they start.
+    """Records every call of a module in the context, in the order in which the calls start.
 
     Examples:
       >>> from tl_jax.models.registry import create_model
@@ -120,7 +120,7 @@ def recording() -> Iterator[list[Call]]:
 def output_shapes(
     model: Model, variables: Mapping[str, Any], image_shape: Sequence[int]
 ) -> dict[trees.Path, list[Any]]:
-    """Returns what every module of a network returns, without computing anything.
+    """Returns the output shapes of every module of a network, without computing anything.
 
     Args:
       model: a network.
@@ -133,7 +133,7 @@ def output_shapes(
     """
     images = jax.ShapeDtypeStruct(tuple(image_shape), jnp.float32)
     with recording() as calls, as_on_accelerators():
-        # A new function: jax caches traces by function, and would not call any module again.
+        # A new function: jax caches traces by function, and would not call the modules again.
         jax.eval_shape(lambda *args: model.apply(*args), variables, images)
     shapes: dict[trees.Path, list[Any]] = {}
     for call in calls:

@@ -30,7 +30,7 @@ def load_pretrained(
 
     Args:
       name: timm's `architecture.tag`, or `architecture` for its default tag.
-      weights: where from, as in `read_weights`; None takes the installed package for the name if
+      weights: their source, as in `read_weights`; None takes the installed package for the name if
         there is one, then the hub's cache, then the hub.
       num_classes: None keeps the pretrained classifier, whatever its size. Another number than the
         pretrained one's gives a fresh classifier; 0 gives pooled features.
@@ -101,7 +101,7 @@ def load_weights(
     fresh_head: bool = False,
     keep_head: bool = False,
 ) -> tuple[dict[str, Any], WeightsRecord]:
-    """Loads pretrained weights into a network that exists already.
+    """Loads pretrained weights into an existing network.
 
     The classifier is loaded if the network has as many classes as the weights, and starts fresh
     otherwise. The first convolution is adapted to the network's `in_channels`. Everything else must
@@ -110,7 +110,7 @@ def load_weights(
     Args:
       model: a network of `create_model(name, ...)`; any `num_classes`.
       name: timm's `architecture.tag`, or `architecture` for its default tag.
-      weights: where from, as in `read_weights`.
+      weights: their source, as in `read_weights`.
       fresh_head: start the classifier fresh even if the number of classes is the same.
       keep_head: the classifier must fit too.
 
@@ -141,7 +141,7 @@ def _read(
 ) -> tuple[StateDict, WeightsRecord]:
     """Reads weights, renames their keys to timm's, and adapts the first convolution.
 
-    Meanwhile the network is traced, whose slots the conversion needs next.
+    The network is traced at the same time, because the conversion needs its slots next.
     """
     with ThreadPoolExecutor(1) as thread:
         thread.submit(slots_of, model)
@@ -151,8 +151,8 @@ def _read(
         renamed = {architecture.rename(key): value for key, value in state_dict.items()}
         if len(renamed) != len(state_dict):
             raise WeightsError(
-                f"{record.file} holds the same weights under timm's names and others; remove one "
-                "of the two"
+                f"{record.file} holds the same weights under timm's names and under others; remove "
+                "one set"
             )
         state_dict = renamed
     if model.in_channels != 3:

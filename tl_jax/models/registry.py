@@ -76,7 +76,7 @@ _FAMILY_OF = {name: family for family, about in FAMILIES.items() for name in abo
 
 
 def architecture_name(name: str) -> str:
-    """Returns the architecture's part of `arch.tag`.
+    """Returns the `arch` of `arch.tag`.
 
     >>> architecture_name("resnet50.a1_in1k")
     'resnet50'

@@ -13,7 +13,7 @@ from tl_jax.models.model import Model
 from tl_jax.models.network import Network
 from tl_jax.weights.state_dict import Slot, slots_of_variables, to_flax
 
-# Side of the images, in pixels, that networks are traced with; all take them.
+# Side in pixels of the images that networks are traced with; every architecture accepts it.
 _IMAGE_SIDE = 96
 
 
@@ -27,7 +27,7 @@ def abstract_variables(model: Model) -> dict[str, Any]:
     """
 
     def init(key: jax.Array, image: jax.Array) -> dict[str, Any]:
-        # A new function: jax caches traces by function, and this trace draws nothing.
+        # A new function, because jax caches traces by function, and this one must not be reused.
         return model.init(key, image)
 
     with as_shapes():
@@ -47,8 +47,8 @@ def from_state_dict(
       model: a network of `create_model`.
       state_dict: key -> array; NumPy arrays, torch tensors, anything `numpy.asarray` takes.
       except_head: leave the classifier out: its keys in the state dict are dropped, and its
-        parameters start fresh, as the network draws them (at zero, with few exceptions).
-      may_lack: dotted names of modules that the state dict may lack, all or nothing of each; they
+        parameters start fresh, with the network's initializers (zero, with few exceptions).
+      may_lack: dotted names of modules that may be missing from the state dict as a whole; they
         start fresh then.
 
     Returns:
@@ -81,7 +81,7 @@ def from_state_dict(
 
 
 def head_keys(model: Network) -> frozenset[str]:
-    """Returns the torch keys of a network's classifier: what `num_classes=0` leaves out.
+    """Returns the torch keys of a network's classifier: those that `num_classes=0` leaves out.
 
     For a network without top layers (`global_pool=""`) these are the keys of all top layers. The
     result does not depend on the network's `num_classes`.

@@ -1,1 +1,1 @@
-"""Transfer methods: what is trained, what is added and what is carried over, over pytrees."""
+"""Transfer methods over pytrees: which parameters are trained, added or carried over."""

@@ -1,4 +1,4 @@
-"""Rows of a pretrained classifier carried over to new classes, and its score before training."""
+"""Carries rows of a pretrained classifier over to new classes, and scores it before training."""
 
 import dataclasses
 from typing import Any
@@ -9,10 +9,10 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from tl_jax import trees
-from tl_jax.models.model import Model
+from tl_jax.models.model import ModelWrapper
 from tl_jax.transfer.class_names import ClassMapping
 
-# The logit of a class that must not be predicted; finite, so that a loss of it is finite too.
+# The logit of a class that must not be predicted; finite, to keep the loss of its examples finite.
 _NEVER = -1e9
 
 
@@ -51,8 +51,8 @@ def carry_classifier(
 ) -> dict[str, Any]:
     """Returns a new network's parameters with rows of the pretrained classifier carried over.
 
-    The other logits of pretrained networks may lie far from the zero at which unmatched classes
-    start (far below it after training with binary cross-entropy); training soon moves the bias.
+    The logits of pretrained networks may be far from zero, where those of unmatched classes start
+    (far below after training with binary cross-entropy); training soon moves the bias.
 
     Args:
       source_params: parameters of the pretrained network.
@@ -99,8 +99,9 @@ def init_mix(
     mix = _mean_of_sources(np.eye(len(mapping.source_names), dtype=np.float32), mapping)
     if mix.shape != kernel.shape:
         raise ValueError(
-            f"the mapping is from {mix.shape[0]} source classes to {mix.shape[1]}, but "
-            f"{layer}.kernel has shape {kernel.shape}"
+            f"{layer}.kernel has shape {kernel.shape}, but the mapping is from {mix.shape[0]} "
+            f"source classes to {mix.shape[1]} new ones; match the new classes with the names of "
+            "the pretrained classifier"
         )
     return trees.with_layer_leaves(params, layer, {"kernel": mix})
 
@@ -115,7 +116,7 @@ def _mean_of_sources(rows: np.ndarray, mapping: ClassMapping) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class MatchedOnly:
+class MatchedOnly(ModelWrapper):
     """A network that predicts matched classes only, to be evaluated in place of the network.
 
     It is a `tl_jax.models.model.Model`.
@@ -125,23 +126,7 @@ class MatchedOnly:
       mapping: the mapping that the classifier was made with.
     """
 
-    model: Model
     mapping: ClassMapping
-
-    @property
-    def num_classes(self) -> int:
-        """Number of logits."""
-        return self.model.num_classes
-
-    @property
-    def in_channels(self) -> int:
-        """Channels of an image."""
-        return self.model.in_channels
-
-    @property
-    def classifier(self) -> str:
-        """Dotted name of the network's last layer."""
-        return self.model.classifier
 
     def init(self, *args: Any, **kwargs: Any) -> Any:
         """Returns fresh variables of the network."""

@@ -1,4 +1,4 @@
-"""Which classes of a pretrained classifier each new class corresponds to, by name or as given."""
+"""Maps new classes to classes of a pretrained classifier, by name or as given."""
 
 import dataclasses
 import re
@@ -84,7 +84,7 @@ def match_classes(
     *,
     match_endings: bool = False,
 ) -> ClassMapping:
-    """Finds the source classes of each new class: those that are given, or else by name.
+    """Maps each new class to source classes: those given for it, or else those of its name.
 
     A name may list synonyms, separated by commas, as ImageNet's do ("tabby, tabby cat"). Names are
     compared as whole words, ignoring case, punctuation, underscores and hyphens. The first of these
@@ -119,7 +119,7 @@ def match_classes(
     for name in given:
         if name not in new_names:
             raise ValueError(
-                f"a source class is given for {name!r}, which is none of the new classes"
+                f"a source class is given for {name!r}, which is not one of the new classes"
                 f"{messages.hint(name, new_names)}"
             )
     index = _NameIndex(source_names, match_endings=match_endings)

@@ -15,7 +15,7 @@ _TRAINS_AFFINE = {"update": True, "affine_only": True, "recalibrate": True, "fro
 
 
 def plan(params: trees.Tree, head: Iterable[str], *, train_backbone: bool) -> dict[str, Any]:
-    """Labels every parameter "head", and "backbone" or "frozen": the plan of the common cases.
+    """Returns the plan of the common cases: "head", and "backbone" or "frozen" for the rest.
 
     Args:
       params: the parameters.
@@ -64,7 +64,7 @@ def apply_batch_norm_policies(
 
     Args:
       plan: labels.
-      batch_stats: the running statistics, which tell the BatchNorm layers from others.
+      batch_stats: the running statistics; the layers that have some are the BatchNorm layers.
       policies: by label: "update", "affine_only", "recalibrate" or "frozen" (see
         `TransferConfig.batch_norm`). Frozen layers stay frozen under every policy.
 

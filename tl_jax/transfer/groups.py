@@ -121,8 +121,8 @@ def select(
         "stage2"); "last:N", the N deepest stages of `by_depth`; "batch_norm", scale and bias of
         BatchNorm; "norms", those of all normalisation layers; "biases"; "added", the parameters
         that an adaptation added; a pattern on dotted names ("layer4.*.conv1").
-      batch_stats: the running statistics, which tell BatchNorm from other normalisations; None if
-        there are none.
+      batch_stats: the running statistics, whose layers are the BatchNorm layers; None if there are
+        none.
 
     Raises:
       ValueError: if a part of the selection matches no parameter.
@@ -162,7 +162,10 @@ def _select_part(part: str, labels: Mapping[str, str], norms: Mapping[str, set[s
         stages = sorted(filter(is_stage, set(labels.values())), key=_depth)
         count = part.removeprefix("last:")
         if not stages:
-            raise ValueError(f"{part!r} needs groups by depth (`by_depth`), and these have none")
+            raise ValueError(
+                f"{part!r} needs groups by depth, got {sorted(set(labels.values()))}; label the "
+                "parameters with `by_depth`"
+            )
         if not count.isdigit() or not 1 <= int(count) <= len(stages):
             raise ValueError(f"{part!r} must name 1 to {len(stages)} stages, such as 'last:1'")
         return {name for name, label in labels.items() if label in stages[-int(count) :]}

@@ -107,7 +107,7 @@ def greedy_soup(ingredients: Sequence[Variables], score: ScoreFn) -> Soup:
     Args:
       ingredients: variables of runs that started from the same pretrained weights.
       score: returns the score of variables, higher is better, on held-out data other than those
-        that the result is reported on. It is called at most twice per ingredient.
+        on which the result is reported. It is called at most twice per ingredient.
 
     Raises:
       ValueError: if there are no ingredients, they differ in names, shapes or dtypes, or a score

@@ -1,1 +1,1 @@
-"""Pretrained weights: where they come from, what is known of them, and conversion both ways."""
+"""Pretrained weights: their sources, an index of them, and conversion from and to torch."""

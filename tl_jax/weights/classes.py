@@ -5,7 +5,7 @@ import importlib.resources
 
 from tl_jax.weights import index
 
-# One name a line, in the order of ILSVRC 2012: WordNet's lemmas as timm lists them (Apache-2.0).
+# One name per line, in the order of ILSVRC 2012: WordNet's lemmas as timm lists them (Apache-2.0).
 _FILES = {1000: "imagenet_classes.txt"}
 
 

@@ -1,4 +1,4 @@
-"""Weights at a web address: torch's cache of such files, and their download."""
+"""Weights at a URL: their download, and torch's cache of such files."""
 
 import hashlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tl_jax import files
 
-# torch's custom: the name ends in the first digits of the file's SHA-256.
+# torch's convention: the name ends in the first digits of the file's SHA-256.
 _HASH = re.compile(r"-([0-9a-f]{8,})\.")
 _TIMEOUT_SECONDS = 30
 _CHUNK_BYTES = 1 << 20
@@ -20,17 +20,17 @@ class DownloadError(OSError):
 
 
 def cached(url: str) -> Path | None:
-    """Returns the file of an address, if torch's cache holds it."""
+    """Returns the file of a URL, if it is in torch's cache."""
     path = cache_folder() / file_name(url)
     return path if path.is_file() else None
 
 
 def fetch(url: str) -> Path:
-    """Downloads a file into torch's cache; if that fails, nothing is left there.
+    """Downloads a file into torch's cache; a failed download leaves nothing there.
 
     Raises:
-      DownloadError: if the address cannot be reached, the file has another hash than its name
-        states, or it cannot be written.
+      DownloadError: if the URL cannot be reached, the file has another hash than its name states,
+        or it cannot be written.
     """
     path = cache_folder() / file_name(url)
     digest = hashlib.sha256()
@@ -46,7 +46,7 @@ def fetch(url: str) -> Path:
             expected = _HASH.search(path.name)
             if expected and not digest.hexdigest().startswith(expected[1]):
                 raise DownloadError(
-                    f"{url} is damaged or another file: its SHA-256 begins with "
+                    f"the file at {url} is damaged or was replaced: its SHA-256 begins with "
                     f"{digest.hexdigest()[: len(expected[1])]}, expected {expected[1]} as its name "
                     "states; try again later"
                 )
@@ -60,7 +60,7 @@ def fetch(url: str) -> Path:
 
 
 def file_name(url: str) -> str:
-    """Returns the name of an address's file.
+    """Returns the file name of a URL.
 
     >>> file_name("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth")
     'alexnet-owt-7be5be79.pth'
@@ -69,7 +69,7 @@ def file_name(url: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Returns the folder of torch's cache: TORCH_HOME, XDG_CACHE_HOME or its default decide."""
+    """Returns the folder of torch's cache, by TORCH_HOME, XDG_CACHE_HOME or the default."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     home = os.environ.get("TORCH_HOME") or Path(cache) / "torch"
     return Path(home) / "hub" / "checkpoints"

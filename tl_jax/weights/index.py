@@ -19,15 +19,15 @@ class PretrainedConfig:
       num_classes: classes of its classifier; 0 if it was published without one.
       input_size: channels, height and width (pixels) of the images it was trained for.
       mean: mean of each channel, which is subtracted, for pixels in [0, 1].
-      std: deviation of each channel, by which is then divided.
+      std: standard deviation of each channel, by which the result is divided.
       crop_pct: the image side that evaluation keeps, as a fraction of the resized image's.
       crop_mode: `"center"` (resize the shorter side, crop the middle), `"squash"` (resize both
         sides, whatever the aspect ratio) or `"border"` (resize the longer side, pad).
       interpolation: `"bicubic"`, `"bilinear"` or `"nearest"`.
       hub_id: the repository on the Hugging Face hub; None if the weights were never published.
-      hub_file: the file in that repository, where it is not the usual one.
-      url: the address of the file, for weights that are not on the hub; its name ends in the
-        beginning of the file's SHA-256.
+      hub_file: the file in that repository, if it is not model.safetensors or pytorch_model.bin.
+      url: the file's URL, for weights that are not on the hub; the name ends in the first digits of
+        the file's SHA-256.
       lacks: dotted names of modules of the architecture that these weights do not have.
       license: SPDX identifier in lower case; None where timm states none.
       test_input_size: a larger input that evaluates better, where timm states one.
@@ -118,12 +118,11 @@ def _index() -> dict[str, Any]:
 
 @functools.cache
 def _configs() -> dict[str, PretrainedConfig]:
-    return {name: _config(name, entry) for name, entry in _index()["weights"].items()}
-
-
-def _config(name: str, entry: dict[str, Any]) -> PretrainedConfig:
-    # JSON knows lists only; the dataclass is hashable, so that jit may take it as static.
-    fields: dict[str, Any] = {
-        key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()
-    }
-    return PretrainedConfig(name=name, **fields)
+    configs = {}
+    for name, entry in _index()["weights"].items():
+        # JSON has lists only. With tuples the dataclass is hashable: jit can take it as static.
+        fields: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()
+        }
+        configs[name] = PretrainedConfig(name=name, **fields)
+    return configs

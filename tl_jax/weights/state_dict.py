@@ -10,7 +10,7 @@ import numpy as np
 
 from tl_jax import messages, trees
 
-# The leaf's name in torch, for the leaves that Flax names otherwise.
+# torch's names of the leaves that Flax names differently.
 _TORCH_LEAF = {
     ("params", "kernel"): "weight",
     ("params", "scale"): "weight",
@@ -19,7 +19,7 @@ _TORCH_LEAF = {
 }
 # Counters that torch keeps for cumulative averages; no CNN of timm uses them.
 _IGNORED_SUFFIX = "num_batches_tracked"
-# Two transpose arrays at once; more wait for the interpreter longer than they gain.
+# Two threads transpose arrays at once; more would only wait for the interpreter lock.
 _THREADS = 2
 
 

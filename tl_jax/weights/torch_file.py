@@ -1,4 +1,4 @@
-"""Reads files of `torch.save` without torch, and refuses to run what a pickle may ask for."""
+"""Reads files of `torch.save` without torch, and without running code that a pickle names."""
 
 import io
 import math
@@ -136,17 +136,13 @@ def state_dict_of(checkpoint: Any) -> dict[str, np.ndarray]:
                 f"expected a state dict (a mapping of names to tensors), got {key!r} of type "
                 f"{type(value).__name__}; save `model.state_dict()`, alone or under 'state_dict'"
             )
-        name = _without_prefixes(key)
+        name = key
+        for prefix in _PREFIXES:
+            name = name.removeprefix(prefix)
         if name in state_dict:
             raise TorchFileError(f"two tensors of the state dict are both named {name!r}")
         state_dict[name] = value
     return state_dict
-
-
-def _without_prefixes(key: str) -> str:
-    for prefix in _PREFIXES:
-        key = key.removeprefix(prefix)
-    return key
 
 
 class _Dict(dict[Any, Any]):
@@ -180,8 +176,8 @@ class _Storage:
 class _Unpickler(pickle.Unpickler):
     """Unpickles plain values, dicts and tensors; `storage(key, n_bytes)` gives a storage's bytes.
 
-    The functions that a pickle may call are created for each file, so that no attribute that it
-    sets on them outlives the reading.
+    The functions that a pickle may call are created for each file, so that attributes which a
+    pickle sets on them do not affect other files.
     """
 
     def __init__(
@@ -240,12 +236,12 @@ def _tensor(
     strides: tuple[int, ...],
     marker: _Marker | None = None,
 ) -> np.ndarray:
-    """Returns the view of a storage that a tensor is; offset and strides count elements."""
+    """Returns a tensor as a view of its storage; offset and strides count elements."""
     dtype = storage.dtype if marker is None else np.dtype(_DTYPES[marker.name])
     described = f"a tensor of shape {shape} and strides {strides} at offset {offset}"
     numbers = (offset, *shape, *strides)
     if len(shape) != len(strides) or any(type(n) is not int or n < 0 for n in numbers):
-        raise ValueError(f"{described} cannot be")
+        raise ValueError(f"{described} is impossible")
     numel = math.prod(shape)
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     if numel and (last + 1) * dtype.itemsize > storage.data.nbytes:
@@ -307,7 +303,7 @@ def _read_zip(stream: BinaryIO, file: Path) -> Any:
                     f"expected {n_bytes}"
                 )
             data = reserve(key, n_bytes)
-            # zipfile compares the record's checksum, which a memory map would not.
+            # zipfile verifies the record's checksum; a memory map would not.
             data[:] = np.frombuffer(archive.read(record), np.uint8)
             return data
 
@@ -323,7 +319,7 @@ def _read_legacy(stream: io.BufferedReader, file: Path) -> Any:
     version = _Unpickler(_pickled(stream, file), file).load()
     if version != _PROTOCOL_VERSION:
         raise TorchFileError(f"{file} has protocol {version}, expected {_PROTOCOL_VERSION}")
-    _pickled(stream, file)  # The machine that wrote it: its storages are little-endian always.
+    _pickled(stream, file)  # Facts about the machine; storages are always little-endian.
     unpickler = _Unpickler(_pickled(stream, file), file, _reserve_within(stream, file))
     result = unpickler.load()
     keys = _Unpickler(_pickled(stream, file), file).load()

@@ -138,6 +138,20 @@ def test_a_conditional_convolution_is_timms(size, groups, stride, padding):
     close(ours, conv(in_torch(x), torch.from_numpy(routing)))
 
 
+def test_a_conditional_convolution_takes_the_form_of_accelerators():
+    layer, routing = CondConv(12, 3, 3, groups=IMAGES.shape[-1]), np.ones((len(IMAGES), 3))
+    variables = layer.init(jax.random.key(0), IMAGES, routing)
+
+    def platforms() -> int:
+        # A new function each time, because jax caches traces by function.
+        traced = jax.make_jaxpr(lambda x: layer.apply(variables, x, routing))(IMAGES)
+        return str(traced).count("platform_index")
+
+    assert platforms() > 0
+    with layers.as_on_accelerators():
+        assert platforms() == 0
+
+
 def test_fresh_experts_and_routing_are_drawn_as_timms():
     model = SMALL(definition=(("ir_r1_k5_s1_e20_c64_cc8",),), stem=32)
     block = jax.jit(model.init)(jax.random.key(0), IMAGES)["params"]["blocks.0"]["0"]

@@ -105,7 +105,7 @@ def test_symmetric_padding_is_not_same_padding():
 
 
 def test_groups_that_do_not_divide_the_channels_are_an_error():
-    with pytest.raises(ValueError, match="8 input and 9 output channels do not divide into 2"):
+    with pytest.raises(ValueError, match="8 input and 9 output channels; both must be multiples"):
         layers.Conv(9, 3, groups=2, name="c").init(KEY, maps(1, 4, 4, 8))
 
 

@@ -43,10 +43,10 @@ class ConvNormAct(nn.Module):
 
 MakeConv = Callable[..., ConvNormAct]
 KernelSize = int | tuple[int, int]
-# Width and kernel size of a convolution, and perhaps stride and padding; without the last two the
-# map keeps its size.
+# Width and kernel size of a convolution, and optionally stride and padding; without those the map
+# keeps its size.
 ConvSpec = tuple[int, KernelSize] | tuple[int, KernelSize, int, int]
-# A convolution, or what makes a pooling.
+# A convolution, or a factory of a pooling layer.
 LayerSpec = ConvSpec | Callable[..., nn.Module]
 # Layers one after another, each with its name.
 Branch = tuple[tuple[str, LayerSpec], ...]
@@ -58,7 +58,7 @@ max_pool_stride2 = functools.partial(layers.MaxPool, 3, 2)
 
 
 def apply_branch(branch: Branch, conv: MakeConv, x: jax.Array, *, train: bool) -> jax.Array:
-    """Returns the output of a branch, whose layers the calling compact method gets.
+    """Applies a branch, whose layers belong to the module of the calling compact method.
 
     Args:
       branch: the layers.

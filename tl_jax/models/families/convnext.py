@@ -22,7 +22,7 @@ _gelu_tanh = functools.partial(jax.nn.gelu, approximate=True)
 class SimpleNorm(nn.Module):
     """Division by the standard deviation of the channels, without a shift (timm's `SimpleNorm`).
 
-    The mean leaves the deviation only, not the result; the variance is the unbiased one.
+    The mean is subtracted to compute the deviation, not from the result; the variance is unbiased.
     """
 
     epsilon: float = 1e-6
@@ -48,14 +48,14 @@ class GlobalResponseNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         y = layers.at_least_float32(x)
         square = jnp.sum(jnp.square(y), (1, 2), keepdims=True)
-        # Where a channel is 0 all over, the gradient of its norm is 0, as torch's.
+        # Where a channel is 0 everywhere, the gradient of its norm is 0, as in torch.
         norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
         response = norm / (jnp.mean(norm, -1, keepdims=True) + self.epsilon)
         return (y + (bias + scale * (y * response))).astype(x.dtype)
 
 
 class BlockOptions(NamedTuple):
-    """What all blocks of one network have in common.
+    """Options that all blocks of one network share.
 
     Attributes:
       conv: makes the convolutions.
@@ -76,7 +76,7 @@ class BlockOptions(NamedTuple):
 
 
 class Mlp(nn.Module):
-    """Two layers on each position alone; the hidden one is four times as wide."""
+    """Two layers applied at each position; the hidden one is four times as wide."""
 
     options: BlockOptions
 
@@ -173,7 +173,7 @@ class ConvNeXt(Network):
         return options.norm(name="norm_pre")(x) if self.norm_before_pool else x
 
     def pooled(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Returns the normalised average over space, or the hidden layer that sees it."""
+        """Returns the normalised average over space, or the hidden layer's output."""
         x = layers.global_average(x)
         if not self.norm_before_pool:
             x = self.norm(epsilon=self.epsilon, dtype=x.dtype, name="head.norm")(x)

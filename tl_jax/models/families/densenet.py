@@ -73,7 +73,7 @@ class DenseNet(Network):
       growth: channels that each layer adds; the stem has twice as many.
       deep_stem: three 3x3 convolutions for the stem, instead of one of 7x7.
       blur_stem: blur where the stem's pooling subsamples.
-      proj_drop_rate: dropout of each layer's new channels.
+      proj_drop_rate: dropout rate of each layer's new channels.
     """
 
     depths: tuple[int, ...] = (6, 12, 24, 16)

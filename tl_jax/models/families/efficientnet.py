@@ -1,9 +1,9 @@
-"""EfficientNet (arXiv:1905.11946) and the mobile networks of its making, as in `efficientnet.py`.
+"""EfficientNet (arXiv:1905.11946) and the other networks of timm's `efficientnet.py`.
 
-That file of timm holds all that is a stem, stages of definition strings, and a 1x1 convolution
-before the pooling: EfficientNet V1, V2, X, Lite, CondConv and EdgeTPU, MobileNet V1 and V2,
-MnasNet, MixNet, FBNet-C, Single-Path NAS and TinyNet. The `tf_*` networks carry weights from
-TensorFlow: they pad as TensorFlow does and their BatchNorm has epsilon 1e-3.
+That file has the networks that consist of a stem, stages given by definition strings, and a 1x1
+convolution before the pooling: EfficientNet V1, V2, X, Lite, CondConv and EdgeTPU, MobileNet
+V1 and V2, MnasNet, MixNet, FBNet-C, Single-Path NAS and TinyNet. The `tf_*` networks carry weights
+from TensorFlow: they pad as TensorFlow does and their BatchNorm has epsilon 1e-3.
 """
 
 import dataclasses
@@ -43,12 +43,12 @@ class EfficientNet(Network):
       definition: the strings of the stages.
       width: factor on the channels of the definition, of the stem and of the head.
       depth, depth_rounding, group_size, experts: as `decode` takes them.
-      divisor, round_limit: scaled channels are multiples of the one, and at least the other's share
-        of what they should be.
+      divisor, round_limit: scaled channels are multiples of `divisor`, and at least `round_limit`
+        times the exact number.
       stem, stem_kernel: channels and kernel size of the first convolution.
       head: channels of the last convolution; 0 for none.
-      fixed_stem, fixed_head, fixed_depths: leave unscaled the channels of stem or head, or the
-        depth of the first and the last stage.
+      fixed_stem, fixed_head, fixed_depths: do not scale the channels of the stem, those of the
+        head, or the depth of the first and the last stage.
       pruned: channels of the stages after pruning.
       act: activation.
       norm: the normalisation.
@@ -159,7 +159,7 @@ def _batchless_norm(
 
 
 def _prune(plans: Plans, pruned: Pruned) -> Plans:
-    """Returns the plans with the channels that pruning left; the shortcuts stay as they are."""
+    """Returns the plans with the channels of the pruned network; the shortcuts do not change."""
     stages = [plans[0]]
     for blocks, (width, channels) in zip(plans[1:], pruned, strict=True):
         stage = []

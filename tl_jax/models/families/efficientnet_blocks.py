@@ -1,7 +1,7 @@
 """The blocks that the EfficientNets and their relatives are built of.
 
-Named as in timm's `_efficientnet_blocks.py`. A block takes a `BlockPlan` with its
-sizes, and the `LayerFactory` of its network.
+Names are those of timm's `_efficientnet_blocks.py`. A block takes a `BlockPlan` with its sizes, and
+the `LayerFactory` of its network.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ class BlockSpec:
       width: channels that it returns.
       stride: its step, if it is the first block of a stage.
       kernel_size: of the spatial convolution.
-      start_kernel, end_kernel: of the convolutions before and after it; 0 if not said.
+      start_kernel, end_kernel: of the convolutions before and after it; 0 if not stated.
       expansion: hidden channels over those of the input.
-      expansion_base: counts in place of the input's channels, if not 0.
+      expansion_base: replaces the input's channels there, if not 0.
       squeeze: channels of the squeezed layer of the attention over the input's; 0 for no attention.
       act: activation; None for the network's.
-      skip: whether a shortcut is demanded or forbidden; None if not said.
-      group_size: channels of a group of the spatial convolution; None if not said, 0 for one group.
+      skip: whether a shortcut is required (True) or forbidden (False); None if not stated.
+      group_size: channels of a group of the spatial convolution; 0: one group, None: not stated.
       experts: kernels that a CondConv mixes; 0 for a plain convolution.
       space_to_depth: halve the resolution and quadruple the channels, here and in the next blocks
         up to a stride.
@@ -113,7 +113,7 @@ class BlockPlan:
 class MixedConv(nn.Module):
     """Convolutions with one kernel size for each share of the channels (MixConv, arXiv:1907.09595).
 
-    The shares are equal, but for what remains, which the first one takes.
+    The shares are equal, except that the first one also takes the remainder.
 
     Attributes:
       features: output channels of all together.
@@ -146,7 +146,7 @@ def _shares(channels: int, count: int) -> list[int]:
 
 
 class CondConv(nn.Module):
-    """Convolution whose kernel each image mixes from those of experts (arXiv:1904.04971).
+    """Convolution with a kernel for each image, mixed from those of experts (arXiv:1904.04971).
 
     The parameter `weight` is [experts, outputs * inputs * height * width], in torch's order.
 
@@ -175,11 +175,18 @@ class CondConv(nn.Module):
         x = x.astype(self.dtype)
         if size == 1 and self.groups == 1 and self.stride == 1:
             return jnp.einsum("bhwi,bio->bhwo", x, kernels[:, 0, 0])
+        return self.convolve(x, kernels)
 
-        def convolve(image: jax.Array, kernel: jax.Array) -> jax.Array:
-            return layers.convolve(image[None], kernel, stride=self.stride, padding=self.padding)[0]
+    # A method with this name and keyword, so that the interceptors of `layers.tracing` reach it.
+    def convolve(self, x: jax.Array, kernels: jax.Array, *, cpu_forms: bool = True) -> jax.Array:
+        """Convolves each image of [B, H, W, I] with its own kernel, [B, h, w, I / groups, O]."""
 
-        return jax.vmap(convolve)(x, kernels)
+        def convolve_one(image: jax.Array, kernel: jax.Array) -> jax.Array:
+            return layers.convolve(
+                image[None], kernel, stride=self.stride, padding=self.padding, cpu_forms=cpu_forms
+            )[0]
+
+        return jax.vmap(convolve_one)(x, kernels)
 
 
 class NormAct(Protocol):
@@ -247,7 +254,7 @@ class LayerFactory:
 
 
 class Block(nn.Module):
-    """Base of the blocks. Those of other files subclass it too: `__call__(x, *, train)`."""
+    """Base of the blocks, also of those in other files, which define `__call__(x, *, train)`."""
 
     plan: BlockPlan
     make: LayerFactory
@@ -280,10 +287,11 @@ class Block(nn.Module):
     def space_to_depth(
         self, x: jax.Array, *, train: bool
     ) -> tuple[jax.Array, KernelSize, layers.Padding]:
-        """Moves space to depth, if the block begins so.
+        """Moves space to depth, if the plan says that the block begins with it.
 
         Returns:
-          The map, and the kernel size, halved then, and the padding of the spatial convolution.
+          The map, and kernel size and padding of the spatial convolution. The size is halved if the
+          map was changed.
         """
         make = self.make
         if not self.plan.space_to_depth:
@@ -309,9 +317,9 @@ class ConvBnAct(Block):
 
 
 class DepthwiseSeparableConv(Block):
-    """Depthwise, attention and 1x1 convolution (`ds`; `dsa` activates the result, as MobileNet-V1).
+    """Depthwise convolution, attention and 1x1 convolution: an inverted residual without expansion.
 
-    An inverted residual without expansion is one.
+    Its code is `ds`; `dsa` activates the result, as in MobileNet-V1.
     """
 
     @nn.compact
@@ -354,7 +362,7 @@ class InvertedResidual(Block):
         return self.with_shortcut(x, y, train=train)
 
     def _routed(self, x: jax.Array) -> Callable[..., Callable[[jax.Array], jax.Array]]:
-        """Returns what makes convolutions with the kernels that the block's input chooses."""
+        """Returns a factory of convolutions with kernels that the block's input mixes."""
         experts, make = self.plan.spec.experts, self.make
         dense = nn.Dense(experts, kernel_init=_routing_init, name="routing_fn")
         routing = layers.sigmoid(dense(layers.global_average(x)))

@@ -1,4 +1,4 @@
-"""From the definition strings of the EfficientNets to the stages of a network.
+"""Builds the stages of a network from the definition strings of the EfficientNets.
 
 The strings, and their scaling in width and depth, are those of timm's `_efficientnet_builder.py`.
 `define` splits a text into them, `decode` reads them and scales the depth, `plan` fixes the size of
@@ -63,7 +63,7 @@ def decode(
       rounding: of the scaled number of blocks.
       fix_first_last: leave the depth of the first and the last stage.
       experts: factor on the number of experts of the CondConvs.
-      group_size: of the spatial convolutions whose strings say none.
+      group_size: of the spatial convolutions whose strings state none.
     """
     last = len(definition) - 1
     factors = depth if isinstance(depth, tuple) else (depth,) * len(definition)
@@ -108,7 +108,7 @@ def decode_block(string: str) -> tuple[BlockSpec, int]:
             continue
         match = _OPTION.fullmatch(word)
         if match is None:
-            raise ValueError(f"{string!r}: {word!r} is no option of a block; see decode_block")
+            raise ValueError(f"{string!r}: {word!r} is not an option of a block; see decode_block")
         options[match[1] or match[3]] = match[2] or match[4]
     read = options.pop
     spec = BlockSpec(
@@ -144,7 +144,7 @@ def _kernel_size(text: str) -> KernelSize:
 def _scaled_repeats(
     repeats: Sequence[int], factor: float, rounding: Literal["up", "nearest"]
 ) -> list[int]:
-    """Scales the blocks of a stage, and shares them out from the last string to the first."""
+    """Scales the blocks of a stage, and distributes them from the last string to the first."""
     remaining = sum(repeats)
     scaled = remaining * factor
     scaled_remaining = math.ceil(scaled) if rounding == "up" else max(1, round(scaled))
@@ -260,5 +260,5 @@ def feature_modules(definition: Definition) -> tuple[str, ...]:
 
 
 def round_width(width: float, factor: float = 1.0, divisor: int = 8, limit: float = 0.9) -> int:
-    """Scales a width to a multiple of `divisor` that is not below `limit` of it, if not 0."""
+    """Scales a width to a multiple of `divisor` that is at least `limit` times the exact width."""
     return layers.make_divisible(width * factor, divisor, round_limit=limit)

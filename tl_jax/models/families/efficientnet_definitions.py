@@ -1,7 +1,7 @@
 """The definitions of the EfficientNets and their relatives: each stage's blocks, as strings.
 
-They are those of timm's `efficientnet.py`; `decode_block` of `efficientnet_builder.py` tells how
-a string reads. A line is a stage. Depths and widths are those before scaling.
+They are those of timm's `efficientnet.py`; `decode_block` of `efficientnet_builder.py` explains
+their syntax. A line is a stage. Depths and widths are those before scaling.
 """
 
 from tl_jax.models.families.efficientnet_builder import Definition, define

@@ -1,7 +1,7 @@
 """GoogLeNet (arXiv:1409.4842), under the names of torchvision's `googlenet.py`.
 
 As there, it has BatchNorm, and 3x3 convolutions where the paper has 5x5 ones. torchvision's
-weights want images scaled to [-1, 1].
+weights expect images scaled to [-1, 1].
 """
 
 import functools
@@ -41,7 +41,7 @@ _AUXILIARY_AFTER = {"4a": "aux1", "4d": "aux2"}
 
 
 class AuxiliaryHead(nn.Module):
-    """A classifier halfway, for training; its logits go to the collection "auxiliary"."""
+    """An intermediate classifier for training; its logits go to the collection "auxiliary"."""
 
     num_classes: int
     drop_rate: float
@@ -65,7 +65,7 @@ class GoogLeNet(Network):
     """GoogLeNet; torchvision trains with `drop_rate=0.2`.
 
     Attributes:
-      aux_logits: have the auxiliary heads. In training, if the collection "auxiliary" is mutable,
+      aux_logits: build the auxiliary heads. In training, if the collection "auxiliary" is mutable,
         their logits [B, num_classes] are there as `["aux1"]["logits"][0]` and as that of `aux2`.
       aux_drop_rate: dropout before the classifiers of the auxiliary heads.
     """

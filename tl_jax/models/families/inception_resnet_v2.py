@@ -72,7 +72,7 @@ class ResidualBlock(nn.Module):
 
     Attributes:
       branches: the layers.
-      scale: factor of what is added; without one so wide a network diverges, says the paper.
+      scale: factor on the sum that is added; the paper reports divergence without it.
       conv: makes the convolutions of the branches.
       relu: end with the activation.
     """
@@ -107,7 +107,7 @@ class Repeat(nn.Module):
 
 
 class InceptionResNetV2(Network):
-    """Inception-ResNet-v2; images of 299x299 in the paper, of at least 75x75 at all.
+    """Inception-ResNet-v2; the paper has images of 299x299, and they must be at least 75x75.
 
     timm has no stochastic depth here.
 
@@ -133,7 +133,7 @@ class InceptionResNetV2(Network):
         x = Repeat(self.depths[1], block17, name="repeat_1")(x, train=train)
         x = InceptionModule(_MIXED_7A, conv, name="mixed_7a")(x, train=train)
         x = Repeat(self.depths[2], block8, name="repeat_2")(x, train=train)
-        # The last one is as its TensorFlow original has it: not scaled down, and linear.
+        # As in the TensorFlow original the last block is not scaled down, and linear.
         x = block8(scale=1.0, relu=False, name="block8")(x, train=train)
         return conv(1536, 1, name="conv2d_7b")(x, train=train)
 

@@ -27,7 +27,7 @@ from tl_jax.models.families.conv_norm_act import (
 from tl_jax.models.network import Network
 
 _KERNEL_INIT = layers.trunc_normal(0.1)
-# The side of the map that the auxiliary head takes; that of images of 299x299.
+# The side of the map that the auxiliary head takes, for images of 299x299.
 _AUXILIARY_SIDE = 17
 
 
@@ -146,7 +146,7 @@ class AuxiliaryHead(nn.Module):
         side = _AUXILIARY_SIDE
         if self.is_initializing():
             # No parameter depends on the size of the map, and images that are too small for this
-            # head are not too small for the others.
+            # head need not be too small for the rest of the network.
             x = jnp.zeros((1, side, side, x.shape[-1]), x.dtype)
         if min(x.shape[1:3]) < side:
             raise ValueError(
@@ -163,11 +163,10 @@ class AuxiliaryHead(nn.Module):
 
 
 class InceptionV3(Network):
-    """Inception-v3; images of 299x299 in the paper, of at least 75x75 at all.
-
+    """Inception-v3; the paper has images of 299x299, and they must be at least 75x75.
 
     Attributes:
-      aux_logits: have the auxiliary head. In training, if the collection "auxiliary" is mutable,
+      aux_logits: build the auxiliary head. In training, if the collection "auxiliary" is mutable,
         its logits [B, num_classes] are there as `["AuxLogits"]["logits"][0]`.
     """
 
@@ -176,7 +175,7 @@ class InceptionV3(Network):
     classifier: ClassVar[str] = "fc"
     auxiliary: ClassVar[tuple[str, ...]] = ("AuxLogits",)
     stochastic_depth: ClassVar[bool] = False
-    # What makes each Inception module, of `conv` and `name`, by its name.
+    # For each Inception module, by name, a factory that takes `conv` and `name`.
     modules: ClassVar[Mapping[str, Callable[..., nn.Module]]] = _MODULES
 
     def body(self, images: jax.Array, *, train: bool) -> jax.Array:

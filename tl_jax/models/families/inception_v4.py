@@ -82,7 +82,7 @@ class InceptionC(nn.Module):
 
 
 class InceptionV4(Network):
-    """Inception-v4; images of 299x299 in the paper, of at least 75x75 at all."""
+    """Inception-v4; the paper has images of 299x299, and they must be at least 75x75."""
 
     classifier: ClassVar[str] = "last_linear"
     stochastic_depth: ClassVar[bool] = False

@@ -1,7 +1,7 @@
-"""MobileNetV3 (arXiv:1905.02244) and its kin, under the names of timm's `mobilenetv3.py`.
+"""MobileNetV3 (arXiv:1905.02244) and its relatives, under the names of timm's `mobilenetv3.py`.
 
 They share the efficient head: the map is pooled before the last 1x1 convolution, which then costs
-next to nothing. The kin are MobileNetV4 (arXiv:2404.10518), FBNetV3 (arXiv:2006.02049) and
+next to nothing. The relatives are MobileNetV4 (arXiv:2404.10518), FBNetV3 (arXiv:2006.02049) and
 PP-LCNet (arXiv:2109.15099). The `tf_*` networks carry weights from TensorFlow: they pad as
 TensorFlow does and their BatchNorm has epsilon 1e-3.
 """
@@ -42,8 +42,8 @@ class MobileNetV3(Network):
       act: activation of stem and head, and of the blocks that name none.
       squeezed_act, squeeze_base, squeeze_round: activation of the squeeze-excite layers, None for
         that of the block, and their width, as `efficientnet_builder.plan` takes it.
-      subsample: what the blocks subsample with: strides, or a blur or mean after a stride of 1.
-      hybrid: layer scale in the universal blocks, as the networks with attention have it.
+      subsample: how blocks subsample: by strides, or by a blur or a mean after a stride of 1.
+      hybrid: whether the universal blocks have a layer scale, as in the networks with attention.
       padding, epsilon: as `layers.Conv` and `layers.BatchNorm` take them.
 
     Raises:

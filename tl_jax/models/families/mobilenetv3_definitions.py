@@ -1,7 +1,7 @@
-"""The definitions of MobileNetV3 and its kin: each stage's blocks, as strings.
+"""The definitions of MobileNetV3 and its relatives: each stage's blocks, as strings.
 
-They are those of timm's `mobilenetv3.py`; `decode_block` of `efficientnet_builder.py` tells how a
-string reads. A line is a stage; a backslash continues it. Depths and widths are those before
+They are those of timm's `mobilenetv3.py`; `decode_block` of `efficientnet_builder.py` explains
+their syntax. A line is a stage; a backslash continues it. Depths and widths are those before
 scaling.
 """
 

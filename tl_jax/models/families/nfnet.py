@@ -1,8 +1,9 @@
 """Networks without normalisation: NFNet, NF-ResNet and NF-RegNet, named as in timm's `nfnet.py`.
 
-Pre-activation residual networks, whose standardised kernels hold the variance (arXiv:2101.08692);
-the NFNets are the wide ones with deep stems (arXiv:2102.06171). The `dm_*` networks follow
-DeepMind's code to the letter: padding as TensorFlow's, and a learned gain on each branch.
+Pre-activation residual networks whose standardised kernels keep the variance of the activations
+constant (arXiv:2101.08692); the NFNets are the wide ones with deep stems (arXiv:2102.06171). The
+`dm_*` networks follow DeepMind's code exactly: TensorFlow's padding, and a learned gain on each
+branch.
 """
 
 import functools
@@ -17,7 +18,7 @@ from tl_jax.models import layers
 from tl_jax.models.architecture import Architecture, Fields
 from tl_jax.models.network import Network, drop_path_rates
 
-_ALPHA = 0.2  # What a branch adds is scaled by it, so that a block adds its square to the variance.
+_ALPHA = 0.2  # Factor on the output of a branch; each block adds its square to the variance.
 _ATTENTION_GAIN = 2.0  # Makes up for the mean of a sigmoid.
 _KERNEL_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 # 1 / the deviation of an activation of normally distributed values.
@@ -26,7 +27,7 @@ _ACT: dict[str, layers.Act] = {"relu": layers.relu, "gelu": layers.gelu, "silu":
 
 
 class BlockOptions(NamedTuple):
-    """What all blocks of one network have in common.
+    """Options that all blocks of one network share.
 
     Attributes:
       conv: makes the convolutions.
@@ -145,10 +146,10 @@ class NormFreeNet(Network):
       stem_width: channels of the stem.
       bottleneck_ratio: channels of the 3x3 convolutions, as a share of the output's; of the input's
         in an NF-RegNet.
-      regnet: NF-RegNet's order of things: see `bottleneck_ratio` and `BlockOptions.attend_inside`.
+      regnet: follow NF-RegNet in `bottleneck_ratio` and `BlockOptions.attend_inside`.
       final_width: channels of a last 1x1 convolution; 0 for none.
       act: name of the activation.
-      scale_act: scale the activations to variance 1, not the kernels behind them.
+      scale_act: scale the activations to variance 1, not the kernels after them.
       padding: as `layers.Conv` takes it.
       attention, group_size, extra_conv, skip_init: see `BlockOptions`.
     """
@@ -232,8 +233,8 @@ class NormFreeNet(Network):
 def expected_betas(depths: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
     """Returns 1 / the deviation that the input of each block is expected to have, by stages.
 
-    The variance grows from 1 by `alpha` squared with each block; the first block of a stage, which
-    sends its shortcut through a convolution, sets it back.
+    The variance grows from 1 by `alpha` squared with each block; the first block of a stage resets
+    it, because its shortcut has a convolution.
     """
     before = (0, *depths)
     return tuple(
@@ -315,18 +316,15 @@ NETWORKS: dict[str, NormFreeNet] = {
 }  # fmt: skip
 
 
-def _stages(network: NormFreeNet) -> tuple[str, ...]:
-    """Returns the names of the stage features, which begin where the stem has stride 2."""
-    first = "stem.conv3" if network.stem == "deep" else "stem.conv"
-    last = "final_conv" if network.final_width else "stages.3"
-    return (first, "stages.0", "stages.1", "stages.2", last)
-
-
 ARCHITECTURES = {
     name: Architecture(
         network,
         stem="stem.conv1" if network.stem == "deep" else "stem.conv",
-        stages=_stages(network),
+        stages=(
+            "stem.conv3" if network.stem == "deep" else "stem.conv",
+            *(f"stages.{i}" for i in range(3)),
+            "final_conv" if network.final_width else "stages.3",
+        ),
     )
     for name, network in NETWORKS.items()
 }

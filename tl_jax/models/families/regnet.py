@@ -41,7 +41,7 @@ class WidthRule(NamedTuple):
       group_size: channels in a group of the 3x3 convolutions.
       depth: blocks of the whole network.
       bottle_ratio: width of a block's 3x3 convolution relative to the block's own.
-      keep_width: the rounding to whole groups loses at most a tenth, as torchvision's (`_tv`).
+      keep_width: rounding to whole groups loses at most a tenth, as in torchvision (`_tv`).
     """
 
     w0: int
@@ -74,7 +74,7 @@ class WidthRule(NamedTuple):
 
 
 class BlockOptions(NamedTuple):
-    """What all blocks of one network have in common.
+    """Options that all blocks of one network share.
 
     Attributes:
       norm: makes the normalisations.

@@ -1,4 +1,4 @@
-"""ResNet (arXiv:1512.03385) and its kin, under the names of timm's `resnet.py`.
+"""ResNet (arXiv:1512.03385) and its relatives, under the names of timm's `resnet.py`.
 
 Wide ResNet (arXiv:1605.07146), ResNeXt (arXiv:1611.05431), SENet (arXiv:1709.01507), the deep
 stems and averaging shortcuts of the "bag of tricks" (arXiv:1812.01187), ECA (arXiv:1910.03151),
@@ -54,7 +54,7 @@ class ResNet(Network):
       down_kernel: kernel size of the shortcuts' convolutions that take a stride.
       avg_down: shortcuts average where they take a stride, before a 1x1 convolution.
       conv_pool: a convolution of stride 2 instead of the stem's max pooling.
-      anti_alias: what subsamples instead of strides: `"average"`, `"blur"`, or `""` for none.
+      anti_alias: subsample by an `"average"` or a `"blur"` instead of strides; `""` for strides.
       attention: makes the channel attention of a block, or a tuple with one for each stage; None
         for none.
       group_norm: normalise by groups of channels instead of the batch.
@@ -112,7 +112,7 @@ class ResNet(Network):
     def _stem(
         self, x: jax.Array, conv: Callable[..., layers.Conv], norm: Norm, *, train: bool
     ) -> jax.Array:
-        """Returns the map that the first stage sees, [B, H / 4, W / 4, stem[-1]]."""
+        """Returns the input of the first stage, [B, H / 4, W / 4, stem[-1]]."""
         if len(self.stem) == 1:
             x = conv(self.stem[0], 7, 2, name="conv1")(x)
         else:
@@ -124,7 +124,7 @@ class ResNet(Network):
             x = conv(third, 3, name="conv1.6")(x)
         x = norm(name="bn1")(x, train=train)
         x = layers.Activation(layers.relu, name="act1")(x)
-        # Whatever halves the map here bears the name of the max pooling.
+        # Every variant of the layer that halves the map has the name of the max pooling.
         if self.conv_pool:
             x = conv(x.shape[-1], 3, 2, name="maxpool.0")(x)
             return layers.relu(norm(name="maxpool.1")(x, train=train))
@@ -138,7 +138,7 @@ class ResNet(Network):
     def _block(
         self, stage: int, conv: Callable[..., layers.Conv], norm: Norm
     ) -> Callable[..., ResidualBlock]:
-        """Returns what makes the blocks of a stage."""
+        """Returns a factory of the blocks of a stage."""
         downsample: Callable[..., nn.Module]
         if self.avg_down:
             downsample = functools.partial(AverageDownsample, conv=conv, norm=norm)
@@ -184,7 +184,7 @@ class ResNet(Network):
 _18, _26, _34, _50 = (2, 2, 2, 2), (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 6, 3)
 _101, _152, _200, _269 = (3, 4, 23, 3), (3, 8, 36, 3), (3, 24, 36, 3), (3, 30, 48, 8)
 
-# What the letters behind those numbers stand for ("bag of tricks"; "t" is timm's tiered stem).
+# Fields of the letters after those numbers ("bag of tricks"; "t" is timm's tiered stem).
 _C: Fields = {"stem": (32, 32, 64)}
 _D: Fields = {"stem": (32, 32, 64), "avg_down": True}
 _S: Fields = {"stem": (64, 64, 128)}
@@ -203,7 +203,7 @@ _RS: Fields = {
     **_D, "conv_pool": True, "attention": functools.partial(_SE_MODULE, ratio=0.25),
 }  # fmt: skip
 
-# Pruning left the kernels of the attention as long as the unpruned widths call for.
+# The pruned networks have the attention kernels of the unpruned widths.
 _PRUNED: Fields = {
     **_D,
     "attention": tuple(

@@ -35,7 +35,7 @@ class Downsample(nn.Module):
 
 
 class AverageDownsample(nn.Module):
-    """A projection that averages 2x2 cells where it takes a stride, and so loses none ("-D").
+    """A projection that averages 2x2 cells where it takes a stride, so that all count ("-D").
 
     arXiv:1812.01187, figure 2c. Attributes are those of `Downsample`.
     """
@@ -55,7 +55,7 @@ class AverageDownsample(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """What the two kinds of block share: the convolution with the stride, and the sum at the end.
+    """Base of both kinds of block: the convolution with the stride, and the sum at the end.
 
     The last norm of a block starts at scale zero, so that a fresh network starts as the identity
     along its shortcuts.
@@ -66,8 +66,8 @@ class ResidualBlock(nn.Module):
       stride: of the first 3x3 convolution.
       drop_path: rate of the stochastic depth.
       conv, norm: make the layers.
-      downsample: makes the projection of the shortcut, of `features` and `stride`, where the
-        shapes differ.
+      downsample: makes the projection of the shortcut where the shapes differ; it is called with
+        `features`, `stride` and `name`.
       groups: groups of the bottleneck's 3x3 convolution ("cardinality").
       attention: makes the channel attention that ends the branch; None for none.
       anti_alias: makes the layer that subsamples after the 3x3 convolution, instead of its stride;
@@ -148,7 +148,7 @@ class Stage(nn.Module):
     """Blocks with outputs of one shape; the first one takes the stride.
 
     Attributes:
-      block: makes a block of `inner`, `features`, `stride` and `drop_path`.
+      block: makes a block; it is called with `inner`, `features`, `stride`, `drop_path` and `name`.
       inner: for each block, the channels inside it.
       features: channels of the output.
       stride: of the first block.

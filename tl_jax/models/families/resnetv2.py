@@ -1,7 +1,7 @@
-"""ResNets with pre-activation, BiT among them, under the names of timm's `resnetv2.py`.
+"""ResNets with pre-activation, including BiT, under the names of timm's `resnetv2.py`.
 
-Each block normalises and activates before its convolutions, so that nothing but additions lies
-along the shortcuts (arXiv:1603.05027). Big Transfer (BiT, arXiv:1912.11370) standardises the
+Each block normalises and activates before its convolutions, so that the shortcuts contain additions
+only (arXiv:1603.05027). Big Transfer (BiT, arXiv:1912.11370) standardises the
 kernels, has GroupNorm instead of BatchNorm, and widens the networks.
 """
 
@@ -22,7 +22,7 @@ _NONLINEAR = (layers.EvoNormS0, layers.FilterResponseNorm)
 
 
 class BlockOptions(NamedTuple):
-    """What all blocks of one network have in common.
+    """Options that all blocks of one network share.
 
     Attributes:
       conv, norm, act: make the layers.
@@ -107,7 +107,7 @@ Block = type[PreActBasic] | type[PreActBottleneck]
 class Stage(nn.Module):
     """Blocks of one width; the first one takes the stride.
 
-    It projects its shortcut where the shapes differ; a bottleneck does so in any case.
+    The first one projects its shortcut if the shapes differ; a first bottleneck always does.
     """
 
     block: Block
@@ -177,7 +177,7 @@ class ResNetV2(Network):
         return fc(x[:, None, None])[:, 0, 0]
 
     def _stem(self, x: jax.Array, options: BlockOptions, *, train: bool) -> jax.Array:
-        """Returns the map that the first stage sees, [B, H / 4, W / 4, stem_width]."""
+        """Returns the input of the first stage, [B, H / 4, W / 4, stem_width]."""
         conv, norm, act, _ = options
         if self.deep_stem is None:
             x = conv(self.stem_width, 7, 2, name="stem.conv")(x)

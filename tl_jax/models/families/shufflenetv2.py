@@ -88,8 +88,7 @@ class Stage(nn.Module):
 class ShuffleNetV2(Network):
     """ShuffleNet V2.
 
-    It has no stochastic depth: without either of its branches a block would lack half of its
-    channels.
+    It has no stochastic depth: without one of its branches a block would have half of its channels.
 
     Attributes:
       depths: blocks in each stage.

@@ -21,7 +21,7 @@ _HIDDEN = 512
 class SimpleCNN(Network):
     """Plain convolutions and max pooling, then two dense layers.
 
-    Images must be at least 2 ** len(widths) pixels high and wide, for the poolings to leave one.
+    Images must be at least 2 ** len(widths) pixels high and wide, so that each pooling has input.
 
     Attributes:
       widths: channels of each convolution.

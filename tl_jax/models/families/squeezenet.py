@@ -42,8 +42,7 @@ class SqueezeNet(Network):
 
     Attributes:
       stem: width and kernel size of the first convolution.
-      fires: after it, widths (squeeze, expand) of the Fire modules, and `"pool"` instead of
-        each pooling.
+      fires: the layers after it: widths (squeeze, expand) of a Fire module, or `"pool"`.
     """
 
     stem: tuple[int, int] = (64, 3)
@@ -70,14 +69,14 @@ class SqueezeNet(Network):
         return x
 
     def pooled(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Returns what the classifier sees: the map itself; its average if there is none."""
+        """Returns the classifier's input, the map itself; its average if there is no classifier."""
         return x if self.num_classes else layers.global_average(x)
 
     def logits(self, x: jax.Array) -> jax.Array:
         """Classifies each cell of the map, and averages: [B, h, w, C] -> [B, num_classes].
 
-        Fresh kernels are torchvision's, and not zero as everywhere else: the activation after them
-        has no gradient there, so that they could not learn.
+        Fresh kernels are drawn as in torchvision, while other classifiers start at zero: the ReLU
+        that follows has no gradient at zero, so a kernel of zeros could not learn.
         """
         conv = layers.Conv(
             self.num_classes, 1, use_bias=True, kernel_init=nn.initializers.normal(0.01),

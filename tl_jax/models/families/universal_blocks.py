@@ -1,4 +1,4 @@
-"""MobileNetV4's own blocks (arXiv:2404.10518): universal inverted bottleneck, mobile attention.
+"""The blocks of MobileNetV4 (arXiv:2404.10518): universal inverted bottleneck, mobile attention.
 
 Named as in timm's `_efficientnet_blocks.py` and `layers/attention2d.py`.
 """
@@ -52,7 +52,7 @@ class ConvNormAct(nn.Module):
 
 
 class UniversalInvertedResidual(Block):
-    """Inverted bottleneck with depthwise convolutions before its expansion and within (`uir`).
+    """Inverted bottleneck with depthwise convolutions before and after its expansion (`uir`).
 
     Each may be missing: with both it is the paper's ExtraDW, with the first a ConvNeXt block, with
     the second an inverted residual, with none a feed-forward network. The second has the stride.
@@ -107,14 +107,14 @@ class MultiQueryAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Lets every place of [B, H, W, C] look at all others."""
+        """Attends from each position of [B, H, W, C] to all positions."""
         batch, height, width, channels = x.shape
         conv = functools.partial(
             layers.Conv, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype
         )
 
         def keys_or_values(name: str) -> jax.Array:
-            """Returns those of the places of the map, which a stride subsamples: [B, m, size]."""
+            """Returns keys or values of the positions after subsampling, [B, m, size]."""
             y = x
             if self.kv_stride > 1:
                 y = conv(

@@ -36,7 +36,7 @@ class Block(nn.Module):
     Attributes:
       widths: output channels of the separable convolutions.
       stride: of the block; 2 projects the shortcut.
-      start_with_relu: False for the first block, whose input has been through one.
+      start_with_relu: False for the first block, whose input is the output of a ReLU.
       conv, norm: make the layers.
     """
 

@@ -13,7 +13,7 @@ sigmoid = jax.nn.sigmoid
 silu = jax.nn.silu
 hard_sigmoid = jax.nn.hard_sigmoid
 hard_swish = jax.nn.hard_swish
-# torch's is the exact one, where JAX's default is the approximation by tanh.
+# torch's default is exact; JAX's is the tanh approximation.
 gelu = functools.partial(jax.nn.gelu, approximate=False)
 
 

@@ -112,7 +112,10 @@ class EfficientChannelAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        size = self.kernel_size or _eca_kernel_size(x.shape[-1])
+        size = self.kernel_size
+        if size is None:
+            size = int(abs(math.log2(x.shape[-1]) + 1) / 2)
+            size = max(size if size % 2 else size + 1, 3)
         s = global_average(x).astype(self.dtype)[..., None]
         pad = (size - 1) // 2
         s = nn.Conv(
@@ -122,17 +125,12 @@ class EfficientChannelAttention(nn.Module):
         return x * self.gate(s[:, None, None, :, 0])
 
 
-def _eca_kernel_size(channels: int) -> int:
-    size = int(abs(math.log2(channels) + 1) / 2)
-    return max(size if size % 2 else size + 1, 3)
-
-
 class GlobalContext(nn.Module):
     """Channel weights from an attention-weighted mean over space (GCNet, arXiv:1904.11492).
 
     Attributes:
       ratio: share of the channels in the hidden layer.
-      divisor: the hidden layer has a multiple of it.
+      divisor: the width of the hidden layer is a multiple of it.
       act: activation of the hidden layer.
       gate: maps the result to the weights.
       conv: makes the convolutions.

@@ -1,4 +1,4 @@
-"""Convolutions: torch's padding, weight standardisation, and what is fast on which platform."""
+"""Convolutions: torch's padding, weight standardisation, and fast forms for each platform."""
 
 import functools
 import math
@@ -49,8 +49,8 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         if x.shape[-1] % self.groups or self.features % self.groups:
             raise ValueError(
-                f"{self.name}: {x.shape[-1]} input and {self.features} output channels do not "
-                f"divide into {self.groups} groups"
+                f"{self.name}: got {x.shape[-1]} input and {self.features} output channels; both "
+                f"must be multiples of groups={self.groups}"
             )
         shape = (*_pair(self.kernel_size), x.shape[-1] // self.groups, self.features)
         kernel = self.standardise(self.raw_kernel(shape))
@@ -68,12 +68,12 @@ class Conv(nn.Module):
 
     @nn.nowrap
     def standardise(self, kernel: jax.Array) -> jax.Array:
-        """Returns the kernel that is convolved with."""
+        """Returns the kernel that the convolution uses."""
         return kernel
 
-    def convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """Convolves [B, H, W, I] with a kernel of the same type."""
-        return convolve(x, kernel, stride=self.stride, padding=self.padding)
+    def convolve(self, x: jax.Array, kernel: jax.Array, *, cpu_forms: bool = True) -> jax.Array:
+        """Convolves [B, H, W, I] with a kernel of the same type, as the function `convolve`."""
+        return convolve(x, kernel, stride=self.stride, padding=self.padding, cpu_forms=cpu_forms)
 
 
 class StdConv(Conv):
@@ -97,7 +97,7 @@ class ScaledStdConv(Conv):
     arXiv:2101.08692; timm's `ScaledStdConv2d`.
 
     Attributes:
-      gamma: constant factor, which makes up for what the activation takes from the variance.
+      gamma: constant factor that makes up for the variance that the activation removes.
       gain_init: initializer of the gain [features, 1, 1, 1].
       epsilon: added to the variance.
     """
@@ -135,7 +135,7 @@ def _explicit_pads(padding: Padding, kernel: Size, stride: int, image: Sequence[
 def convolve(
     x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding, cpu_forms: bool = True
 ) -> jax.Array:
-    """Convolves [B, H, W, I] with [h, w, I / groups, O]; how depends on the platform.
+    """Convolves [B, H, W, I] with [h, w, I / groups, O], in the form that suits the platform.
 
     XLA's own convolutions are slow on a CPU where the kernel is 1x1, depthwise or grouped (one to
     two orders of magnitude in the gradients of the last two), so these are matrix products and sums
@@ -146,7 +146,7 @@ def convolve(
       kernel: of the same type.
       stride: step in both directions, in pixels.
       padding: as that of `Conv`.
-      cpu_forms: False takes XLA's convolution on every platform.
+      cpu_forms: False uses XLA's convolution on every platform.
     """
     height, width, group_inputs, _ = kernel.shape
     groups = x.shape[-1] // group_inputs

@@ -8,11 +8,11 @@ from tl_jax.models.layers.types import Initializer, at_least_float32
 
 
 class Dense(nn.Module):
-    """Fully connected layer over the last axis; at least float32, and zero where it starts fresh.
+    """Fully connected layer over the last axis, in at least float32, initialized with zeros.
 
     It is the classifier of every network. A head that starts at zero does not depend on the scale
-    of some initializer, and its first gradient is that of the features alone. Hidden dense layers
-    are Flax's `nn.Dense`.
+    of an initializer, and its first gradient depends on the features alone. Hidden dense layers are
+    Flax's `nn.Dense`.
     """
 
     features: int

@@ -1,4 +1,4 @@
-"""Layers that drop at random in training; their random stream is `"dropout"`."""
+"""Layers that drop values at random in training; their random stream is `"dropout"`."""
 
 import jax
 import jax.numpy as jnp

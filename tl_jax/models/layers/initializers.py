@@ -11,7 +11,7 @@ kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # torch: `kaiming_normal_(mode="fan_in", nonlinearity="relu")`.
 kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
-# What torch's convolutions and dense layers draw unless told otherwise: U(-1, 1) / sqrt(fan_in).
+# The default of torch's convolutions and dense layers: U(-1, 1) / sqrt(fan_in).
 torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
@@ -25,8 +25,8 @@ def goog_fan_out(groups: int = 1) -> Initializer:
 
 
 def trunc_normal(std: float) -> Initializer:
-    """Returns a normal initializer that is cut at +-2, as torch's `trunc_normal_(std=std)`.
+    """Returns a normal initializer that is truncated at +-2, as torch's `trunc_normal_(std=std)`.
 
-    torch cuts at absolute values; at the small `std` in use that cuts nothing.
+    The bounds are absolute values, so with the small `std` in use nothing is truncated.
     """
     return nn.initializers.truncated_normal(std, jnp.float32, -2.0 / std, 2.0 / std)

@@ -1,7 +1,7 @@
 """Normalisation layers, computed in float32.
 
-Each takes the keyword `train`, so that any of them can replace BatchNorm; it makes
-a difference to those with running statistics only.
+Each takes the keyword `train`, so that any of them can replace BatchNorm; only those with running
+statistics use it.
 """
 
 import math
@@ -14,7 +14,7 @@ from jax import lax
 from tl_jax.models.layers.types import Act, Dtype, Initializer, at_least_float32
 
 # Layers with running statistics sow each batch's mean, biased variance and count into this
-# collection where it is mutable, which `tl_jax.training.recalibrate` makes it.
+# collection where it is mutable; `tl_jax.training.recalibrate` makes it so.
 BATCH_MOMENTS = "batch_moments"
 _SPACE = (1, 2)
 
@@ -34,7 +34,7 @@ class BatchNorm(nn.Module):
       axis_name: mapped axis to average over, for `pmap` or `shard_map`.
       scale_init: initializer of the scale [channels].
       dtype: type of the result.
-      act: activation of the result, where timm's module of that name has it in (BatchNormAct2d).
+      act: activation of the result, for networks in which timm has BatchNormAct2d; None for none.
     """
 
     momentum: float = 0.1
@@ -100,7 +100,7 @@ def _moments(
 
 
 class _Affine(nn.Module):
-    """What the norms without running statistics share: scale, bias and the type of the result."""
+    """Base of the norms other than BatchNorm: scale, bias and the type of the result."""
 
     scale_init: Initializer = nn.initializers.ones
     dtype: Dtype = jnp.float32

@@ -12,7 +12,8 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 def same_pads(size: Sequence[int], window: Size, stride: int) -> Pads:
     """Returns TensorFlow's `SAME` borders: outputs are inputs / stride, rounded up.
 
-    What is odd goes to the end; where the stride is 2 the grid then depends on the map's size.
+    If an odd number is added, the end gets one more, so with stride 2 the grid depends on the map's
+    size.
 
     >>> same_pads((224, 225), (3, 3), 2)
     ((0, 1), (1, 1))

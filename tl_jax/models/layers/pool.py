@@ -68,7 +68,7 @@ class AvgPool(nn.Module):
             counted: Pads = ((0, 0), (0, 0))
         elif self.padding == "same":
             counted = pads
-        else:  # Not what `ceil_mode` adds.
+        else:  # Cells that `ceil_mode` adds do not count.
             counted = ((self.padding, self.padding), (self.padding, self.padding))
         rows, columns = (
             _window_cells(cells, self.window, self.stride, pad, counted_pad)
@@ -81,7 +81,7 @@ class AvgPool(nn.Module):
 def _window_cells(
     cells: int, window: int, stride: int, pad: tuple[int, int], counted: tuple[int, int]
 ) -> np.ndarray:
-    """Returns the number of cells of each window of one direction that count.
+    """Returns how many cells of each window count, along one axis.
 
     Args:
       cells: length of the map.
@@ -110,7 +110,7 @@ def _torch_pad(
         return padding, padding
     room = cells + 2 * padding - window
     windows = -(room // -stride) + 1
-    # torch drops a last window that would start in the padding on the right.
+    # torch drops a last window that would start in the padding at the end.
     if (windows - 1) * stride >= cells + padding:
         windows -= 1
     return padding, max((windows - 1) * stride - room, 0) + padding
@@ -122,7 +122,7 @@ class BlurPool(nn.Module):
     Attributes:
       stride: step in both directions.
       window: side of the filter.
-      border: what lies beyond the border: the map reflected, or zeros (`"constant"`).
+      border: values beyond the border: the map reflected, or zeros (`"constant"`).
     """
 
     stride: int = 2
@@ -141,7 +141,7 @@ class BlurPool(nn.Module):
 
 
 def _weighted(x: jax.Array, row: np.ndarray, stride: int, axis: int) -> jax.Array:
-    """Returns the weighted sum of the neighbours along an axis, at every `stride`-th place."""
+    """Returns the weighted sum of the neighbours along an axis, at every `stride`-th position."""
     count = (x.shape[axis] - len(row)) // stride + 1
     last = (count - 1) * stride + 1
     total = sum(
@@ -171,7 +171,7 @@ def adaptive_average(x: jax.Array, size: Sequence[int]) -> jax.Array:
 
 
 def _bins(cells: int, bins: int) -> np.ndarray:
-    """Returns the averaging matrix [bins, cells] of one direction."""
+    """Returns the averaging matrix [bins, cells] of one axis."""
     weights = np.zeros((bins, cells))
     for i in range(bins):
         start, end = i * cells // bins, -((i + 1) * cells // -bins)

@@ -1,4 +1,4 @@
-"""Residual adapters: small trained bottlenecks behind chosen modules."""
+"""Residual adapters: small trained bottlenecks after chosen modules."""
 
 import dataclasses
 import fnmatch
@@ -42,7 +42,7 @@ class Adapters(Adaptation):
 
     Attributes:
       at: dotted names of the modules, in which a wildcard does not match across dots.
-        `architecture(name).stages` puts one behind each stage; blocks are `"layer*.*"` in a
+        `architecture(name).stages` puts one after each stage; blocks are `"layer*.*"` in a
         ResNet, `"blocks.*.*"` in an EfficientNet, `"stages.*.blocks.*"` in a ConvNeXt.
       reduction: how many times narrower than C the bottleneck is; it has at least one channel.
       act: activation in the bottleneck.

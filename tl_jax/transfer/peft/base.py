@@ -1,4 +1,4 @@
-"""Networks with a few added parameters: what all parameter-efficient methods share."""
+"""Networks with a few added parameters: the base of all parameter-efficient methods."""
 
 import contextlib
 import dataclasses
@@ -13,9 +13,9 @@ from flax import linen as nn
 
 from tl_jax import messages, trees
 from tl_jax.models import layers
-from tl_jax.models.model import Model
+from tl_jax.models.model import Model, ModelWrapper
 
-# The names of added leaves begin so; no network's own do.
+# Prefixes of the names of added leaves; no leaf of a network without additions has them.
 _PREFIXES = ("lora_", "ssf_", "adapter_")
 _IMAGE_SIDE = 96
 # Separates the random stream of added leaves from the network's, which starts from the same key.
@@ -36,14 +36,14 @@ def is_added(name: str) -> bool:
 class Adaptation:
     """Base of the methods that add parameters to a network and train them instead of its own.
 
-    The added leaves lie in the same tree as the network's, beside what they change, so freeze
+    The added leaves are in the same tree as the network's, next to those they change, so freeze
     plans, optimizers and checkpoints treat them like any parameter. A method defines the leaves
     (`init`) and what the network computes with them: other values of its own parameters
     (`effective_params`), or additional modules (`interceptor`). It is a frozen dataclass of
     options.
 
     Attributes:
-      mergeable: whether `effective_params` alone gives the adapted network (of the class).
+      mergeable: whether `effective_params` alone gives the adapted network (a class attribute).
     """
 
     mergeable: ClassVar[bool] = True
@@ -75,13 +75,13 @@ class Adaptation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Adapted:
+class Adapted(ModelWrapper):
     """A network with an adaptation, used like the network: a `tl_jax.models.model.Model`.
 
-    `apply` and `init` take what the network's take. The variables hold the added leaves among
+    `apply` and `init` take the network's arguments. The variables hold the added leaves among
     `params`. At first the effective parameters are the network's and inserted modules add zeros, so
     the logits are the network's too, bit for bit. The exception is rounding: where the compiler
-    fuses an addition with a sum of the network's (standardised kernels, a LayerNorm behind an
+    fuses an addition with a sum of the network's (standardised kernels, a LayerNorm after an
     adapter), it may sum in another order.
 
     Attributes:
@@ -99,23 +99,7 @@ class Adapted:
       True
     """
 
-    model: Model
     adaptation: Adaptation
-
-    @property
-    def classifier(self) -> str:
-        """Dotted name of the network's last layer."""
-        return self.model.classifier
-
-    @property
-    def num_classes(self) -> int:
-        """Size of the network's classifier."""
-        return self.model.num_classes
-
-    @property
-    def in_channels(self) -> int:
-        """Channels of an image."""
-        return self.model.in_channels
 
     def apply(self, variables: Variables, *args: Any, **kwargs: Any) -> Any:
         """Applies the adapted network; arguments and results are those of Linen's `apply`."""
@@ -155,14 +139,14 @@ class Adapted:
             )
         shape = image_shape or (1, _IMAGE_SIDE, _IMAGE_SIDE, self.in_channels)
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dict(variables))
-        # Compiled as a whole: leaf by leaf, every shape would be a program of its own.
+        # Compiled as one program; without `jit`, each shape would be compiled separately.
         init = jax.jit(lambda key: self.adaptation.init(key, self.model, abstract, shape))
         return {**variables, "params": trees.merge(variables["params"], init(key))}
 
     def merged(self, variables: Variables) -> dict[str, Any]:
-        """Returns the variables with which the network itself computes what this one does.
+        """Returns variables of the network without additions that give the same outputs.
 
-        They have the network's own leaves only, so they export like any network's.
+        They hold the network's own leaves only, so they can be exported as usual.
 
         Raises:
           ValueError: if the adaptation inserts modules, which no weights of the network can hold.
@@ -181,9 +165,10 @@ class Adapted:
 def draw_kernels(
     key: jax.Array, shapes: Mapping[trees.Path, tuple[int, ...]], bound: float
 ) -> dict[trees.Path, jax.Array]:
-    """Draws kernels [..., outputs] from U(-bound, bound) / sqrt(fan_in), whatever their order.
+    """Draws kernels [..., outputs] from U(-bound, bound) / sqrt(fan_in).
 
-    All are cut from one draw, because the compiler takes long over each.
+    All are slices of one random array, which compiles faster than a draw for each kernel. They do
+    not depend on the order of `shapes`.
     """
     paths = sorted(shapes)
     *ends, total = itertools.accumulate(math.prod(shapes[path]) for path in paths)
@@ -215,8 +200,8 @@ def match_targets(
     Args:
       modules: paths of the modules that can be adapted.
       targets: patterns as in `trees.matches`.
-      excluded: dotted name of a module that is not adapted, nor what lies below it; None for none.
-      kind: what the modules are, in the plural, for the error message.
+      excluded: dotted name of a module that is not adapted, with all below it; None for none.
+      kind: name of such modules in the error message, in the plural.
 
     Raises:
       ValueError: if a pattern matches none of the modules that are not excluded.
@@ -227,8 +212,8 @@ def match_targets(
         if any(trees.matches(name, pattern) for name in candidates):
             continue
         if any(trees.matches(name, pattern) for name in names):
-            mend = f"; it matches only the classifier {excluded!r}, which classifier=True adapts"
+            advice = f"; it matches only the classifier {excluded!r}, which classifier=True adapts"
         else:
-            mend = messages.hint(pattern, candidates)
-        raise ValueError(f"the target {pattern!r} matches none of the {kind}{mend}")
+            advice = messages.hint(pattern, candidates)
+        raise ValueError(f"the target {pattern!r} matches none of the {kind}{advice}")
     return [names[name] for name in candidates if any(trees.matches(name, p) for p in targets)]

@@ -28,7 +28,7 @@ class LoRA(Adaptation):
     """Low-rank changes of the kernels of convolutions and dense layers.
 
     A kernel [..., I, O] becomes `kernel + alpha / rank * lora_a @ lora_b` with `lora_a` [..., I, r]
-    and `lora_b` [r, O], which lie beside it. For a convolution this equals adding a convolution of
+    and `lora_b` [r, O], in the same module. For a convolution this equals adding a convolution of
     the same size to r channels followed by a 1x1 convolution. `lora_a` is drawn from
     U(-1, 1) / sqrt(fan_in), `lora_b` is zero.
 
@@ -37,7 +37,7 @@ class LoRA(Adaptation):
     them. A depthwise 3x3 kernel is thus a 9 x C matrix. Kernels that the layer standardises
     (`StdConv`, `ScaledStdConv`) are changed before they are standardised.
 
-    r is `rank`, or the full rank of a kernel that has less; more could not change anything.
+    r is `rank`, or the full rank of a kernel if that is less.
 
     The factors are multiplied in every step, which costs little, and the gradient of a kernel is
     computed on the way to theirs. What LoRA saves is optimizer state and checkpoint size.
@@ -46,7 +46,7 @@ class LoRA(Adaptation):
       rank: inner width r.
       alpha: the change is scaled by `alpha / rank`.
       targets: patterns on dotted names of modules, as in `trees.matches`.
-      classifier: adapt the classifier too; as a rule it is new, and trained as a whole.
+      classifier: adapt the classifier too; it is usually new, and trained directly.
 
     Raises:
       ValueError: on construction if the rank is below 1 or `alpha` is not positive.

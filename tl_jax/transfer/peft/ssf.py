@@ -32,16 +32,16 @@ class SSF(Adaptation):
       undo a factor on the kernel, and `bias`.
 
     A normalisation without a bias (`RmsNorm`, `SimpleNorm`) gets a factor only. ConvNeXt V2's
-    response normalisation adds its input to what it scales; the factor applies to the latter.
+    response normalisation adds its input to a scaled term; the factor applies to that term only.
 
     A convolution without a bias gets nothing: it has no parameter that could hold an offset, and
-    the normalisation behind it serves both. Where none follows it directly (the last convolution of
+    the normalisation after it serves both. Where none follows it directly (the last convolution of
     a pre-activation block), the block's sum is adapted by the next one. Layer scales (`gamma`) and
-    the NFNets' `skipinit_gain` get nothing either; they only follow what is adapted.
+    the NFNets' `skipinit_gain` get nothing either, because they only scale adapted outputs.
 
     Attributes:
       targets: patterns on dotted names of modules, as in `trees.matches`.
-      classifier: adapt the classifier too; as a rule it is new, and trained as a whole.
+      classifier: adapt the classifier too; it is usually new, and trained directly.
     """
 
     targets: tuple[str, ...] = ("*",)
@@ -81,7 +81,7 @@ class SSF(Adaptation):
 
 
 def _scaled_leaf(leaves: Mapping[str, Any]) -> str:
-    """Returns the leaf of a layer that scales its outputs one by one; "" if none may be scaled."""
+    """Returns the leaf of a layer that scales its outputs one by one; "" if there is none."""
     if "scale" in leaves:
         return "scale"
     if "bias" not in leaves or "kernel" not in leaves:
