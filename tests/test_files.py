@@ -67,7 +67,6 @@ WRITE_MANY = """
 import pathlib, sys
 from tl_jax import files
 
-ROOT = Path(__file__).parents[1]
 for _ in range(50):
     files.write_text(pathlib.Path(sys.argv[1]), sys.argv[2] * 10_000)
 """

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tl_jax import messages
 
-if TYPE_CHECKING:  # For type checkers and editors; what runs is below.
+if TYPE_CHECKING:  # For type checkers and editors; at run time `__getattr__` imports them.
     from tl_jax.config import (
         AugmentConfig,
         Config,
@@ -54,9 +54,8 @@ if TYPE_CHECKING:  # For type checkers and editors; what runs is below.
 
 __version__ = "0.1.0"
 
-# The module of each public name, in the order of their use. They are imported on first use, so
-# that a machine that only runs models and steps needs neither the data libraries nor the writers
-# of pictures and logs.
+# The module of each public name. They are imported on first use, so that a machine that only runs
+# models and steps needs neither the data libraries nor the writers of pictures and logs.
 _MODULES = {
     "AugmentConfig": "tl_jax.config",
     "Config": "tl_jax.config",

@@ -43,11 +43,11 @@ def sha256(path: Path) -> str:
     with path.open("rb") as file:
         if not os.fstat(file.fileno()).st_size:  # Empty files cannot be mapped.
             return hashlib.sha256().hexdigest()
-        # In one call, which leaves the interpreter to other threads until it ends.
+        # One call, during which the GIL is released.
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return hashlib.sha256(content).hexdigest()
 
 
 def cache_dir() -> Path:
-    """Returns the folder of files that can be made again, `~/.cache/tl_jax`."""
+    """Returns the folder of cached files, `~/.cache/tl_jax`."""
     return Path.home() / ".cache" / "tl_jax"

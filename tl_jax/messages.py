@@ -1,4 +1,4 @@
-"""What error messages share: the nearest known name, and lists that end after ten entries."""
+"""Parts of error messages: the nearest known name, and lists cut after ten entries."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -24,8 +24,8 @@ def report(head: str, problems: Sequence[str], tail: str) -> str:
 
     Args:
       head: what is wrong.
-      problems: a line each, indented; the first ten are listed and the others counted.
-      tail: how to mend it.
+      problems: one indented line each; the first ten are listed and the others counted.
+      tail: how to fix it.
     """
     lines = [f"  {problem}" for problem in problems[:_MAX_LISTED]]
     if len(problems) > _MAX_LISTED:

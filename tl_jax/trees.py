@@ -48,7 +48,7 @@ def is_under(name: str, prefix: str) -> bool:
 def matches(name: str, pattern: str) -> bool:
     """Returns whether a pattern matches a dotted name.
 
-    A pattern names a leaf or a subtree, with shell wildcards: `"fc"`, `"layer4.*.conv1"`,
+    A pattern is the name of a leaf or a subtree, with shell wildcards: `"fc"`, `"layer4.*.conv1"`,
     `"*.bias"`.
     """
     return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, pattern + ".*")
@@ -118,7 +118,10 @@ def merge(*trees: Tree) -> dict[str, Any]:
         flat = flatten(tree)
         duplicates = sorted(dotted(path) for path in merged.keys() & flat.keys())
         if duplicates:
-            raise ValueError(f"{len(duplicates)} leaves are in two trees, first {duplicates[0]!r}")
+            raise ValueError(
+                f"{len(duplicates)} leaves are in two trees, first {duplicates[0]!r}; expected "
+                "trees that share no leaf: remove these from one of them"
+            )
         merged |= flat
     return unflatten(merged)
 

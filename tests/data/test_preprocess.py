@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from experiments.torch_peer import import_timm
+from tl_jax.data.images.fast_jpeg import DecodedImage
 from tl_jax.data.preprocess import (
     Preprocess,
-    canvas_image,
     eval_image,
     normalize,
     preprocess,
@@ -211,7 +211,7 @@ def test_eval_images_are_uint8_of_the_models_size():
 
 def test_a_canvas_holds_the_whole_image_stretched():
     ramp = np.broadcast_to(np.linspace(0, 255, 400).astype(np.uint8)[None, :, None], (50, 400, 3))
-    canvas = canvas_image(np.ascontiguousarray(ramp), 64)
+    canvas = DecodedImage.in_full(np.ascontiguousarray(ramp)).stretch(64)
     assert (canvas.shape, canvas.dtype) == ((64, 64, 3), np.uint8)
     assert canvas[0, 0, 0] < 4
     assert canvas[-1, -1, 0] > 251

@@ -169,7 +169,7 @@ def test_a_wrapped_source_keeps_its_optional_members():
 
 @pytest.mark.parametrize("names", [("label", "image"), ("a", "label"), ("a", "mask"), ("a", "a")])
 def test_names_of_tasks_that_are_taken_are_refused(names):
-    with pytest.raises(ValueError, match="expected each once, and none but the first"):
+    with pytest.raises(ValueError, match="expected distinct names, of which only the first"):
         check_tasks("x", tuple(Task(name, ("y",)) for name in names))
 
 

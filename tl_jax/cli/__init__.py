@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_configured(name: str, prog: str, arguments: list[str]) -> int:
-    """Runs a command on a configuration file, of which options may change fields."""
+    """Runs a command on a configuration file, whose fields the options may change."""
     if arguments and not arguments[0].startswith("-"):
         file, options = Path(arguments[0]), arguments[1:]
         config = read_config(file)

@@ -12,7 +12,7 @@ def read_config(path: Path) -> Config:
     """Reads a configuration file: a Python module with `get_config() -> Config`.
 
     The file may import its neighbours by the name of their folder: `from configs.base import ...`
-    in `configs/lora.py`, wherever the command is typed.
+    in `configs/lora.py`, from any current folder.
 
     Raises:
       ValueError: if the file is missing or has no such function.
@@ -22,7 +22,7 @@ def read_config(path: Path) -> Config:
         raise ValueError(f"there is no configuration {path}{messages.hint(str(path), candidates)}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is no Python file; expected one that defines get_config()")
+        raise ValueError(f"{path} is not a Python file; expected one that defines get_config()")
     module = importlib.util.module_from_spec(spec)
     root = str(path.resolve().parent.parent)
     sys.path.insert(0, root)

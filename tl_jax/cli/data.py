@@ -32,10 +32,10 @@ def prepare(
       validation_fraction: Share of each class that is held out of a set without splits.
       labels: Columns of a manifest that hold the labels, the main one first.
       image_column: Column of a manifest that holds the images.
-      data_dir: Folder of prepared sets, for a source that is one.
+      data_dir: Folder of prepared sets, for "tfds:" and "elpv".
       workers: Threads that decode; the default is one for each core.
     """
-    # Imported here: these bring TFDS's writer and matplotlib, which no other command needs.
+    # Imported here: these import TFDS's writer and matplotlib, which no other command needs.
     from tl_jax.data.prepare.pack import prepare_source
     from tl_jax.data.prepare.report import summary
 
@@ -46,6 +46,6 @@ def prepare(
     )  # fmt: skip
     print(summary(prepared.report))
     print(
-        f"open it as prepared:{prepared.folder}; report.md, contact_sheet.png and "
-        "quarantine.jsonl lie in it"
+        f"open it as prepared:{prepared.folder}, which also has report.md, contact_sheet.png and "
+        "quarantine.jsonl"
     )

@@ -28,8 +28,8 @@ def models(
       max_parameters: At most so many million parameters.
       max_input_size: Images of at most this side, in pixels.
       classes: Only weights with this many classes; 0 for those without a classifier.
-      license: Only weights under this licence, such as apache-2.0; none for those that state
-        none.
+      license: Only weights under this licence, such as apache-2.0; "none" for weights without a
+        stated licence.
     """
     entries = catalogue(
         pattern, pretrained=pretrained, family=family,

@@ -42,8 +42,8 @@ def evaluate(
       source: Other data with the same classes, such as "folder:PATH".
       data_dir: Folder of prepared sets; the default is the run's for its own data.
       on_corrupt: What to do with images that cannot be decoded; the default is the run's for
-        its own data, and to stop for others.
-      batch_size: Images at once; the default is the run's.
+        its own data, and "raise" for other data.
+      batch_size: Images per batch; the default is the run's.
       views: Views of each image, over which the network's outputs are averaged.
     """
     metrics = evaluation.evaluate(
@@ -83,7 +83,7 @@ def probe(
       test_split: Split to test on.
       weights: Where a network's weights come from, as for predict.
       views: Views of each training image; those after the first are augmented.
-      cache_dir: Folder in which the features are kept for the next time.
+      cache_dir: Folder in which the features are cached.
     """
     train, test = (open_source(source, split) for split in (train_split, test_split))
     result = probing.probe(
@@ -113,7 +113,7 @@ def predict(
       images: Image files.
       weights: Where a network's weights come from: "package", "hub", "hub@REVISION",
         "hub:OWNER/REPO@REVISION", or a .safetensors or .pth file.
-      top: How many classes are shown.
+      top: Number of classes to show.
       views: Views of each image, over which the network's outputs are averaged.
     """
     if not images:

@@ -50,7 +50,7 @@ def lr_find(
     high: float = 10.0,
     steps: int = 100,
 ) -> None:
-    """Trains at rising learning rates for some steps, and draws the loss by rate.
+    """Trains at rising learning rates for some steps, and plots the loss against the rate.
 
     The first argument is the configuration file; every field of it can be changed here.
 
@@ -78,7 +78,7 @@ def augment_grid(
     images: int = 6,
     versions: int = 8,
 ) -> None:
-    """Draws training images, and beside each what augmentation may make of it.
+    """Draws training images, each beside augmented versions of it.
 
     The first argument is the configuration file; every field of it can be changed here.
 

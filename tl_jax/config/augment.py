@@ -23,8 +23,8 @@ class AugmentConfig:
     shear: float = 0.0
     """Largest angle of a random shear to either side, in degrees."""
     zoom: tuple[float, float] = (1.0, 1.0)
-    """Range of the visible extent, drawn for height and width apart, as in Keras: 0.8 enlarges,
-    1.2 shows the whole image with a border."""
+    """Range of the visible extent, drawn for height and width separately, as in Keras: 0.8
+    enlarges, 1.2 shows the whole image with a border."""
     shift: float = 0.0
     """Largest random shift in each direction, as a share of height or width."""
     fill: Literal["constant", "nearest", "reflect", "wrap"] = "constant"
@@ -39,7 +39,7 @@ class AugmentConfig:
     policy_severity: int = 3
     """AugMix's severity, 1 to 10."""
     brightness: float = 0.0
-    """Colour jitter by a factor between 1 - this and 1 + this; so `contrast`, `saturation`."""
+    """Colour jitter by a factor between 1 - this and 1 + this."""
     contrast: float = 0.0
     """See `brightness`."""
     saturation: float = 0.0

@@ -1,4 +1,4 @@
-"""Checks of field values: each section of a configuration states its rules in these words."""
+"""Checks of field values: the rules from which each section of a configuration chooses."""
 
 import math
 import typing
@@ -40,9 +40,9 @@ def between(low: float, high: float) -> Rule:
 def check(section: str, values: object, rules: Mapping[str, Rule] | None = None) -> None:
     """Checks the fields of a section.
 
-    A field that is annotated with `Literal` must hold one of its words: the command line sees to
-    this by itself, but a configuration written in Python or JSON does not. A field that is None
-    takes its default later and is not checked against its rule.
+    A field that is annotated with `Literal` must hold one of its choices: the command line ensures
+    this, but Python and JSON do not. A field that is None takes its default later and is not
+    checked against its rule.
 
     Args:
       section: dotted name of the section, such as "data" or "transfer.phases".
@@ -53,11 +53,11 @@ def check(section: str, values: object, rules: Mapping[str, Rule] | None = None)
       ValueError: if a value breaks its rule; the message lists all that do.
     """
     problems = []
-    for field, words in _words(type(values)).items():
+    for field, choices in _literal_choices(type(values)).items():
         value = getattr(values, field)
-        if value not in words:
-            expected = ", ".join(str(word) for word in words)
-            hint = messages.hint(str(value), [word for word in words if word is not None])
+        if value not in choices:
+            expected = ", ".join(str(choice) for choice in choices)
+            hint = messages.hint(str(value), [each for each in choices if each is not None])
             problems.append(f"{section}.{field} must be one of {expected}; got {value!r}{hint}")
     for field, rule in (rules or {}).items():
         value = getattr(values, field)
@@ -67,13 +67,13 @@ def check(section: str, values: object, rules: Mapping[str, Rule] | None = None)
         raise ValueError("\n".join(problems))
 
 
-def _words(section: type[Any]) -> dict[str, tuple[str | None, ...]]:
-    """Returns the words that each `Literal` field of a dataclass takes, None among them."""
-    words: dict[str, tuple[str | None, ...]] = {}
+def _literal_choices(section: type[Any]) -> dict[str, tuple[str | None, ...]]:
+    """Returns the choices of each `Literal` field of a dataclass; None is one if it is optional."""
+    choices: dict[str, tuple[str | None, ...]] = {}
     for field, annotation in typing.get_type_hints(section).items():
         options = (annotation, *typing.get_args(annotation))
         literals = [option for option in options if typing.get_origin(option) is Literal]
         if literals:
             optional = (None,) if type(None) in options else ()
-            words[field] = (*typing.get_args(literals[0]), *optional)
-    return words
+            choices[field] = (*typing.get_args(literals[0]), *optional)
+    return choices

@@ -15,7 +15,7 @@ class DataConfig:
     `fashion_mnist[:FOLDER_OR_DEB]`, `digits`, `tfds:NAME[/CONFIG][:VERSION]` or `prepared:FOLDER`
     (written by `python -m tl_jax prepare`)."""
     data_dir: str | None = None
-    """Folder of prepared sets; the default is tfds's own for "tfds:", a cache for "elpv"."""
+    """Folder of prepared sets; the default is TFDS's own for "tfds:", a cache for "elpv"."""
     labels: tuple[str, ...] = ()
     """Columns of a manifest, or features of a TFDS set, that hold the labels, the main one first;
     empty: "label", or all classes."""
@@ -53,8 +53,8 @@ class DataConfig:
     size, if that is at least the size of the canvas."""
     stretch_on: Literal["auto", "device", "host"] = "auto"
     """Where training images are resized to the canvas. "device": on the accelerator, so that the
-    host only decodes; needs `cache` "none". "auto": there, if the cache allows it and there is an
-    accelerator."""
+    host only decodes; needs `cache` "none". "auto": "device" if `cache` is "none" and there is an
+    accelerator, else "host"."""
     on_corrupt: Literal["raise", "skip"] = "raise"
     """What to do with images that cannot be decoded: stop and name them, or leave them out."""
 

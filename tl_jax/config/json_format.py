@@ -1,7 +1,6 @@
-"""Configurations as JSON, and what differs between two of them.
+"""Configurations as JSON, and the differences between two of them.
 
-The reader is written out here, and not left to a library, so that its messages name the nearest
-field.
+No library reads them, so that messages can name the nearest field.
 """
 
 import dataclasses
@@ -23,7 +22,7 @@ def from_json(text: str) -> Config:
     """Reads what `to_json` wrote; a field that is missing takes its default.
 
     Raises:
-      ValueError: if the text is no JSON object, or a section or field has an unknown name.
+      ValueError: if the text is not a JSON object, or a section or field has an unknown name.
 
     Examples:
       >>> from_json('{"train": {"epochs": 3}}').train.epochs
@@ -41,21 +40,21 @@ def _read(section: type[Any], values: Any, prefix: str) -> Any:
 
     `prefix` begins the dotted names of the fields: "" or "transfer.phases.".
     """
-    kinds = typing.get_type_hints(section)
+    types = typing.get_type_hints(section)
     if not isinstance(values, Mapping):
         where = prefix.rstrip(".") or "the configuration"
         raise ValueError(
-            f"{where} must be an object with fields {', '.join(kinds)}; got {values!r}"
+            f"{where} must be an object with fields {', '.join(types)}; got {values!r}"
         )
     fields = {}
     for field, value in values.items():
         name = prefix + field
-        if field not in kinds:
+        if field not in types:
             what = "field" if prefix else "section"
-            raise ValueError(f"unknown {what} {name}{messages.hint(field, kinds)}")
-        kind, items = kinds[field], typing.get_args(kinds[field])
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            value = _read(kind, value, f"{name}.")
+            raise ValueError(f"unknown {what} {name}{messages.hint(field, types)}")
+        annotation, items = types[field], typing.get_args(types[field])
+        if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+            value = _read(annotation, value, f"{name}.")
         elif items and isinstance(items[0], type) and dataclasses.is_dataclass(items[0]):
             value = tuple(_read(items[0], item, f"{name}.") for item in value)
         elif isinstance(value, list):

@@ -85,11 +85,11 @@ class TransferConfig:
     batch_norm: BatchNormMode = "update"
     """BatchNorm of trained layers; that of frozen layers never changes. "update": normalise by
     the batch and update the running statistics. "affine_only": normalise by the running
-    statistics as they are; train scale and bias. "frozen": nothing of it changes. "recalibrate":
+    statistics as they are; train scale and bias. "frozen": nothing changes. "recalibrate":
     as "affine_only", with the statistics of all layers estimated anew from the training
     images."""
     recalibrate: Literal["before", "after"] = "after"
-    """When "recalibrate" does so: once before training, or for each evaluation after an epoch."""
+    """When "recalibrate" estimates statistics: once before training, or before each evaluation."""
     adaptation: Literal["none", "lora", "ssf", "adapters"] = "none"
     """Parameters that are added to the network: low-rank kernels (LoRA, arXiv:2106.09685), scales
     and shifts (SSF, arXiv:2210.08823), or small residual branches behind each stage. Train them

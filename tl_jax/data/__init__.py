@@ -1,5 +1,5 @@
 """Images: sources, splits, decoding, preprocessing, augmentation, loading, preparing sets.
 
-This file imports nothing, so that a machine that only runs steps needs neither Pillow nor
-TensorFlow Datasets: modules are imported by name.
+Nothing is imported here: a machine that only runs training steps needs neither Pillow nor
+TensorFlow Datasets.
 """

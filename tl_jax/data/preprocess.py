@@ -15,29 +15,29 @@ from tl_jax.weights.index import PretrainedConfig
 if TYPE_CHECKING:
     from tl_jax.data.images.decode import ImageLike
 
-# Pillow is imported where images are resized: a machine that only runs steps may not have it.
+# Pillow is imported by the functions that resize: a machine that only runs steps may not have it.
 
-# As timm and Pillow call them; the weights of the index use the first two.
+# The names that timm and Pillow use; the weights of the index use the first two.
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "box", "hamming", "lanczos")
 CROP_MODES = ("center", "squash", "border")
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """What is done to an image before a network sees it, in timm's terms.
+    """How an image is prepared for a network, in timm's terms.
 
     Attributes:
-      size: height and width that the network gets.
-      crop_pct: the crop's share of the resized image's side, in (0, 2]; above 1 the resized image
-        is smaller than the crop, and black is around it.
-      crop_mode: "center" resizes the short side and cuts the middle out, "squash" resizes both
-        sides, "border" resizes the long side and fills with the mean colour.
+      size: height and width of the result.
+      crop_pct: side of the crop over side of the resized image, in (0, 2]; above 1 the resized
+        image is smaller than the crop and is padded with black.
+      crop_mode: "center" resizes the short side and crops the centre, "squash" resizes both sides,
+        "border" resizes the long side and pads with the mean colour.
       interpolation: "bicubic", "bilinear", "lanczos", "hamming" or "box", antialiased, or
         "nearest".
       mean, std: of the channels, for values in [0, 1]; three, or one for gray images.
 
     Raises:
-      ValueError: on construction, if a field has no such value.
+      ValueError: on construction, if a field has another value.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -60,15 +60,15 @@ class Preprocess:
             )
         if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
             raise ValueError(
-                f"got mean={self.mean} and std={self.std}; expected three values each, one a "
-                "channel, or one each for gray images"
+                f"got mean={self.mean} and std={self.std}; expected three values each, one "
+                "per channel, or one each for gray images"
             )
 
     @classmethod
     def of(
         cls, config: PretrainedConfig, *, input_size: int | tuple[int, int] | None = None
     ) -> "Preprocess":
-        """Returns the preprocessing that goes with pretrained weights.
+        """Returns the preprocessing that pretrained weights were trained for.
 
         Args:
           config: entry of the weight index.
@@ -95,10 +95,10 @@ class Preprocess:
         return len(self.mean)
 
     def uncropped(self) -> "Preprocess":
-        """Returns the transform without the last crop: what `tl_jax.data.views.views` cuts from.
+        """Returns the transform without its final crop, for `tl_jax.data.views.views` to cut from.
 
-        The middle of its image is this transform's, or one pixel beside it if the margins that
-        are cut off differ.
+        The centre of its image is the result of this transform, shifted by one pixel if the
+        margins on two opposite sides differ.
         """
         height, width = (math.floor(side / self.crop_pct) for side in self.size)
         return dataclasses.replace(self, size=(height, width), crop_pct=1.0)
@@ -118,15 +118,15 @@ class Preprocess:
           >>> Preprocess.of(weights, input_size=96).departures(weights)
           ['96 x 96 pixels, where the weights were trained with 224 x 224 pixels']
         """
-        here, there = self._in_words(), Preprocess.of(trained)._in_words()
+        pairs = zip(self._describe(), Preprocess.of(trained)._describe(), strict=True)
         return [
             f"{ours}, where the weights were trained with {theirs}"
-            for ours, theirs in zip(here, there, strict=True)
+            for ours, theirs in pairs
             if ours != theirs
         ]
 
-    def _in_words(self) -> list[str]:
-        """Describes everything that a network may be sensitive to, always in the same order."""
+    def _describe(self) -> list[str]:
+        """Describes each property that a network may be sensitive to, always in the same order."""
         height, width = self.size
         return [
             f"{height} x {width} pixels",
@@ -181,7 +181,7 @@ def preprocess(images: Sequence["ImageLike"], config: Preprocess | PretrainedCon
 
 
 def eval_image(image: "ImageLike", config: Preprocess) -> np.ndarray:
-    """Resizes and crops one image to uint8 [height, width, channels], as timm for evaluation.
+    """Resizes and crops one image to uint8 [height, width, channels], as timm does.
 
     Source: `transforms_imagenet_eval` in timm/data/transforms_factory.py; the resize is Pillow's.
     """
@@ -195,15 +195,6 @@ def eval_image(image: "ImageLike", config: Preprocess) -> np.ndarray:
     pixels = np.asarray(resized).reshape(resized.height, resized.width, config.channels)
     fill = [round(255 * value) if config.crop_mode == "border" else 0 for value in config.mean]
     return _center_crop(pixels, config.size, fill)
-
-
-def canvas_image(image: "ImageLike", canvas: int) -> np.ndarray:
-    """Stretches one image, antialiased, to the uint8 [canvas, canvas, 3] of training."""
-    from PIL import Image
-
-    from tl_jax.data.images.decode import as_rgb
-
-    return np.asarray(as_rgb(image).resize((canvas, canvas), Image.Resampling.BICUBIC))
 
 
 def _resized_size(width: int, height: int, config: Preprocess) -> tuple[int, int]:
@@ -222,7 +213,7 @@ def _resized_size(width: int, height: int, config: Preprocess) -> tuple[int, int
 
 
 def _center_crop(image: np.ndarray, size: tuple[int, int], fill: Sequence[int]) -> np.ndarray:
-    """Cuts the middle out, with torchvision's rounding; pads with `fill` what is too small."""
+    """Crops the centre, with torchvision's rounding; pads a smaller image with `fill` first."""
     height, width, channels = image.shape
     missing_rows, missing_columns = max(size[0] - height, 0), max(size[1] - width, 0)
     if missing_rows or missing_columns:

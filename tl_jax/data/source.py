@@ -27,7 +27,7 @@ class Task:
     Attributes:
       name: name of the column or feature that holds the labels.
       class_names: the classes, in the order of the labels.
-      multi_label: whether an image may have any number of the classes, and not exactly one.
+      multi_label: whether an image may have any number of the classes, rather than exactly one.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Source(abc.ABC):
     are files. Worker processes get a pickled copy.
 
     Attributes:
-      name: what the source was opened by; messages and records use it.
+      name: the specification that the source was opened by; used in messages and records.
       split: name of the split.
       tasks: what the images are labelled with; the first task is the main one.
       skipped: the images left out because they cannot be decoded, each as "NAME: REASON".
@@ -93,14 +93,14 @@ class Source(abc.ABC):
     def encoded(self, index: int) -> tuple[bytes, Example] | None:
         """Returns an example's image file as bytes, and the example without `image`.
 
-        None, the default, if images are not stored as files: only decoded ones can be had.
+        The default is None, for a source whose images are not stored as files.
         """
         del index
         return None
 
 
 class SourceLike(Protocol):
-    """What an object needs to be made a source by `as_source`."""
+    """The members that an object needs for `as_source`."""
 
     @property
     def name(self) -> str:
@@ -159,11 +159,11 @@ def check_tasks(name: str, tasks: tuple[Task, ...]) -> None:
     """Checks that the names of a source's tasks are usable as keys of its examples.
 
     Raises:
-      ValueError: if two tasks have one name, or a task after the first has a reserved one.
+      ValueError: if two tasks have the same name, or a task after the first has a reserved one.
     """
     names = [task.name for task in tasks]
     if len(set(names)) < len(names) or set(names[1:]) & set(RESERVED):
         raise ValueError(
-            f"got the labels {', '.join(map(repr, names))} of {name}; expected each once, and none "
-            f"but the first, the main one, called {', '.join(RESERVED)}: rename the others"
+            f"got the labels {', '.join(map(repr, names))} of {name}; expected distinct names, of "
+            f"which only the first may be one of {', '.join(RESERVED)}: rename the others"
         )

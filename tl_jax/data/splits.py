@@ -1,8 +1,8 @@
 """Splits of a set: names and slices in TFDS's syntax, and seeded partitions into splits.
 
-`train`, `train[:90%]`, `train[-100:]`, `train[10%:20%]+test` and `all` select what they select in
-TFDS, with its rounding of percentages. A partition depends on the names and the seed alone, so it
-is the same on every machine.
+`train`, `train[:90%]`, `train[-100:]`, `train[10%:20%]+test` and `all` mean the same as in TFDS,
+with the same rounding of percentages. A partition depends only on the names and the seed, so it is
+the same on every machine.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class Slice:
     Attributes:
       split: name of the split.
       start, stop: bounds as in a slice of a list: negative ones count from the end, None is open.
-      percent: whether the bounds are percentages of the split, and not numbers of examples.
+      percent: whether the bounds are percentages of the split, rather than numbers of examples.
     """
 
     split: str
@@ -143,7 +143,7 @@ def check_not_empty(spec: str, count: int, *, name: str) -> None:
 
 
 def shuffled(names: Iterable[str], *, seed: int) -> list[str]:
-    """Returns the names in an order that depends on the names and the seed alone."""
+    """Returns the names in an order that depends only on the names and the seed."""
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
 
 
@@ -187,10 +187,10 @@ def hold_out(
     """Divides the names of one stratum into those to train on and those to hold out.
 
     Args:
-      names: members of the stratum; two at least if `nonempty`.
+      names: members of the stratum; at least two if `nonempty`.
       fraction: share that is held out, rounded to whole names.
-      seed: chooses which.
-      nonempty: leave at least one name on each side, as a class needs.
+      seed: chooses the names.
+      nonempty: keep at least one name on each side.
     """
     count = round(len(names) * fraction)
     if nonempty:

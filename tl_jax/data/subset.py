@@ -1,7 +1,7 @@
 """Subsets of a source: a few examples of each class, and stratified parts to train on and hold out.
 
-A subset depends on the labels, their order and the seed alone, so it is the same on every machine;
-its `record` identifies it in the record of a run.
+A subset depends only on the labels, their order and the seed, so it is the same on every machine.
+Its `record` identifies it in the `run.json` of a run.
 """
 
 import hashlib
@@ -16,10 +16,10 @@ from tl_jax.data.source import Example, Source, SourceLike, as_source
 
 
 class Subset(Source):
-    """Some examples of a source, in their order; itself a source.
+    """Some examples of a source, in the source's order; itself a source.
 
     Attributes:
-      source: the source that it is part of.
+      source: the source that the examples belong to.
       indices: indices of the examples in `source`, each once.
       record: what identifies the subset, as JSON: `kind` ("few_shot" or "carve"), `seed`, `shots`
         or `fraction`, `count`, and `sha256` of the indices (as little-endian 64-bit integers); if
@@ -60,7 +60,7 @@ def few_shot(source: Source | SourceLike, shots: int, *, seed: int) -> Subset:
     are never drawn.
 
     Args:
-      source: a source with one label an image.
+      source: a source with one label per image.
       shots: examples of each class.
       seed: chooses them.
 
@@ -75,13 +75,13 @@ def few_shot(source: Source | SourceLike, shots: int, *, seed: int) -> Subset:
       [0, 1, 0, 1]
     """
     if shots < 1:
-        raise ValueError(f"got shots={shots}; expected 1 or more examples a class")
+        raise ValueError(f"got shots={shots}; expected 1 or more examples per class")
     source = as_source(source)
     task = source.tasks[0]
     if task.multi_label:
         raise ValueError(
-            f"{source.name} has the multi-label task {task.name!r}; a few shots a class need one "
-            "label an image: take a slice, or a stratified part (`carve`)"
+            f"{source.name} has the multi-label task {task.name!r}; few-shot subsets need one "
+            "label per image: take a slice, or a stratified part (`carve`)"
         )
     strata = _strata(source)
     classes = [strata.get((label,), []) for label in range(len(task.class_names))]
@@ -105,9 +105,9 @@ def carve(
 ) -> tuple[Subset, Subset]:
     """Divides a source into a part to train on and a part to hold out, stratified by its labels.
 
-    Each class gives the fraction of its examples, rounded, but at least one to each part. For a
-    multi-label task each set of labels is divided so, and so are the examples without a label, but
-    without that minimum.
+    The fraction is taken of each class, rounded, and leaves each part at least one example of it.
+    Examples without a label, and those of each combination of labels of a multi-label task, are
+    divided in the same way but without that minimum.
 
     Args:
       source: the source to divide.
@@ -117,7 +117,7 @@ def carve(
 
     Raises:
       ValueError: if the fraction is out of range, a class has a single example, both parts would
-        have one name, or one of them would be empty.
+        have the same name, or one of them would be empty.
     """
     splits.check_fraction(fraction, name="fraction")
     source = as_source(source)
@@ -140,7 +140,8 @@ def carve(
     if not all(indices):
         raise ValueError(
             f"holding out {fraction} of the {len(source)} examples of {source.name} leaves "
-            f"{len(indices[0])} to train on and {len(indices[1])} held out; expected some in both"
+            f"{len(indices[0])} to train on and {len(indices[1])} held out; expected some in both: "
+            "choose another fraction"
         )
     record = {"kind": "carve", "seed": seed, "fraction": fraction}
     return (

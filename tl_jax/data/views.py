@@ -26,7 +26,7 @@ class Views:
     flip: bool = False
     """Whether each crop of the image flipped left and right is added."""
     scales: tuple[float, ...] = (1.0,)
-    """Factors by which the image is resized before all the crops are taken from it."""
+    """Factors by which the image is resized before the crops are taken."""
     average: Literal["probabilities", "logits"] = "probabilities"
     """What is averaged over the views."""
 
@@ -43,11 +43,11 @@ class Views:
 
     @property
     def is_cropped(self) -> bool:
-        """Whether a view is anything but the image of `Preprocess` or its mirror image."""
+        """Whether any view differs from the image of `Preprocess` and its mirror image."""
         return self.crops > 1 or self.scales != (1.0,)
 
     def transform(self, preprocess: Preprocess) -> Preprocess:
-        """Returns how the images that the views are cut from are prepared.
+        """Returns the preprocessing of the images that the views are cut from.
 
         Raises:
           ValueError: if the crops would all be the same, or larger than a scaled image.
@@ -110,8 +110,8 @@ def views(
     Args:
       images: [B, H, W, C], normalised, larger than the views: see `Preprocess.uncropped`.
       size: height and width of a view.
-      crops: 1 (the middle) or 5 (the corners, in the order of reading, and the middle).
-      flip: the same crops again of the images flipped left and right.
+      crops: 1 (the centre) or 5 (the corners, in reading order, and the centre).
+      flip: whether to add the same crops of the images flipped left and right.
       scales: factors by which the images are resized first (bicubic, antialiased).
 
     Returns:
@@ -170,14 +170,14 @@ def average(
     Args:
       logits: [views, B, classes].
       of: what is averaged.
-      multi_label: whether the probabilities are a sigmoid's of each class, and not a softmax's.
+      multi_label: whether the probabilities are a sigmoid of each logit, rather than a softmax.
 
     Returns:
-      Logits [B, classes]: those whose softmax, or sigmoid, is the mean probability, or the mean
-      logits.
+      Logits [B, classes]: the mean logits, or the logits whose softmax (sigmoid) is the mean of the
+      probabilities.
 
     Raises:
-      ValueError: if `of` is something else.
+      ValueError: if `of` has another value.
     """
     _check_average("of", of)
     if of == "logits":

@@ -8,10 +8,9 @@ import simplejpeg
 from PIL import Image
 from skimage import data
 
-from tests.support.loading import Files, encoded
+from tests.support.loading import Files, canvas_image, encoded
 from tl_jax.data.images import decode, fast_jpeg
 from tl_jax.data.loading.readers import TrainReader
-from tl_jax.data.preprocess import canvas_image
 
 CANVAS = 32
 

@@ -13,6 +13,7 @@ from tests.support.loading import (
     OddError,
     Tasked,
     assert_same,
+    canvas_image,
     evaluate,
     evaluate_source,
     host_eval,
@@ -23,7 +24,7 @@ from tl_jax.data.images import decode
 from tl_jax.data.loading import memory_cache
 from tl_jax.data.loading.options import LoadOptions
 from tl_jax.data.loading.order import Uniform
-from tl_jax.data.preprocess import canvas_image, eval_image
+from tl_jax.data.preprocess import eval_image
 from tl_jax.data.sources.open import open_source
 
 

@@ -9,11 +9,10 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from tests.support.loading import Numbered, on_host, placed
+from tests.support.loading import Numbered, canvas_image, on_host, placed
 from tl_jax.data.loading.options import LoadOptions
 from tl_jax.data.loading.readers import PackedReader, TrainReader, read_batch
 from tl_jax.data.loading.stretch import stretch
-from tl_jax.data.preprocess import canvas_image
 from tl_jax.data.sources.arrays import from_arrays
 
 CANVAS, SIDE = 32, 80

@@ -183,7 +183,7 @@ def test_arrays_are_stored_without_loss(tmp_path):
 def test_partly_known_labels_are_refused(tmp_path):
     labels = np.asarray([[1, 0, 1], [0, -1, 1]])
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 4), np.uint8), labels=labels)
-    with pytest.raises(ValueError, match=r"train\[1\] is known not to have some classes"):
+    with pytest.raises(ValueError, match=r"train\[1\] lacks some classes"):
         prepare_source(f"npz:{tmp_path}/a.npz", tmp_path / "out", progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
 

@@ -129,7 +129,7 @@ def test_damaged_files_are_named(folder, files):
 def test_what_is_no_package_is_refused(tmp_path, files):
     path = tmp_path / "a.deb"
     path.write_bytes(b"a zip, perhaps")
-    with pytest.raises(ValueError, match="no Debian package"):
+    with pytest.raises(ValueError, match="not a Debian package"):
         open_source(f"fashion_mnist:{path}", "train")
     content = write_package(path, files).read_bytes()
     path.write_bytes(content[:100])

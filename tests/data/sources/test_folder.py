@@ -159,7 +159,7 @@ def test_a_class_of_one_image_cannot_be_held_out(flat, save_image, open_in):
 
 
 def test_a_flat_folder_has_no_test_split(flat, open_in):
-    with pytest.raises(ValueError, match="gives 'train' and 'validation'"):
+    with pytest.raises(ValueError, match="expected 'train' or 'validation'"):
         open_in("test")
 
 

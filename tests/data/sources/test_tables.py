@@ -98,7 +98,7 @@ def test_what_is_no_table_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected a table, \.csv"):
         tables.read(tmp_path / "t.csv")
     (tmp_path / "t.xlsx").write_text("x")
-    with pytest.raises(ValueError, match=r"cannot tell what 't\.xlsx' is"):
+    with pytest.raises(ValueError, match=r"got the table 't\.xlsx'; expected a name"):
         tables.read(tmp_path / "t.xlsx")
     (tmp_path / "t.parquet").write_text("x" * 100)
     with pytest.raises(ValueError, match=r"cannot read .*t\.parquet"):

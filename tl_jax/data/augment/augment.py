@@ -1,7 +1,7 @@
 """Augmentation, all steps in order, on batches of uint8 images on the device, inside jit.
 
-Each kind of change has a file: `geometry`, `colour`, `policies`, `erasing`. Mixing the images of a
-batch comes after it: `mixing`.
+The operations are in `geometry`, `colour`, `policies` and `erasing`. `mixing` combines the images
+of the augmented batch.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from tl_jax.data.preprocess import Preprocess, normalize
 
 AugmentFn = Callable[[jax.Array, Mapping[str, jax.Array]], jax.Array]
 
-# Children of an example's key. The crop's and the flips' are 0 and 1, by `jax.random.split`.
+# Which child of an example's key each step uses; crop and flips have 0 and 1, by `split`.
 _AFFINE, _POLICY, _JITTER, _GRAY, _BLUR, _ERASE = range(2, 8)
 
 
@@ -161,7 +161,7 @@ def _move_and_apply_policy(
 
 
 def _recolour(key: jax.Array, image: jax.Array, options: AugmentConfig) -> jax.Array:
-    """Jitters the colours of an image, takes them away and blurs."""
+    """Applies colour jitter, random grayscale and random blur to an image."""
     image = colour.colour_jitter(
         jax.random.fold_in(key, _JITTER),
         image,

@@ -13,14 +13,14 @@ _BLUR_RADIUS = 11  # A kernel of 23 pixels, as in timm.
 
 
 def luma(image: jax.Array) -> jax.Array:
-    """Returns the brightness [height, width, 1] that Pillow's mode "L" has (ITU-R 601-2)."""
-    # A sum, not a product of matrices: accelerators compute products in a coarser type.
+    """Returns the luma [height, width, 1] of Pillow's mode "L" (ITU-R 601-2)."""
+    # A sum, not a matrix product: accelerators compute products in lower precision.
     red, green, blue = image[..., :1], image[..., 1:2], image[..., 2:]
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def blend(image: jax.Array, other: jax.Array, share: jax.Array | float) -> jax.Array:
-    """Returns `share` of the image and 1 - `share` of the other; shares above 1 go beyond it."""
+    """Returns `share * image + (1 - share) * other`, clipped; shares above 1 extrapolate."""
     return jnp.clip(share * image + (1 - share) * other, 0, 255)
 
 
@@ -79,7 +79,7 @@ def posterize(image: jax.Array, bits: jax.Array | float) -> jax.Array:
 
 
 def solarize(image: jax.Array, threshold: jax.Array | float) -> jax.Array:
-    """Inverts all values from a threshold on."""
+    """Inverts all values at or above a threshold."""
     return jnp.where(image >= threshold, 255 - image, image)
 
 
@@ -125,8 +125,8 @@ def colour_jitter(
     Args:
       key: random key.
       image: see the module.
-      brightness, contrast, saturation: the factor lies between 1 - this (at least 0) and 1 + this.
-      hue: the hue turns to either side by up to this share of the circle, at most 1/2.
+      brightness, contrast, saturation: the factor is drawn from [max(0, 1 - value), 1 + value].
+      hue: largest turn of the hue in either direction, as a share of the circle, at most 1/2.
     """
     factors = (
         (adjust_brightness, brightness),
@@ -154,7 +154,7 @@ def colour_jitter(
 
 
 def random_grayscale(key: jax.Array, image: jax.Array, *, probability: float) -> jax.Array:
-    """Takes the colours away with this probability; the three channels are then equal."""
+    """Converts an image to gray with this probability, as three equal channels."""
     is_chosen = jax.random.bernoulli(key, probability)
     return jnp.where(is_chosen, luma(image), image)
 
@@ -162,7 +162,7 @@ def random_grayscale(key: jax.Array, image: jax.Array, *, probability: float) ->
 def random_blur(
     key: jax.Array, image: jax.Array, *, probability: float, sigma: tuple[float, float]
 ) -> jax.Array:
-    """Blurs an image with this probability; the deviation is uniform in a range, in pixels."""
+    """Blurs an image with this probability; `sigma` is drawn uniformly from a range, in pixels."""
     chosen_key, sigma_key = jax.random.split(key)
     drawn = jax.random.uniform(sigma_key, minval=sigma[0], maxval=sigma[1])
     is_chosen = jax.random.bernoulli(chosen_key, probability)
@@ -178,7 +178,7 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array | float) -> jax.Array:
     """
 
     def make_weights(side: int) -> jax.Array:
-        """Returns the weight [side, side] of each pixel of a line (column) in each blurred one."""
+        """Returns the weights [blurred pixels, pixels] along one axis."""
         radius = min(_BLUR_RADIUS, side - 1)
         target, source = jnp.arange(side)[:, None], jnp.arange(side)[None, :]
 
@@ -193,5 +193,5 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array | float) -> jax.Array:
         return weights / weights.sum(axis=1, keepdims=True)
 
     rows, columns = make_weights(image.shape[0]), make_weights(image.shape[1])
-    # Two products of matrices: a convolution with a kernel for each example is slow to run.
+    # Two matrix products: a convolution with a different kernel for each example is slow.
     return jnp.einsum("ij,jkc,lk->ilc", rows, image, columns, precision="highest")

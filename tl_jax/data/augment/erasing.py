@@ -1,4 +1,4 @@
-"""Random erasing: one rectangle of an image is painted over."""
+"""Random erasing: paints over one rectangle of an image."""
 
 from typing import Literal
 
@@ -21,18 +21,18 @@ def erase(
 ) -> jax.Array:
     """Paints over a random rectangle of a normalised image (arXiv:1708.04896).
 
-    The share of the area is uniform and the ratio of height to width log-uniform; of ten draws
-    the first that is smaller than the image on both sides is taken, and if none is, nothing is
+    The share of the area is uniform and the ratio of height to width log-uniform. The first of ten
+    draws that is smaller than the image on both sides is used; if all are larger, nothing is
     erased. Source: timm/data/random_erasing.py.
 
     Args:
       key: random key.
       image: float [height, width, channels], normalised.
-      probability: how often anything is erased.
+      probability: probability that a rectangle is erased.
       area: range of the rectangle's share of the image's area.
       ratio: range of its height over its width.
-      fill: "const": 0, the mean colour. "rand": one normal draw a channel. "pixel": one for each
-        pixel and channel.
+      fill: "const": 0, the mean colour. "rand": one normal draw per channel. "pixel": one per pixel
+        and channel.
 
     Returns:
       The image with the rectangle painted over, of the same shape and type.

@@ -31,8 +31,8 @@ def random_box(
 ) -> jax.Array:
     """Draws the box of a random resized crop, in whole pixels.
 
-    The share of the area is uniform and the aspect ratio log-uniform; of ten draws the first
-    that fits into the image is taken, else a box in the middle with the nearest allowed aspect
+    The share of the area is uniform and the aspect ratio log-uniform. The first of ten draws that
+    fits into the image is used; if none fits, a box in the centre with the nearest allowed aspect
     ratio. Source: Szegedy et al. 2015, as in torchvision's `RandomResizedCrop.get_params`.
 
     Args:
@@ -45,7 +45,7 @@ def random_box(
       float32 [4]: top, left, height and width of the box.
     """
     extent = original.astype(jnp.float32)
-    # All at once: every further draw would add half a second to compiling.
+    # All in one call: each further call would add half a second of compilation.
     draws = jax.random.uniform(key, (2 * _TRIES + 2,))
     areas, aspects, place = jnp.split(draws, [_TRIES, 2 * _TRIES])
     areas = (scale[0] + areas * (scale[1] - scale[0])) * extent[0] * extent[1]
@@ -109,7 +109,7 @@ def random_affine(
     zoom: tuple[float, float],
     shift: float,
 ) -> jax.Array:
-    """Draws an affine map from ranges as Keras's `ImageDataGenerator` takes them.
+    """Draws an affine map from the ranges of Keras's `ImageDataGenerator`.
 
     Each draw is uniform. The maps are composed as in Keras: seen from the result, the picture is
     zoomed, sheared, shifted and rotated about its centre.
@@ -119,23 +119,23 @@ def random_affine(
       size: height and width of the image.
       rotation: largest angle to either side, in degrees.
       shear: largest angle of the shear to either side, in degrees.
-      zoom: range of the extent that is seen, drawn for height and width separately: 0.8 shows
-        four fifths, enlarged, and 1.2 the whole with a border.
+      zoom: range of the visible extent, drawn for height and width separately: 0.8 enlarges, 1.2
+        shows the whole image with a border.
       shift: largest shift up, down, left or right, as a share of the height or width.
 
     Returns:
       float32 [3, 3], for `warp`.
     """
-    turn, slant, *draws = jax.random.uniform(key, (6,), minval=-1.0)
-    turn, slant = jnp.deg2rad(rotation * turn), jnp.deg2rad(shear * slant)
+    angle, slant, *draws = jax.random.uniform(key, (6,), minval=-1.0)
+    angle, slant = jnp.deg2rad(rotation * angle), jnp.deg2rad(shear * slant)
     middle, spread = (zoom[1] + zoom[0]) / 2, (zoom[1] - zoom[0]) / 2
-    tall, wide = (middle + spread * draw for draw in draws[:2])
+    zoom_y, zoom_x = (middle + spread * draw for draw in draws[:2])
     down, right = (side * shift * draw for side, draw in zip(size, draws[2:], strict=True))
     return compose(
-        _affine((jnp.cos(turn), -jnp.sin(turn), 0), (jnp.sin(turn), jnp.cos(turn), 0)),
+        _affine((jnp.cos(angle), -jnp.sin(angle), 0), (jnp.sin(angle), jnp.cos(angle), 0)),
         _affine((1, 0, down), (0, 1, right)),
         _affine((1, -jnp.sin(slant), 0), (0, jnp.cos(slant), 0)),
-        _affine((tall, 0, 0), (0, wide, 0)),
+        _affine((zoom_y, 0, 0), (0, zoom_x, 0)),
     )
 
 
@@ -143,23 +143,23 @@ def compose(*matrices: jax.Array) -> jax.Array:
     """Returns the one map that equals warping by each map in turn, the first one first."""
     product, *others = matrices
     for matrix in others:
-        # Accelerators multiply matrices in a coarser type unless told otherwise.
+        # Accelerators multiply matrices in lower precision by default.
         product = jnp.matmul(product, matrix, precision="highest")
     return product
 
 
 def shearing(*, along_rows: jax.Array | float, along_columns: jax.Array | float) -> jax.Array:
-    """Returns a shear relative to the centre: pixels of input by which a pixel of output moves.
+    """Returns a shear about the centre, in pixels of the input per pixel of the result.
 
     Args:
-      along_rows: the way to the right for each pixel down.
-      along_columns: the way down for each pixel to the right.
+      along_rows: shift to the right per pixel down.
+      along_columns: shift down per pixel to the right.
     """
     return _affine((1, along_columns, 0), (along_rows, 1, 0))
 
 
 def shifting(*, down: jax.Array | float, right: jax.Array | float) -> jax.Array:
-    """Returns the map that moves the picture by so many pixels."""
+    """Returns the map that moves the picture by this many pixels."""
     return _affine((1, 0, -down), (0, 1, -right))
 
 
@@ -180,8 +180,8 @@ def warp(image: jax.Array, matrix: jax.Array, fill: Fill) -> jax.Array:
 
     Args:
       image: float [height, width, channels].
-      matrix: [3, 3]; maps row and column (and 1) of a pixel of the result to the place that it is
-        taken from, both relative to the image's centre.
+      matrix: [3, 3]; maps (row, column, 1) of a pixel of the result to the place in the image that
+        it is sampled from, both relative to the centre.
       fill: what lies outside the image.
 
     Returns:

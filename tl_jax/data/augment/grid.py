@@ -1,4 +1,4 @@
-"""A picture of augmentation: each image beside what the training step gets of it."""
+"""Draws a grid of images, each beside augmented versions of it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,14 +27,14 @@ def draw_grid(
       mean, std: of the normalisation.
 
     Raises:
-      ValueError: if there are no images, or not as many as rows of augmented ones.
+      ValueError: if there are no images, or a different number of rows of augmented ones.
     """
     from PIL import Image
 
     if len(images) == 0 or augmented.ndim != 5 or len(images) != len(augmented):
         raise ValueError(
-            f"got {len(images)} images and augmented ones of shape {augmented.shape}; expected at "
-            "least one, and augmented ones [images, versions, height, width, channels]"
+            f"got {len(images)} images and augmented ones of shape {augmented.shape}; expected one "
+            "image or more, and augmented ones [images, versions, height, width, channels]"
         )
     pixels = denormalize(augmented, mean, std)
     rows, columns, height, width, _ = pixels.shape

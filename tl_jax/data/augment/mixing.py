@@ -1,4 +1,4 @@
-"""Mixup and CutMix: pairs of a batch are mixed, images and targets in the same shares."""
+"""Mixup and CutMix: mix pairs of a batch, images and targets in the same shares."""
 
 import functools
 from collections.abc import Callable
@@ -55,29 +55,29 @@ def mix(
     Args:
       key: random key of the batch.
       images: [B, H, W, C], normalised.
-      targets: float [B, classes], or a tree of such arrays, one a task: one-hot labels, or 1 and 0
-        for each label of a multi-label task. A negative target is unknown, and stays so when it is
-        mixed. It makes no difference whether labels are smoothed before or after the mixing
+      targets: float [B, classes], or a tree of such arrays, one per task: one-hot labels, or 1 and
+        0 for each label of a multi-label task. A negative target is unknown, and so is its mixture.
+        It makes no difference whether labels are smoothed before or after the mixing
         (`tl_jax.objectives.losses.cross_entropy`).
-      mixup: alpha of mixup's Beta(alpha, alpha); the larger, the more alike the two shares; 1
-        draws them uniformly; 0: no mixup.
+      mixup: alpha of mixup's Beta(alpha, alpha). Larger values draw more equal shares; 1 draws them
+        uniformly; 0: no mixup.
       cutmix: the same for CutMix.
-      switch: how often CutMix is taken where both are on.
-      probability: how often a batch is mixed at all.
+      switch: probability of CutMix rather than mixup, if both are on.
+      probability: probability that a batch is mixed at all.
 
     Returns:
       Images and targets of the same shapes and types.
 
     Raises:
-      ValueError: if an alpha is negative, a probability outside [0, 1], or there is not one row of
-        floating targets an image.
+      ValueError: if an alpha is negative, a probability is outside [0, 1], or the targets are not
+        one row of floats per image.
 
     Examples:
       >>> images, targets = jnp.ones((2, 8, 8, 3)), {"label": jnp.eye(2)}
       >>> images, targets = mix(jax.random.key(0), images, targets, mixup=0.2, cutmix=1.0)
     """
     if not (mixup >= 0 and cutmix >= 0):
-        raise ValueError(f"got mixup={mixup} and cutmix={cutmix}; expected 0, for none, or more")
+        raise ValueError(f"got mixup={mixup} and cutmix={cutmix}; expected 0 (off) or more")
     if not (0 <= switch <= 1 and 0 <= probability <= 1):
         raise ValueError(
             f"got switch={switch} and probability={probability}; expected both within [0, 1]"
@@ -121,7 +121,7 @@ def _draw_weights(
     cut_draw, mixed_draw, *place = jax.random.uniform(jax.random.fold_in(key, _CUT), (4,))
     is_cut = cut_draw < (switch if mixup else 1.0) if cutmix else False
     alpha = jnp.where(is_cut, cutmix, mixup) if mixup and cutmix else mixup or cutmix
-    # A beta, as one gamma's share of two; `jax.random.beta` is slower to compile by half.
+    # A beta draw, as one gamma draw over the sum of two; `jax.random.beta` compiles more slowly.
     one, other = jax.random.loggamma(key, alpha, (2,))
     share = jax.nn.sigmoid(one - other)
     if probability < 1:

@@ -7,15 +7,13 @@ map, so that it is resampled once.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tl_jax.data.augment import colour, geometry
-
-Policy = Literal["randaugment", "trivialaugment", "augmix"]
 
 OPERATIONS = (
     "identity",
@@ -159,7 +157,7 @@ def move_matrix(operation: jax.Array, magnitude: jax.Array, size: tuple[int, int
         jnp.where(operation == OPERATIONS.index(name), magnitude, 0.0)
         for name in ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
     )
-    # The shears leave the first row or column where it is, not the centre.
+    # torchvision's shears keep the first row or column in place, not the centre.
     anchored = geometry.shifting(down=-slope_y * size[1] / 2, right=-slope_x * size[0] / 2)
     return geometry.compose(
         geometry.shifting(down=down, right=right),
@@ -215,7 +213,7 @@ def apply_operations(
     fill: geometry.Fill,
     first_move: jax.Array | None = None,
 ) -> jax.Array:
-    """Applies operations in turn: the moves first, as one, then the changes of colour.
+    """Applies operations in turn: the moves first, as one resampling, then the changes of colour.
 
     Args:
       image: float32 [height, width, 3], values in [0, 255].

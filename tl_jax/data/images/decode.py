@@ -15,10 +15,10 @@ MAX_PIXELS = 89_478_485
 
 ImageLike = str | Path | Image.Image | np.ndarray
 
-# Formats that hold pixels and name themselves: for EPS Pillow would start Ghostscript.
+# Formats of pixels that are recognised by their content. For EPS Pillow would start Ghostscript.
 _FORMATS = tuple("AVIF BMP DIB GIF ICO JPEG JPEG2000 MPO PNG PPM TIFF WEBP".split())
 
-# What makes an image upright, by its EXIF orientation.
+# The transpose that makes an image upright, by its EXIF orientation.
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -82,8 +82,8 @@ def decode(
     The content decides the format, not the file's suffix. The EXIF orientation is applied.
     Transparent pixels are laid over white, as on paper. Gray images get three equal channels, and
     16 bits a channel become 8. Colours with an embedded ICC profile other than sRGB are converted
-    to sRGB; CMYK without one by inverting its inks. Of an animation the first frame is taken. An
-    image with all its pixels is good even if something behind them is missing.
+    to sRGB; CMYK without a profile is converted by inverting its inks. The first frame of an
+    animation is used. A file with all its pixels is good even if data after them is missing.
 
     Args:
       data: path of the file, or its content.
@@ -93,8 +93,8 @@ def decode(
 
     Raises:
       FileNotFoundError: if there is no such file.
-      CorruptImageError: if it is no image, is damaged or cut short, has too many pixels, or holds
-        values that have no 8-bit equivalent.
+      CorruptImageError: if it is not an image, is damaged or truncated, has too many pixels, or
+        holds values that have no 8-bit equivalent.
     """
     return decode_with_format(data, name=name, max_pixels=max_pixels).pixels
 
@@ -120,11 +120,11 @@ def decode_with_format(
 
 
 def open_image(data: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Opens an image file, or its bytes, and reads no more than its header.
+    """Opens an image file, or its bytes, and reads only its header.
 
     Raises:
       FileNotFoundError: if there is no such file.
-      CorruptImageError: if it is no image, or has too many pixels; the message is the reason.
+      CorruptImageError: if it is not an image, or has too many pixels; the message is the reason.
     """
     if not isinstance(data, bytes):
         check_file(Path(data))
@@ -151,7 +151,7 @@ def open_image(data: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Ima
 
 
 def check_file(path: Path) -> None:
-    """Raises CorruptImageError for a directory, and for a pipe, which would be waited for."""
+    """Raises CorruptImageError for a directory, and for a pipe, on which reading would block."""
     if path.exists() and not path.is_file():
         kind = "a directory" if path.is_dir() else "a device or a pipe"
         raise _corrupt(f"it is {kind}, not a file")
@@ -163,7 +163,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
       ValueError: if the image holds floats, or integers beyond 16 bits.
     """
-    image.load()  # Some formats have their metadata only then.
+    image.load()  # Some formats read their metadata only now.
     colours, alpha = _split_alpha(_upright(image))
     rgb = _to_srgb(colours, image.info.get("icc_profile"))
     if alpha is None or alpha.getextrema()[0] == 255:
@@ -174,7 +174,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def is_srgb(profile: bytes | None) -> bool:
     """Returns whether colours with this ICC profile are used as they are.
 
-    Colours without a profile are, and those with a profile that cannot be read.
+    This holds without a profile, and for a profile that cannot be read.
     """
     return not profile or all(
         _srgb_transform(profile, mode) is None for mode in _PROFILE_MODES.values()
@@ -215,7 +215,7 @@ def _formats() -> tuple[str, ...]:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # EXIF data can be damaged in any way; the pixels are good.
+    except Exception:  # EXIF data can be damaged in any way; the pixels are still good.
         return image
     if orientation not in _TRANSPOSES:
         return image
@@ -256,7 +256,7 @@ def _to_srgb(colours: Image.Image, profile: bytes | None) -> Image.Image:
         transform = _srgb_transform(profile, image.mode)
         if transform is not None:
             converted = ImageCms.applyTransform(image, transform)
-            if converted is not None:  # None is for conversions in place.
+            if converted is not None:  # Pillow returns None only for conversions in place.
                 return converted
     return candidates[-1]
 
@@ -273,7 +273,7 @@ def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | N
         return None  # A damaged profile: viewers show the colours as they are.
     if mode == "CMYK":
         return transform
-    # Tried on 17 * 17 * 17 colours that fill the RGB cube.
+    # Compare on a grid of 17 * 17 * 17 colours over the RGB cube.
     levels = np.linspace(0, 255, 17).astype(np.uint8)
     cube = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1)
     colours = Image.fromarray(cube.reshape(17, -1, 3)).convert(mode)

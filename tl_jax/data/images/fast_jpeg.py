@@ -11,8 +11,8 @@ from tl_jax.data.images import decode
 _UPRIGHT = (None, 1)
 _REDUCTIONS = (8, 4, 2)
 _COLOUR_SPACES = ("Gray", "RGB", "YCbCr")
-# The second bytes of markers: of the segments APP1 (EXIF, XMP) and APP2 (ICC), or a fill byte
-# before a marker; and of the marker that ends all segments.
+# Second bytes of JPEG markers: the segments APP1 (EXIF, XMP) and APP2 (ICC), and the fill byte that
+# may precede a marker; and the start of the scan, after which there are no such segments.
 _METADATA = (0xE1, 0xE2, 0xFF)
 _START_OF_SCAN = 0xDA
 
@@ -23,9 +23,9 @@ class DecodedImage:
 
     Attributes:
       pixels: uint8 RGB [H, W, 3].
-      extent: height and width of the image in these pixels; not whole where only a part of the
+      extent: height and width of the image in these pixels; fractional where only a part of the
         last row or column belongs to it.
-      size: height and width of the file's image.
+      size: height and width of the image in the file.
     """
 
     pixels: np.ndarray
@@ -48,10 +48,10 @@ class DecodedImage:
 def decode_reduced(data: bytes, canvas: int, *, name: str) -> DecodedImage:
     """Decodes an image that is to be stretched to a square.
 
-    A JPEG file both of whose sides are at least twice (4, 8 times) the square's is decoded at half
-    (a quarter, an eighth) of its size, by an inverse cosine transform of as many points: a mean
-    over as many pixels. Any other image is decoded in full, as is a JPEG that is rotated by its
-    EXIF data, in CMYK, or with colours to be converted.
+    A JPEG file whose sides are both at least 2 (4, 8) times the square's is decoded at 1/2 (1/4,
+    1/8) of its size, by a smaller inverse cosine transform, which averages the pixels. All other
+    images are decoded in full, and so is a JPEG file that is rotated by its EXIF data, in CMYK, or
+    needs a conversion of colours.
 
     Args:
       data: the file's content.
@@ -76,13 +76,13 @@ def _decode_plain_jpeg(data: bytes, canvas: int) -> DecodedImage | None:
         too_large = height * width > decode.MAX_PIXELS
         if too_large or colour_space not in _COLOUR_SPACES or not _is_upright_srgb(data):
             return None
-        by = next((by for by in _REDUCTIONS if min(height, width) >= by * canvas), 1)
+        factor = next((each for each in _REDUCTIONS if min(height, width) >= each * canvas), 1)
         pixels = simplejpeg.decode_jpeg(
-            data, min_height=math.ceil(height / by), min_width=math.ceil(width / by)
+            data, min_height=math.ceil(height / factor), min_width=math.ceil(width / factor)
         )
     except Exception:  # `decode.decode` finds the same fault, and names the image.
         return None
-    return DecodedImage(pixels, (height / by, width / by), (height, width))
+    return DecodedImage(pixels, (height / factor, width / factor), (height, width))
 
 
 def _is_upright_srgb(data: bytes) -> bool:
@@ -104,4 +104,4 @@ def may_have_metadata(data: bytes) -> bool:
         if marker in _METADATA:
             return True
         place += 2 + int.from_bytes(data[place + 2 : place + 4])
-    return True  # No marker where one is expected: Pillow finds the next.
+    return True  # There is no marker where one is expected: Pillow looks for the next.

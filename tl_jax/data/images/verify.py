@@ -13,7 +13,7 @@ from tl_jax.data.images import decode
 
 Key = TypeVar("Key", bound=Hashable)
 
-# What is remembered of a table with images in it: its splits, and some slices of them.
+# How many selections of a table's rows (splits and slices) a record holds results of.
 _REMEMBERED_SELECTIONS = 8
 
 
@@ -32,7 +32,7 @@ def corrupt_images(keys: Iterable[Key], content: Callable[[Key], Path | bytes]) 
     """Decodes images, and returns the keys of those that cannot be decoded, each with the reason.
 
     Args:
-      keys: what the images are known by.
+      keys: identifiers of the images.
       content: maps a key to the path or the bytes of the image; called from several threads.
     """
 
@@ -77,8 +77,8 @@ def corrupt_rows(
       table: the file.
       rows: the rows to decode.
       content: maps a row to the bytes of its image.
-      record: JSON file with the results of before; rows are decoded again if the table has changed,
-        or if they are another selection of its rows.
+      record: JSON file with earlier results; rows are decoded again if the table has changed or
+        another selection of its rows is checked.
     """
     if not rows:
         return {}
@@ -118,9 +118,9 @@ def _read_json(record: Path) -> dict[str, Any]:
 
 
 def _stamp(path: Path) -> list[int]:
-    """Returns a file's size and modification time, or nothing if it cannot be opened."""
+    """Returns a file's size and modification time, or an empty list if it cannot be read."""
     try:
         status = path.stat()
     except OSError:
-        return []  # No record has this, so the file is decoded, and the reason found.
+        return []  # Equal to no recorded stamp, so the file is decoded, which finds the reason.
     return [status.st_size, status.st_mtime_ns]

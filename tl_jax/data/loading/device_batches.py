@@ -1,4 +1,4 @@
-"""Batches on the devices: those of the host, put there ahead of the step that uses them."""
+"""Batches on the devices: the host's batches, put there ahead of the steps that use them."""
 
 import contextlib
 import dataclasses
@@ -35,9 +35,9 @@ def prefetch(
     """Yields the batches on their devices, each put there while the ones before it are used.
 
     Args:
-      batches: of the host; they are closed with this generator.
+      batches: of the host; closed with this generator.
       sharding: how a batch lies on the devices.
-      depth: batches on their way beside the one that is used; 0 puts each when it is asked for.
+      depth: batches put ahead of the one in use; 0: each is put when it is requested.
     """
     with contextlib.closing(batches):
         on_devices = (put_batch(batch, sharding) for batch in batches)
@@ -59,12 +59,12 @@ def train_batches(
 ) -> Generator[DeviceBatch, None, None]:
     """Yields training batches on their devices from a step on, without end.
 
-    The batch of a step is the same, bit by bit, whatever the cache, the workers and the number of
-    processes. Stretching on the devices may round by a level of 255 differently (`stretch`).
+    The batch of a step has the same bits for every cache and any number of workers and processes.
+    Images stretched on the devices may differ from those by one level of 255 (`stretch`).
 
     Args:
       source: the split.
-      options: how the examples are read and where they stay.
+      options: how the examples are read and where they are cached.
       canvas: side of the square that each image is stretched to.
       order: order of the examples.
       sharding: how a batch lies on the devices: split by its first axis over the mesh's only axis.
@@ -124,7 +124,7 @@ def eval_batches(
     Args:
       source: the split.
       options: how the examples are read; `cache="device"` keeps the batches of the first pass on
-        the devices, split as they are.
+        the devices, sharded as they are.
       preprocess: size and crop of the images; they are not normalised here.
       sharding: how a batch lies on the devices.
 
@@ -161,7 +161,7 @@ class DeviceEvalBatches:
         Args:
           host: the batches.
           sharding: how a batch lies on the devices.
-          is_kept: whether the batches of the first complete pass stay for all later ones.
+          is_kept: whether the batches of the first complete pass are reused in all later ones.
         """
         self._host, self._sharding, self._is_kept = host, sharding, is_kept
         self._kept: list[DeviceBatch] = []

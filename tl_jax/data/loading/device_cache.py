@@ -1,4 +1,4 @@
-"""A cache of training images on the devices, which gathers the batches there."""
+"""A cache of training images on the devices, which gathers batches there."""
 
 import functools
 import math
@@ -17,7 +17,7 @@ from tl_jax.data.loading.workers import read_all
 
 DeviceBatch = dict[str, jax.Array]
 
-# Share of a device's memory up to which the images are copied whole to each device.
+# Share of a device's memory up to which each device gets a copy of all images.
 _MAX_COPIED = 0.25
 _CHUNK = 64  # Examples that a worker reads at a time.
 
@@ -25,9 +25,9 @@ _CHUNK = 64  # Examples that a worker reads at a time.
 class DeviceCache:
     """The canvases of a split on the devices; training batches are gathered there, inside jit.
 
-    An epoch takes from the host one array of indices and no image. The images are copied to each
-    device, or split over the devices by example where that would take more than a quarter of a
-    device's memory.
+    An epoch transfers one array of indices from the host and no image. Each device has a copy of
+    all images, unless that takes more than a quarter of its memory; then the examples are split
+    over the devices.
 
     Attributes:
       is_split: whether the images are split.
@@ -48,7 +48,7 @@ class DeviceCache:
           sharding: how a batch lies on the devices: split by its first axis over the mesh's only
             axis.
           options: batch size, number and type of the workers.
-          is_split: whether the images are split over the devices; None: where they must be.
+          is_split: whether the images are split over the devices; None: as `must_split` decides.
 
         Raises:
           ValueError: if the batch does not divide over the devices, or the images do not fit on
@@ -117,7 +117,7 @@ class DeviceCache:
 
 
 def must_split(image_bytes: int, device_bytes: int, *, devices: int) -> bool:
-    """Returns whether images are split over the devices, as copies would take too much of each."""
+    """Returns whether copies of all images would take too much of each device's memory."""
     return devices > 1 and image_bytes > _MAX_COPIED * device_bytes
 
 
@@ -127,28 +127,28 @@ def _take(
     indices: jax.Array,
     row: jax.Array,
 ) -> tuple[DeviceBatch, jax.Array]:
-    """Returns the batch of one row of the indices [steps, batch], and the next row's number."""
+    """Returns the batch of one row of the indices [steps, batch], and the number of the next."""
     return gather(arrays, jax.lax.dynamic_index_in_dim(indices, row, keepdims=False)), row + 1
 
 
 def _gather_copied(arrays: DeviceBatch, indices: jax.Array) -> DeviceBatch:
-    """Returns a device's part of a batch, where it has all examples."""
+    """Returns a device's part of a batch if every device has all examples."""
     return {name: array.at[indices].get(mode="clip") for name, array in arrays.items()}
 
 
 def _gather_split(axis: str, arrays: DeviceBatch, indices: jax.Array) -> DeviceBatch:
-    """Returns a device's part of a batch, where each device has other examples.
+    """Returns a device's part of a batch if the examples are split over the devices.
 
-    Each device looks up the examples that it has of the whole batch, with zeros for the others, and
-    the devices add them up.
+    Each device looks up its own examples of the whole batch, with zeros for the others, and a
+    reduce-scatter adds up what the devices have.
     """
     rows = len(arrays["label"])
     local = jax.lax.all_gather(indices, axis, tiled=True) - jax.lax.axis_index(axis) * rows
-    is_here = (local >= 0) & (local < rows)
+    is_local = (local >= 0) & (local < rows)
 
     def gather(array: jax.Array) -> jax.Array:
         values = array.at[local].get(mode="clip")
-        mask = is_here.reshape(-1, *[1] * (array.ndim - 1))
+        mask = is_local.reshape(-1, *[1] * (array.ndim - 1))
         return jax.lax.psum_scatter(jnp.where(mask, values, 0), axis, tiled=True)
 
     return {name: gather(array) for name, array in arrays.items()}

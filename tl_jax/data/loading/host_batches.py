@@ -1,4 +1,4 @@
-"""Batches of uint8 images in the host's memory, in an order that (seed, step) alone decides."""
+"""Batches of uint8 images in the host's memory, in an order set by the seed and the step alone."""
 
 import contextlib
 import dataclasses
@@ -29,10 +29,10 @@ def host_train_batches(
 ) -> Generator[HostBatch, None, None]:
     """Yields training batches without end.
 
-    The order is one endless stream of examples, and the batch of step k is the k-th piece of it; a
-    batch may span two epochs. So `start_step=k` continues a run that was stopped after k steps,
-    and the processes' batches of one step, in order, are the batch of a single process. Neither
-    workers nor cache change what is in a batch.
+    The order is one endless stream of examples, cut into the batches of steps 0, 1, ...; a batch
+    may span two epochs. So `start_step=k` continues a run that was stopped after k steps, and the
+    processes' batches of a step, concatenated, are the batch of a single process. Workers and cache
+    do not change what is in a batch.
 
     Args:
       source: the split.
@@ -41,8 +41,8 @@ def host_train_batches(
       order: order of the examples, such as `order.Uniform(len(source), seed)`.
       start_step: step of the first batch.
       process_index, process_count: which part of each batch this process reads.
-      packed: leaves it to the device to stretch the images, and yields them as `PackedReader` reads
-        them: with `packed` and `extent`. For JPEG files stretching is most of the work.
+      packed: yield images as `PackedReader` reads them, with `packed` and `extent`, for the device
+        to stretch. For JPEG files stretching is most of the work.
 
     Returns:
       A generator of dicts of `image` uint8 [b, canvas, canvas, 3], `size` int32 [b, 2] (height and
@@ -99,7 +99,7 @@ def host_eval_batches(
     Args:
       source: the split.
       options: how the examples are read; `cache="memory"` keeps the prepared images for the next
-        pass, "device" is not for this function.
+        pass; "device" is not supported here.
       preprocess: size and crop of the images; they are not normalised here.
       process_index, process_count: which part of each batch this process reads.
 

@@ -19,7 +19,7 @@ _CGROUP_LIMITS = (
 
 
 class MemoryCache:
-    """The examples of a reader, each read once, ahead of need. Not safe for several threads."""
+    """The examples of a reader, each read once, ahead of use. Not thread-safe."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class MemoryCache:
             try:
                 next(self._reading)
             except BaseException:
-                self.close()  # Another attempt begins with the example that is missing.
+                self.close()  # A retry starts with the missing example.
                 raise
         batch = {
             name: array.take(indices, axis=0, mode="clip") for name, array in self._arrays.items()
@@ -96,7 +96,7 @@ class MemoryCache:
 
 
 def check_memory(count: int, shape: tuple[int, ...], have: int, *, cache: str, of: str) -> None:
-    """Raises ValueError if uint8 images of a shape need more bytes than there are."""
+    """Raises ValueError if `count` uint8 images of this shape need more than `have` bytes."""
     need = count * math.prod(shape)
     if need > have:
         others = "'none'" if cache == "memory" else "'memory' or 'none'"

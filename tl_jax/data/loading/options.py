@@ -11,11 +11,11 @@ StretchOn = Literal["auto", "device", "host"]
 
 @dataclasses.dataclass(frozen=True)
 class LoadOptions:
-    """How examples become batches. None of it changes what is in a training batch of a step.
+    """How examples become batches. Workers, cache and prefetching do not change what is in a batch.
 
     Attributes:
       batch_size: examples of a step over all processes and devices.
-      workers: threads or processes that read, each whole batches; 0: the calling thread reads.
+      workers: threads or processes, each of which reads whole batches; 0: the calling thread reads.
       worker_type: "thread", or "process" for a source whose own Python code takes most of the time.
       cache: "none" reads every image every time; "memory" keeps the decoded images in the host's
         memory, "device" on the devices.
@@ -23,11 +23,11 @@ class LoadOptions:
         size for training.
       stretch_on: where training images are stretched to the canvas: on the "host" by its workers,
         or on the "device", which needs `cache="none"`. "auto" is "device" if there is no cache and
-        the devices are no CPUs.
-      prefetch: batches that are on their way to the devices beside the one in use.
+        the devices are not CPUs.
+      prefetch: batches put on the devices ahead of the one in use.
 
     Raises:
-      ValueError: on construction, if a value is none of these.
+      ValueError: on construction, if a value is not one of these.
 
     Examples:
       >>> LoadOptions(batch_size=32, cache="memory").workers

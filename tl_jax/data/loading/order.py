@@ -1,7 +1,6 @@
-"""The order of training: endless streams of examples that (seed, position) alone decides."""
+"""The order of training: endless streams of examples, set by the seed and the position alone."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Literal, Protocol
 
 import numpy as np
@@ -10,7 +9,7 @@ from tl_jax.data.source import Source
 
 Sampling = Literal["uniform", "balanced", "square_root"]
 
-# Words of the seeds. `Uniform` has none, so that recorded runs keep their order.
+# Parts of the seeds that keep the orders apart. `Uniform` has none: recorded runs keep their order.
 _BALANCED, _WALK, _WEIGHTED = 1, 2, 3
 _EPOCHS_KEPT = 4
 
@@ -19,10 +18,10 @@ class Order(Protocol):
     """The order of the examples, epoch by epoch."""
 
     def __len__(self) -> int:
-        """Returns the number of draws of an epoch."""
+        """Returns the number of draws in an epoch."""
 
     def epoch(self, number: int) -> np.ndarray:
-        """Draws one epoch: int64 [len], indices of examples; always the same for a number."""
+        """Draws one epoch: int64 [len], indices of examples; the same ones for the same number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,19 +49,18 @@ class Uniform:
     def epoch(self, number: int) -> np.ndarray:
         """Draws the permutation of one epoch.
 
-        Sorting raw bits gives the same order with every version of NumPy, which promises that of
-        no other method.
+        It sorts raw random bits: NumPy keeps only these the same in all its versions.
         """
         return np.argsort(_random_bits(self.count, self.seed, number), kind="stable")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Balanced:
-    """All classes equally often: each run of as many draws as classes holds every class once.
+    """All classes equally often: with C classes, each C consecutive draws hold every class once.
 
-    Each class is walked through by its own permutations, so none of its examples comes again
-    before all of them were drawn. An epoch has as many draws as there are examples with a label,
-    rounded up to a multiple of the classes. Examples whose label is missing (-1) are never drawn.
+    The examples of a class come in permutations, so that none is repeated before all of them were
+    drawn. An epoch has as many draws as there are examples with a label, rounded up to a multiple
+    of C. Examples whose label is missing (-1) are never drawn.
 
     Attributes:
       labels: int [N], the class of each example.
@@ -111,9 +109,9 @@ class Balanced:
 class Weighted:
     """Each example in proportion to its weight.
 
-    An epoch has as many draws as there are examples. An example of weight w, where all weights add
-    up to W, comes floor or ceil(len * w / W) times in it, and len * w / W times on average:
-    systematic resampling, over the examples in random order.
+    An epoch has as many draws as there are examples. An example of weight w, where all weights sum
+    to W, is drawn floor or ceil(len * w / W) times, and len * w / W times on average: systematic
+    resampling, over the examples in random order.
 
     Attributes:
       weights: [N], at least 0, not all of them 0.
@@ -128,9 +126,9 @@ class Weighted:
         is_valid = weights.ndim == 1 and np.isfinite(weights).all() and (weights >= 0).all()
         if not is_valid or not weights.any():
             raise ValueError(
-                f"got weights of shape {weights.shape}, of which {int((weights < 0).sum())} are "
-                f"negative and {int((~np.isfinite(weights)).sum())} not finite; expected one for "
-                "each example, 0 or more, and at least one above 0"
+                f"got weights of shape {weights.shape}; {int((weights < 0).sum())} are negative "
+                f"and {int((~np.isfinite(weights)).sum())} not finite; expected one weight per "
+                "example, 0 or more, and at least one above 0"
             )
         object.__setattr__(self, "weights", weights)
 
@@ -146,7 +144,7 @@ class Weighted:
         # The upper 53 bits make a float in [0, 1).
         places = (np.arange(count) + float(int(bits[-1]) >> 11) * 2.0**-53) / count
         chosen = np.searchsorted(sums, places * sums[-1], side="right")
-        # A place may be rounded up to the sum itself, and behind that lie only weights of 0.
+        # Rounding may move a place up to the total sum, past which all weights are 0.
         last = np.flatnonzero(self.weights[shuffled])[-1]
         drawn = shuffled[np.minimum(chosen, last)]
         return drawn[np.argsort(bits[count:-1], kind="stable")]
@@ -197,7 +195,7 @@ def make_order(sampling: Sampling, source: Source, *, seed: int) -> Order:
 
 
 class Stream:
-    """The epochs of an order as one endless stream; keeps those that it has drawn last.
+    """The epochs of an order as one endless stream; keeps the epochs drawn last.
 
     Examples:
       >>> Stream(Uniform(5, seed=7))[range(3, 8)].tolist()
@@ -210,10 +208,13 @@ class Stream:
 
     def __getitem__(self, positions: range) -> np.ndarray:
         """Returns the examples at consecutive positions, counted from 0: int64 [len(positions)]."""
-        pieces = [
-            self._epoch(epoch)[start:stop]
-            for epoch, start, stop in _split_by_epoch(positions, len(self.order))
-        ]
+        pieces = []
+        position = positions.start
+        while position < positions.stop:
+            epoch, start = divmod(position, len(self.order))
+            stop = min(len(self.order), start + positions.stop - position)
+            pieces.append(self._epoch(epoch)[start:stop])
+            position += stop - start
         return np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
 
     def _epoch(self, number: int) -> np.ndarray:
@@ -222,16 +223,6 @@ class Stream:
                 self._drawn.pop(next(iter(self._drawn)))
             self._drawn[number] = self.order.epoch(number)
         return self._drawn[number]
-
-
-def _split_by_epoch(positions: range, length: int) -> Iterator[tuple[int, int, int]]:
-    """Yields each epoch that a range of positions touches, with start and stop within it."""
-    position = positions.start
-    while position < positions.stop:
-        epoch, start = divmod(position, length)
-        stop = min(length, start + positions.stop - position)
-        yield epoch, start, stop
-        position += stop - start
 
 
 def _random_bits(count: int, *seed: int) -> np.ndarray:

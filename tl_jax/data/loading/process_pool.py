@@ -1,9 +1,9 @@
 """Processes that read batches, for sources whose own Python code takes most of the time.
 
-Threads decode and resize in parallel, since Pillow and simplejpeg release Python's lock, and no
-batch has to be copied between processes: out of JPEG files they read 700 images a second, two
-processes 617. Of a source that holds the lock for 4 ms an image, as code in Python does, threads
-read 227 images a second, two processes 390 (`python -m experiments.benchmarks.loader`, two cores).
+Threads decode and resize in parallel, since Pillow and simplejpeg release the GIL, and need not
+copy batches between processes: two threads read 700 JPEG images a second, two processes 617. From a
+source whose Python code holds the GIL for 4 ms per image, two threads read 227 images a second, two
+processes 390 (`python -m experiments.benchmarks.loader`, two cores).
 
 Processes are spawned: a script that uses them needs `if __name__ == "__main__":`, each takes
 seconds to start, and the source is copied to each.
@@ -34,7 +34,7 @@ def start(reader: Reader, workers: int) -> ProcessPoolExecutor:
     pool = ProcessPoolExecutor(workers, spawn, initializer=_initialize, initargs=(reader,))
     with _interrupts_blocked():
         for _ in range(workers):
-            pool.submit(int)  # A first task each: the pool starts a process when none is idle.
+            pool.submit(int)  # One task each: the pool starts a process if none is idle.
     return pool
 
 
@@ -50,12 +50,12 @@ def read(indices: np.ndarray) -> HostBatch:
 
 @contextlib.contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Blocks Ctrl-C for a moment: processes started meanwhile inherit that and never see it.
+    """Blocks Ctrl-C while processes are started: they inherit the block and never see the signal.
 
-    Ctrl-C reaches all processes of a terminal. The main process alone has to act on it: it closes
+    Ctrl-C reaches all processes of a terminal, but only the main process must act on it: it closes
     the batches, which ends the workers.
     """
-    resource_tracker.ensure_running()  # Otherwise started below, which unblocks the signal.
+    resource_tracker.ensure_running()  # It would be started later, and unblock the signal then.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -81,6 +81,6 @@ def _picklable(error: Exception) -> Exception:
     """Returns the error, or one with its message if it would be lost between processes."""
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:  # Whatever the error's class does when it is copied.
+    except Exception:  # An error's class may fail in any way when it is copied.
         return RuntimeError("".join(traceback.format_exception_only(error)))
     return error

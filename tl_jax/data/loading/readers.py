@@ -1,4 +1,4 @@
-"""Readers: what training and evaluation read of a source, as examples and as arrays in batches."""
+"""Readers: turn a source's examples into the arrays of training and evaluation batches."""
 
 import dataclasses
 import math
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 HostBatch = dict[str, np.ndarray]
 
-# Longest side over the canvas, and shape of the largest area, of the images that `PackedReader`
-# leaves as they are: photographs of 640 x 480 for networks of 224.
+# The largest images that `PackedReader` packs at their own size: longest side over the canvas, and
+# aspect ratio. For networks of 224 pixels, with a canvas of 256, this is 640 x 480.
 _LONGEST, _ASPECT = 2.5, 4 / 3
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainReader:
-    """Reads what training crops from: `image` stretched to a square, `size` and the labels.
+    """Reads training examples: `image` stretched to a square, `size` and the labels.
 
     Attributes:
       source: the split.
@@ -64,11 +64,11 @@ class TrainReader:
 
 @dataclasses.dataclass(frozen=True)
 class PackedReader(TrainReader):
-    """Reads for training images that the device stretches to a square (`stretch.stretch`).
+    """Reads training examples whose images the device stretches to a square (`stretch.stretch`).
 
-    `image` is an array [room] that begins with the pixels of an image of any size, row after row;
+    `image` is an array [capacity] that begins with the pixels of an image of any size, row by row;
     `packed` (int32 [2]) is the number of its rows and columns, `extent` (float32 [2]) the part of
-    them to be stretched. An image that is too large for the room is stretched at once.
+    them to be stretched. An image above this capacity is stretched here.
 
     Attributes:
       source, canvas, fast_jpeg: as in `TrainReader`.
@@ -81,11 +81,11 @@ class PackedReader(TrainReader):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Bytes of an image: one row more than it has, as a row is read with what follows it."""
+        """Bytes for an image and one more row: `stretch` reads past the end of its last row."""
         return (3 * self.side * (math.ceil(self.side / _ASPECT) + 1),)
 
     def __getitem__(self, index: int) -> Example:
-        """Reads one example; its `image` is no longer than its pixels are."""
+        """Reads one example; its `image` has the pixels only, without the rest of the array."""
         example, decoded = self.decode(index)
         image, extent = decoded.pixels, decoded.extent
         if max(image.shape) > self.side or image.size > self.shape[0] - 3 * self.side:
@@ -96,8 +96,8 @@ class PackedReader(TrainReader):
     def allocate(self, count: int) -> HostBatch:
         """Returns arrays for `count` examples, all zero but for the images.
 
-        The images are not initialised, which would take time: nothing uses what is behind the
-        pixels of an image.
+        The images are not initialised, which would take time: what follows an image's pixels is
+        never used.
         """
         return {
             "image": np.empty((count, *self.shape), np.uint8),
@@ -110,7 +110,7 @@ class PackedReader(TrainReader):
 
 @dataclasses.dataclass(frozen=True)
 class EvalReader:
-    """Reads what is evaluated: `image` resized and cropped as configured, and the labels.
+    """Reads evaluation examples: `image` resized and cropped, and the labels.
 
     Attributes:
       source: the split.
@@ -140,7 +140,7 @@ Reader = TrainReader | EvalReader
 
 
 def read_batch(reader: Reader, indices: np.ndarray) -> HostBatch:
-    """Reads examples into new arrays; where an index is -1, they stay as allocated.
+    """Reads examples into new arrays; rows with index -1 stay as allocated.
 
     Raises:
       Exception: what the source raises, with a note that names the example.

@@ -1,4 +1,4 @@
-"""The last step of reading for training, done on the device: images stretched to a square."""
+"""Stretches training images to squares on the device, the last step of reading them."""
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +9,13 @@ def stretch(
 ) -> jax.Array:
     """Stretches packed images to squares, antialiased, as Pillow's bicubic `resize` does.
 
-    Pillow's weights have 22 bits, these are float32, so a value may differ by 1. Pillow shrinks the
-    height of upright images first where that is quicker; here it is always the width, so that their
+    Pillow's weights have 22 bits and these are float32, so a value may differ by 1. For tall images
+    Pillow shrinks the height first where that is faster, and this function always the width; their
     values differ by a fifth of a level on average.
 
     Args:
-      images: uint8 [batch, room], as `readers.PackedReader` packs them: each begins with the rows
-        of RGB pixels of an image, one after the other, followed by at least 3 * `side` bytes.
+      images: uint8 [batch, capacity], as `readers.PackedReader` packs them: each begins with the
+        rows of RGB pixels of an image, one after the other, followed by at least 3 * `side` bytes.
       shapes: int32 [batch, 2], rows and columns of each image.
       extents: float32 [batch, 2], height and width of the part of it that is stretched.
       side: the longest side that an image may have.

@@ -1,8 +1,8 @@
 """Batches that threads or processes read ahead, in the order in which they are needed.
 
-The standard library's pools are enough: out of JPEG files to be stretched on the device, threads
-read 1,418 images per second of CPU time here and 1,332 with Grain 0.2.18; processes, which stretch,
-399 here and 420 with Grain (medians of paired runs on two busy cores).
+The standard library's pools are fast enough. Per second of CPU time, threads read 1,418 JPEG images
+to be stretched on the device, and 1,332 with Grain 0.2.18; processes, which stretch the images
+themselves, read 399, and 420 with Grain (medians of paired runs on two busy cores).
 """
 
 import functools
@@ -23,7 +23,7 @@ def read_ahead(
     """Yields the batch of each array of indices, in order.
 
     While a batch is used, the workers read the next `options.workers + 1` of them. Nothing is read
-    before the first batch is asked for.
+    before the first batch is requested.
 
     Args:
       reader: of the examples.
@@ -58,7 +58,7 @@ def read_ahead(
 
 
 def read_all(reader: Reader, indices: np.ndarray, options: LoadOptions, *, chunk: int) -> HostBatch:
-    """Reads examples into one set of arrays, `chunk` at a time; for the rest as `read_batch`."""
+    """Reads examples into one set of arrays, `chunk` at a time; otherwise as `read_batch`."""
     arrays = reader.allocate(len(indices))
     starts = range(0, len(indices), chunk)
     chunks = [indices[start : start + chunk] for start in starts]

@@ -33,15 +33,15 @@ class Row:
 def draw(rows: Sequence[Row], *, heading: str, footer: str) -> Image.Image:
     """Returns the sheet as a Pillow image in mode RGB.
 
-    Images keep their aspect ratio. Those that are wider or higher than 112 pixels are shrunk, the
-    others are shown at their own size. Text that is too long is cut, with an ellipsis.
+    Images keep their aspect ratio. Those wider or higher than 112 pixels are shrunk, the others are
+    shown at their own size. Text that is too long ends in an ellipsis.
 
     Args:
       rows: drawn from top to bottom.
       heading, footer: one line each, above and below the rows.
     """
-    # Matplotlib's font has Greek, Cyrillic and Arabic letters. The basic layout does not need the
-    # library for complex scripts, without which Pillow may be built.
+    # Matplotlib's font has Greek, Cyrillic and Arabic letters. The basic layout also works where
+    # Pillow is built without the library for complex scripts.
     font_file = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
     font = ImageFont.truetype(str(font_file), 11, layout_engine=ImageFont.Layout.BASIC)
     columns = max((len(row.tiles) for row in rows), default=1)

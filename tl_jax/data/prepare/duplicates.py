@@ -25,7 +25,7 @@ class Group:
 
     @property
     def labels_differ(self) -> bool:
-        """Whether the labels contradict each other; a missing one contradicts nothing."""
+        """Whether the labels contradict each other; missing labels are ignored."""
         for task in self.members[0].labels:
             for values in zip(*(image.labels[task] for image in self.members), strict=True):
                 if len({value for value in values if value >= 0}) > 1:

@@ -19,7 +19,7 @@ Encoding = Literal["as-is", "jpeg", "png"]
 
 _LOSSY_FORMATS = ("JPEG", "MPO", "WEBP", "AVIF")
 _JPEG_QUALITY = 95
-# Errors of the machine, not of a file.
+# Errors of the machine rather than of a file.
 _MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -61,7 +61,12 @@ class ImageReader:
             if isinstance(source, FolderSource):
                 name = self._relative(source.paths[index])
                 decode.check_file(source.paths[index])
-            data, example = source.encoded(index) or _as_png(source[index])
+            encoded = source.encoded(index)
+            if encoded is None:
+                example = source[index]
+                data = _encode(example["image"], "png")
+            else:
+                data, example = encoded
             name, label = self._relative(example.get("path", name)), example["label"]
             decoded = decode.decode_with_format(data)
         except (decode.CorruptImageError, OSError) as error:
@@ -97,11 +102,6 @@ class ImageReader:
         # Names that are not UTF-8 can neither be printed nor stored as text.
         name = os.fsencode(path).decode("utf-8", "backslashreplace")
         return name.removeprefix(f"{self.base}{os.sep}")
-
-
-def _as_png(example: Example) -> tuple[bytes, Example]:
-    """Returns the image of an example as the bytes of a PNG file, and the example."""
-    return _encode(example["image"], "png"), example
 
 
 def _encode(pixels: np.ndarray, encoding: Literal["jpeg", "png"]) -> bytes:

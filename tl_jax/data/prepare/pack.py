@@ -38,7 +38,7 @@ class PreparedSet:
     """A set that was prepared.
 
     Attributes:
-      folder: where it is; the source "prepared:FOLDER" reads it.
+      folder: its folder; the source "prepared:FOLDER" reads it.
       report: the content of `report.json`.
       corrupt: the images that were left out, as in `quarantine.jsonl`.
     """
@@ -68,19 +68,18 @@ def prepare_source(
     TFDS reads the result (`tfds.builder_from_directory`), and so does the source "prepared:OUT".
     Beside the records the folder has `report.json` and `report.md` (counts, sizes, duplicates,
     leakage, imbalance), `quarantine.jsonl` (the corrupt images: file, split, class, reason) and
-    `contact_sheet.png`. The folder appears when all of it is written, or not at all.
+    `contact_sheet.png`. The folder appears only when all of it is written.
 
     Args:
       spec: a source, as in `open_source`; its files are only read.
-      out: folder to be made.
+      out: folder to write; it must not exist.
       splits: names of the splits; the default is all that the source has.
-      max_side: images that are wider or higher are shrunk to this many pixels on the longer side
-        (bicubic).
-      encoding: "as-is" keeps each file's bytes; what `max_side` shrinks is stored as JPEG of
-        quality 95 if the file's format is lossy, and as PNG otherwise. "jpeg" and "png" store all
-        images in that format.
+      max_side: larger images are shrunk to this many pixels on the longer side (bicubic).
+      encoding: "as-is" keeps each file's bytes; an image that `max_side` shrinks is stored as JPEG
+        of quality 95 if the file's format is lossy, and as PNG otherwise. "jpeg" and "png" store
+        all images in that format.
       seed, validation_fraction, labels, image_column, data_dir: as in `open_source`.
-      workers: threads that decode; the default is one a core.
+      workers: threads that decode; the default is one per core.
       progress: show a bar on the terminal.
 
     Raises:
@@ -146,8 +145,9 @@ def _open_splits(spec: str, names: Sequence[str], options: OpenOptions) -> dict[
     for name in names:
         if not _SPLIT_NAME.fullmatch(name) or name == "all":
             raise ValueError(
-                f"a prepared set can have no split called {name!r}: a name has letters, digits, "
-                "'-' and '_', and 'all' stands for all; rename it, or name others in `splits`"
+                f"a prepared set can have no split called {name!r}; expected letters, digits, '-' "
+                "and '_', and not 'all', which stands for all splits: rename the split, or leave "
+                "it out of `splits`"
             )
     sources = {name: open_with_options(spec, name, options) for name in names}
     tasks = sources[names[0]].tasks
@@ -159,8 +159,8 @@ def _open_splits(spec: str, names: Sequence[str], options: OpenOptions) -> dict[
             )
     if tasks[0].name in ("image", "path"):
         raise ValueError(
-            f"the labels of {spec} are called {tasks[0].name!r}, which is the name of something "
-            "else in a prepared set; rename their column"
+            f"the labels of {spec} are called {tasks[0].name!r}, a name that prepared sets use for "
+            "another feature; rename the column"
         )
     return sources
 
@@ -169,7 +169,7 @@ def _open_splits(spec: str, names: Sequence[str], options: OpenOptions) -> dict[
 def _temporary_folder(out: Path) -> Iterator[Path]:
     """Makes a hidden folder beside `out` and removes it at the end.
 
-    Those that killed processes of this machine left behind are removed first.
+    Folders that killed processes of this machine left behind are removed first.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     stem = f".{out.name}.{socket.gethostname()}"
@@ -196,7 +196,7 @@ def _is_alive(process: int) -> bool:
 
 @contextlib.contextmanager
 def _disk_full_explained(out: Path) -> Iterator[None]:
-    """Turns any error whose cause is a full disk into one that says so."""
+    """Replaces any error whose cause is a full disk by an OSError that says so."""
     try:
         yield
     except Exception as error:
@@ -206,8 +206,8 @@ def _disk_full_explained(out: Path) -> Iterator[None]:
             raise
         raise OSError(
             errno.ENOSPC,
-            f"the disk is full, and nothing was kept: {out.parent} needs room for the images, and "
-            "twice that for more than 1 GB; make room, name another folder, or give max_side",
+            f"the disk is full, and nothing was kept: {out.parent} needs space for the images, and "
+            "twice that for sets above 1 GB; free some, name another folder, or set max_side",
         ) from error
 
 

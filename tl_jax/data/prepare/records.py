@@ -73,10 +73,11 @@ def write_records(
         if len(images) == before:
             raise decode.CorruptImageError(
                 f"none of the {len(source)} images in split {source.split!r} of {source.name} can "
-                f"be decoded; the last one: {corrupt[-1].name}: {corrupt[-1].reason}"
+                f"be decoded (the last is {corrupt[-1].name}: {corrupt[-1].reason}); replace the "
+                "images, or leave the split out"
             )
 
-    tfds.display_progress_bar(enable=False)  # TFDS's bars do not know how many images there are.
+    tfds.display_progress_bar(enable=False)  # TFDS does not know how many images there are.
     try:
         with bar:
             builder = _Builder(
@@ -163,9 +164,9 @@ def _record(image: GoodImage, tasks: Sequence[Task]) -> dict[str, Any]:
             continue
         if {0, -1} <= set(label):
             raise ValueError(
-                f"{image.info.name} is known not to have some classes of {task.name!r}, and of "
-                "others it is not known; a prepared set can only say one of these of all classes "
-                "that an image does not have: fill in the missing ones"
+                f"{image.info.name} lacks some classes of {task.name!r} and leaves others unknown; "
+                "a prepared set stores only the classes that an image has, and whether all others "
+                "are absent or unknown: fill in the unknown labels"
             )
         classes = [index for index, value in enumerate(label) if value == 1]
         record[task.name] = [-1, *classes] if -1 in label else classes

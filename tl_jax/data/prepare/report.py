@@ -31,7 +31,7 @@ def make_report(
       images: the good images of all splits.
       corrupt: the others.
       tasks: what the images are labelled with, the main task first.
-      source: what the set was opened by.
+      source: the specification that the set was opened by.
     """
     splits = {}
     names = [image.split for image in images] + [image.split for image in corrupt]
@@ -88,8 +88,8 @@ def _task_report(images: Sequence[ImageInfo], task: Task) -> dict[str, Any]:
 def effective_classes(counts: Sequence[int]) -> float:
     """Returns how many classes of equal size would have the same entropy of the labels.
 
-    exp(-sum p log p), with p the classes' shares (Hill's number of order 1, Ecology 54, 1973): the
-    number of classes if they are balanced, and 1 if all images are of one.
+    It is exp(-sum p log p) of the classes' shares p (Hill's number of order 1, Ecology 54, 1973):
+    the number of classes if they are balanced, and 1 if all images are of one class.
 
     Examples:
       >>> round(effective_classes([10, 10, 10]), 6), round(effective_classes([10, 1]), 2)
@@ -187,7 +187,7 @@ def _properties(report: Report) -> list[tuple[str, str]]:
 
 
 def _class_table(splits: Mapping[str, Any], task: str) -> list[str]:
-    """Returns the lines of a table of a task's classes, with a column a split."""
+    """Returns the lines of a table of a task's classes, with a column per split."""
     columns = [members["tasks"][task] for members in splits.values()]
     rows = [["class", *splits], ["---"] * (1 + len(splits))]
     for name in columns[0]["classes"]:

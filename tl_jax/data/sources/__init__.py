@@ -1,1 +1,1 @@
-"""Where images come from: one file a kind of source."""
+"""Where images come from: one file per kind of source."""

@@ -20,7 +20,7 @@ class ArraySource(Source):
 
     Attributes:
       name, split, tasks, skipped: as in `Source`; nothing is skipped.
-      images: uint8 [N, H, W] or [N, H, W, 1, 3 or 4], or one such array an image.
+      images: uint8 [N, H, W] or [N, H, W, 1, 3 or 4], or one such array per image.
       targets: int32 [N], or int8 [N, classes] for a multi-label task.
     """
 
@@ -54,11 +54,11 @@ def from_arrays(
     name: str = "arrays",
     split: str = "train",
 ) -> ArraySource:
-    """Makes a source of images and labels in memory, such as a notebook has them.
+    """Makes a source of images and labels in memory.
 
     Args:
       images: uint8 [N, H, W] or [N, H, W, 1, 3 or 4] (gray, RGB, RGBA), values in [0, 255]; or a
-        list of such arrays of any sizes, one an image.
+        list of such arrays of any sizes, one per image.
       labels: the classes' indices [N] (or [N, 1]), -1 where one is missing; or their names [N]; or
         for a multi-label task [N, classes]: 1 or True for a class that the image has, 0 for one
         that it does not have, -1 if that is not known.
@@ -68,7 +68,7 @@ def from_arrays(
       split: name of the split.
 
     Raises:
-      ValueError: if there are not as many labels as images, or either have another form.
+      ValueError: if there are not as many labels as images, or they have another form.
       TypeError: if the images are neither an array nor a list of arrays.
 
     Examples:
@@ -90,7 +90,7 @@ def select_split(
     task: Task,
     name: str,
 ) -> ArraySource:
-    """Returns what a split's specification selects of splits in memory.
+    """Selects the examples that a split's specification names from splits in memory.
 
     Args:
       images: images of each split that the specification names; slices count in their order.
@@ -124,7 +124,7 @@ def select_split(
 def encode_labels(
     labels: Labels, class_names: Sequence[str] | None = None, *, name: str
 ) -> tuple[Task, np.ndarray]:
-    """Returns the task, and the encoded labels, of what `from_arrays` takes as labels.
+    """Returns the task and the encoded labels of the labels that `from_arrays` takes.
 
     Raises:
       ValueError: if the labels have another form, or do not match the class names.
@@ -143,7 +143,7 @@ def encode_labels(
         )
     values = values.astype(str if are_names else np.int64)
     if are_indices and values.max(initial=-1) < 0:
-        raise ValueError(f"{name} holds no label; expected one at least")
+        raise ValueError(f"{name} holds no label; expected at least one")
     if class_names is not None:
         classes = [str(each) for each in class_names]
     elif are_names:
@@ -164,14 +164,14 @@ def encode_labels(
         return task, np.asarray([indices[each] for each in values.tolist()], np.int32)
     if are_vectors and len(classes) != values.shape[1]:
         raise ValueError(
-            f"got {len(classes)} class names for labels {list(values.shape)} in {name}; expected a "
-            "name a column"
+            f"got {len(classes)} class names for labels {list(values.shape)} in {name}; expected "
+            "one name per column"
         )
     highest = 1 if are_vectors else len(classes) - 1
     if values.min(initial=0) < -1 or values.max(initial=0) > highest:
         raise ValueError(
             f"got labels from {values.min(initial=0)} to {values.max(initial=0)} in {name}; "
-            f"expected -1, for missing, to {highest}"
+            f"expected -1 (missing) to {highest}"
         )
     return task, values.astype(np.int8 if are_vectors else np.int32)
 
@@ -204,14 +204,14 @@ def _check_image(shape: tuple[int, ...], dtype: np.dtype, name: str) -> None:
     if channels_last and dtype == np.uint8 and 0 not in shape:
         return
     if not channels_last and len(shape) == 3 and shape[0] in (1, 3, 4):
-        mend = ": move the channels to the end, images.transpose(0, 2, 3, 1)"
+        remedy = ": move the channels to the end, images.transpose(0, 2, 3, 1)"
     elif dtype.kind == "f":
-        mend = ": floats in [0, 1] must be scaled by 255 first"
+        remedy = ": floats in [0, 1] must be scaled by 255 first"
     else:
-        mend = ""
+        remedy = ""
     raise ValueError(
         f"got images {dtype}{list(shape)} in {name}; expected uint8 [H, W] or [H, W, 1, 3 or 4]"
-        f"{mend}"
+        f"{remedy}"
     )
 
 
@@ -219,6 +219,6 @@ def check_count(images: Images, targets: np.ndarray, *, name: str) -> None:
     """Raises ValueError unless there is a label for each image."""
     if len(targets) != len(images):
         raise ValueError(
-            f"got {len(images)} images and {len(targets)} labels in {name}; expected a label an "
-            "image"
+            f"got {len(images)} images and {len(targets)} labels in {name}; expected one "
+            "label per image"
         )

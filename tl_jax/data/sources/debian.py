@@ -1,4 +1,4 @@
-"""Reads the files of Debian packages, where they are downloaded but not installed."""
+"""Reads files out of Debian packages that are downloaded but not installed."""
 
 import tarfile
 from collections.abc import Callable
@@ -11,7 +11,7 @@ def read_files(package: Path, is_wanted: Callable[[str], bool]) -> dict[str, byt
 
     Args:
       package: the package, `name_version.deb`.
-      is_wanted: tells from its name, such as "./usr/share/doc/x", whether to read a file.
+      is_wanted: returns whether to read the file of a name, such as "./usr/share/doc/x".
 
     Raises:
       ValueError: if the file is not a Debian package, is truncated, or is compressed in a way that
@@ -38,7 +38,7 @@ def read_files(package: Path, is_wanted: Callable[[str], bool]) -> dict[str, byt
 def _seek_data(package: Path, file: IO[bytes]) -> None:
     """Moves to the member `data.tar.*` of an `ar` archive."""
     if file.read(8) != b"!<arch>\n":
-        raise ValueError(f"{package} is no Debian package; expected a file name_version.deb")
+        raise ValueError(f"{package} is not a Debian package; expected a file name_version.deb")
     while len(header := file.read(60)) == 60:
         if header.startswith(b"data.tar"):
             return

@@ -66,8 +66,8 @@ class Elpv(tfds.core.GeneratorBasedBuilder):
             description="functional (defect probability < 0.5) against defective (>= 0.5)",
         )
     ]
-    # Nothing is downloaded, so there are no checksums. TFDS's own look-up of the file beside
-    # the module would import importlib_resources, which TFDS does not install.
+    # Nothing is downloaded, so there are no checksums. Otherwise TFDS looks for a file of them with
+    # importlib_resources, which it does not install.
     url_infos = None
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -145,7 +145,7 @@ def split_cells(cells: list[Cell]) -> dict[str, list[Cell]]:
 
 
 def build(data_dir: str | Path | None = None) -> Elpv:
-    """Returns the builder, its array_record files written if they do not exist yet.
+    """Returns the builder, and writes its array_record files if they do not exist yet.
 
     TFDS writes into a temporary folder and renames it at the end, so a killed process leaves
     nothing that could be mistaken for a complete set.
@@ -160,7 +160,7 @@ def build(data_dir: str | Path | None = None) -> Elpv:
     try:
         builder.download_and_prepare()
     except OSError:
-        # Another process of this machine may have been first with the rename.
+        # Another process of this machine may have renamed its folder first.
         if not builder.data_path.exists():
             raise
         return Elpv(config="defect", data_dir=root, file_format="array_record")

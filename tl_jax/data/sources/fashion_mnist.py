@@ -48,12 +48,12 @@ def open(address: str, split: str, options: OpenOptions) -> arrays.ArraySource:
     Args:
       address: the folder of the files, or the Debian package; "" is where the package installs
         them.
-      split: "train" or "test", a slice such as "train[:90%]", which counts in the files' order (it
-        is random), or a sum of these.
+      split: "train" or "test", a slice such as "train[:90%]", in the order of the files (which is
+        random), or a sum of these.
       options: none of them is used.
 
     Raises:
-      FileNotFoundError: if the files are not there; the message says how to get them.
+      FileNotFoundError: if files are missing; the message says how to get them.
       ValueError: if a file is damaged, or the split is unknown.
     """
     del options

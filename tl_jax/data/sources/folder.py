@@ -57,14 +57,14 @@ class FolderSource(Source):
 def open(address: str, split: str, options: OpenOptions) -> FolderSource:
     """Opens a split of an image folder and decodes every file of it once.
 
-    A root with `train/class/` in it has its splits in folders: `train`, `test` and any other by its
-    name, the validation split as `validation`, `val` or `valid`. Any other root has the classes
-    themselves in it, and gives `train` and `validation`, held out class by class. Classes are
-    sorted by name, and every split must have those of the training split. Files below a class
-    folder are found at any depth; hidden files, and those without the suffix of an image, are
+    A folder that contains `train/class/` has one folder per split, named as the split; the
+    validation split may be called `validation`, `val` or `valid`. Any other folder contains the
+    class folders themselves; its splits are `train` and `validation`, held out class by class.
+    Classes are sorted by name, and every split must have those of the training split. Files below a
+    class folder are found at any depth; hidden files, and files without the suffix of an image, are
     ignored.
 
-    Slices are written as in TFDS. As there, they are cut from an order hashed from the files'
+    Slices are written as in TFDS. As in TFDS, they are cut from an order hashed from the files'
     names, not class by class: `train[:90%]` and `train[90%:]` are two random parts, and a small
     slice may lack a class.
 
@@ -102,8 +102,8 @@ def _existing(address: str) -> Path:
     root = Path(address).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(
-            f"no folder {root}; expected one with root/split/class/ or root/class/ in it (on this "
-            "machine: sets on other file systems are opened by 'prepared:')"
+            f"no folder {root}; expected one with root/split/class/ or root/class/ in it, on this "
+            "machine: sets on other file systems are opened by 'prepared:'"
         )
     return root
 
@@ -191,8 +191,8 @@ def _held_out(root: Path, split: str, options: OpenOptions) -> FilesByClass:
     split = splits.canonical_name(split)
     if split not in ("train", "validation"):
         raise ValueError(
-            f"no split {split!r} in {root}, which has classes but no split folders and gives "
-            f"'train' and 'validation'{messages.hint(split, ('train', 'validation'))}"
+            f"no split {split!r} in {root}, which has no split folders; expected 'train' or "
+            f"'validation'{messages.hint(split, ('train', 'validation'))}"
         )
     fraction = options.validation_fraction
     splits.check_fraction(fraction, name="validation_fraction")
@@ -214,7 +214,7 @@ def _held_out(root: Path, split: str, options: OpenOptions) -> FilesByClass:
 def _files_by_class(folder: Path) -> dict[str, list[Path]]:
     classes = {path.name: _image_files(path) for path in _folders(folder)}
     if not classes:
-        raise ValueError(f"no class folders in {folder}; expected one folder of images a class")
+        raise ValueError(f"no class folders in {folder}; expected one folder of images per class")
     empty = [name for name, paths in classes.items() if not paths]
     if empty:
         raise ValueError(

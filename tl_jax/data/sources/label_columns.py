@@ -18,8 +18,8 @@ def encode(table: tables.Table, column: str) -> tuple[Task, np.ndarray]:
     """Returns the task of a column, and the labels of all rows.
 
     Returns:
-      The task, which has the column's name, its classes sorted (as numbers, if all are whole
-      numbers) or in the order that the file itself gives them; and int32 [rows], or int8
+      The task, with the column's name and its classes, sorted (as numbers, if all are whole
+      numbers) or in the order that the file itself gives; and the labels, int32 [rows], or int8
       [rows, classes] if a cell holds a list; -1 where a cell is empty.
 
     Raises:
@@ -46,7 +46,7 @@ def encode(table: tables.Table, column: str) -> tuple[Task, np.ndarray]:
         )
     classes = known or _sorted({name for names in names_by_row for name in names or ()})
     if not classes:
-        raise ValueError(f"column {column!r} of {table.path} holds no label; expected some")
+        raise ValueError(f"column {column!r} of {table.path} holds no label; expected at least one")
     indices = {name: index for index, name in enumerate(classes)}
     if not any(isinstance(value, list) for value in values):
         labels = [indices[names[0]] if names else -1 for names in names_by_row]
@@ -103,5 +103,5 @@ def _names(value: Any, known: tuple[str, ...] | None) -> tuple[str, ...] | None:
     if value == -1:
         return None
     if not 0 <= value < len(known):
-        raise ValueError(f"got {value}, and the file names {len(known)} classes")
+        raise ValueError(f"got {value}; expected -1 to {len(known) - 1}, the file's classes")
     return (known[value],)

@@ -50,7 +50,7 @@ class ImageColumn:
         if isinstance(value, str) and value:
             path = self.table.path.parent / value
             return path, str(path)
-        raise ValueError(f"{self.table.place(row)}: no image, but {cell!r}")
+        raise ValueError(f"{self.table.place(row)}: got {cell!r}; expected a path or bytes")
 
     def key(self, row: int) -> str:
         """Returns a name of a row's image that is the same on every machine."""
@@ -112,11 +112,11 @@ class ManifestSource(Source):
 
 
 def open(address: str, split: str, options: OpenOptions) -> ManifestSource:
-    """Opens a split of the images that a table lists, and decodes every one of them once.
+    """Opens a split of the images that a table lists, and decodes each of them once.
 
-    A row is an image. Its cell in the column `image` (or `path`, `file`, `file_name`) is the path
-    of a file, absolute or relative to the table's folder; in Parquet also its bytes, or a struct of
-    `bytes` and `path` as Hugging Face's library writes it (bytes are kept in memory).
+    Each row is an image. Its cell in the column `image` (or `path`, `file`, `file_name`) is the
+    path of a file, absolute or relative to the table's folder; in Parquet also its bytes, or a
+    struct of `bytes` and `path` as Hugging Face's library writes it (bytes are kept in memory).
 
     A label is a name or a whole number; an empty cell is a missing label. A list in any cell of a
     column (in CSV: names with `|` between them, a single `|` for an empty list) makes it a
@@ -204,7 +204,7 @@ def _named_splits(table: tables.Table) -> dict[str, np.ndarray]:
     if empty:
         raise ValueError(
             messages.report(
-                f"{len(empty)} rows of {table.path} are of no split:",
+                f"{len(empty)} rows of {table.path} have no split:",
                 empty,
                 "fill the column 'split' (train, validation, test ...), or remove the whole column",
             )
@@ -214,7 +214,7 @@ def _named_splits(table: tables.Table) -> dict[str, np.ndarray]:
 
 
 def _held_out(images: ImageColumn, labels: Labels, options: OpenOptions) -> dict[str, np.ndarray]:
-    """Holds rows out, stratified by label.
+    """Returns the rows of the training and validation splits, held out by label.
 
     All rows of one file are in the same part; the label of its first row is its stratum.
     """
@@ -267,7 +267,7 @@ def _check_training_split(
             messages.report(
                 f"{len(problems)} classes have no row in the training split of {table.path}:",
                 problems,
-                "give some of their rows to it, rename them, or remove them",
+                "move some of their rows to it, or rename or remove the classes",
             )
         )
 
@@ -305,7 +305,7 @@ def _check_files(source: ManifestSource) -> None:
             messages.report(
                 f"{len(problems)} images in split {source.split!r} of {table.path} are missing:",
                 problems,
-                f"paths are relative to {table.path.parent.resolve()}; mend or remove these rows",
+                f"paths are relative to {table.path.parent.resolve()}; fix or remove these rows",
             )
         )
 

@@ -20,12 +20,12 @@ _IMAGES, _LABELS = "x|images?|data", "y|labels?|targets?"
 def open(address: str, split: str, options: OpenOptions) -> arrays.ArraySource:
     """Opens a split of a `.npz` file of images and labels.
 
-    Its arrays are called `images` and `labels` (one split, "train"), or by split: `x_train` and
-    `y_train`, or `train_images` and `train_labels`, and so for any split, as Keras and MedMNIST
-    name them; `val` and `valid` are opened as "validation". They have the forms that
-    `arrays.from_arrays` takes. `class_names` may name the classes; otherwise they come from the
-    labels of all splits. Slices count in the file's order: of a file sorted by class,
-    `train[:90%]` lacks the last classes.
+    Its arrays are called `images` and `labels` (one split, "train"), or for each split, as in the
+    files of Keras and MedMNIST, `x_train` and `y_train` or `train_images` and `train_labels`; `val`
+    and `valid` are opened as "validation". They have the forms that `arrays.from_arrays` takes. An
+    array `class_names` may name the classes; otherwise they come from the labels of all splits.
+    Slices are taken in the file's order: if it is sorted by class, `train[:90%]` lacks the last
+    classes.
 
     Args:
       address: the file.
@@ -60,7 +60,7 @@ def open(address: str, split: str, options: OpenOptions) -> arrays.ArraySource:
     if len({(values.shape[1:], values.dtype.kind) for values in labels.values()}) > 1:
         forms = ", ".join(f"{each} {v.dtype}{list(v.shape)}" for each, v in labels.items())
         raise ValueError(
-            f"the splits of {name} have labels of several forms: {forms}; write all alike"
+            f"the splits of {name} have labels of several forms: {forms}; write all in one form"
         )
     task, encoded = arrays.encode_labels(
         np.concatenate(list(labels.values())), class_names, name=name

@@ -22,10 +22,10 @@ _FORMS = {
 
 
 class Kind(Protocol):
-    """What the module of a kind of source has; `address` is what follows the colon."""
+    """The interface of the module of a kind of source; `address` is what follows the colon."""
 
     OPTIONS: frozenset[str]
-    """Those of `on_corrupt`, `labels` and `image_column` that it uses."""
+    """Which of `on_corrupt`, `labels` and `image_column` it uses."""
 
     def open(self, address: str, split: str, options: OpenOptions) -> Source:
         """Opens a split."""
@@ -138,7 +138,7 @@ def _parse(spec: str) -> tuple[Kind, str]:
 
 
 def _module(kind: str) -> Kind:
-    """Imports the module of a kind: what is not opened need not be installed."""
+    """Imports the module of a kind; the libraries of the other kinds need not be installed."""
     match kind:
         case "digits":
             from tl_jax.data.sources import digits

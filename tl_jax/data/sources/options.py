@@ -16,12 +16,12 @@ class OpenOptions:
       data_dir: folder of prepared sets, on any file system that TFDS reads; for folders and
         manifests, the local folder that remembers which images were decoded before.
       seed: chooses what is held out of a folder or manifest that has no splits.
-      validation_fraction: share of each class that is held out there.
+      validation_fraction: share of each class that is held out in that case.
       on_corrupt: what to do with images that cannot be decoded: "raise", or "skip" to leave them
         out and list them in the source's `skipped`.
       labels: the columns or features to learn, the main one first.
       image_column: column of a manifest that holds the images; None is found by its name.
-      verify: decode every image of a folder or manifest when it is opened. Without, corrupt images
+      verify: decode every image of a folder or manifest when it is opened. Otherwise corrupt images
         are found when they are read.
     """
 
@@ -39,7 +39,7 @@ class OpenOptions:
 
     @property
     def local_data_dir(self) -> Path | None:
-        """The folder `data_dir` of this machine.
+        """`data_dir` as a folder of this machine.
 
         Raises:
           ValueError: if it is on another file system.
@@ -48,7 +48,7 @@ class OpenOptions:
             return None
         if "://" in os.fspath(self.data_dir):
             raise ValueError(
-                f"got data_dir={self.data_dir!r}; with 'folder:' and 'manifest:' it is where the "
-                "results of checks are kept: expected a folder of this machine"
+                f"got data_dir={self.data_dir!r}; expected a folder of this machine, in which "
+                "'folder:' and 'manifest:' record the images they have checked"
             )
         return Path(self.data_dir).expanduser()

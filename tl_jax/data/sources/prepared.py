@@ -1,4 +1,4 @@
-"""The source of a folder that TFDS or `python -m tl_jax prepare` wrote, whatever it is called."""
+"""The source of a folder of any name that TFDS or `python -m tl_jax prepare` wrote."""
 
 import os
 

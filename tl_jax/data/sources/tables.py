@@ -60,8 +60,8 @@ def read(path: Path) -> Table:
     """Reads a table.
 
     CSV (or TSV) and JSONL are UTF-8 text. The first line of CSV has the names of the columns; its
-    cells are strings, and empty ones are None. JSONL has an object a line; keys that are not in a
-    line are None. A column of Parquet is read when it is first used.
+    cells are strings, and empty ones are None. JSONL has one object per line; keys that a line does
+    not have are None. A column of Parquet is read when it is used.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -73,7 +73,7 @@ def read(path: Path) -> Table:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(
-            f"cannot tell what {path.name!r} is; expected a name in {', '.join(SUFFIXES)}"
+            f"got the table {path.name!r}; expected a name that ends in {', '.join(SUFFIXES)}"
         )
     if suffix == ".parquet":
         return _read_parquet(path)
@@ -84,11 +84,11 @@ def read(path: Path) -> Table:
     if problems:
         raise ValueError(
             messages.report(
-                f"{len(problems)} lines of {path} cannot be read:", problems, "mend or remove them"
+                f"{len(problems)} lines of {path} cannot be read:", problems, "fix or remove them"
             )
         )
     if not len(table):
-        raise ValueError(f"{path} holds no row; expected one an image")
+        raise ValueError(f"{path} holds no row; expected one per image")
     return table
 
 
@@ -152,7 +152,7 @@ def _read_parquet(path: Path) -> Table:
         raise ValueError(f"cannot read {path}: {error}; write the file again") from error
     count = file.metadata.num_rows
     if not count:
-        raise ValueError(f"{path} holds no row; expected one an image")
+        raise ValueError(f"{path} holds no row; expected one per image")
     columns = _ParquetColumns(path, file)
     return Table(path, columns, "row", range(1, count + 1), _class_names(file))
 
@@ -202,7 +202,7 @@ class _ParquetColumns(Mapping[str, Cells]):
             raise ValueError(
                 f"column {name!r} of {self._path} holds {need / 2**30:.1f} GiB, kept in memory, "
                 f"and this machine has {have / 2**30:.1f} GiB; write the images to files and their "
-                "names to the table, or split it"
+                "paths to the table, or split the table"
             )
 
 

@@ -1,4 +1,4 @@
-"""The source of sets that TensorFlow Datasets wrote to array_record files, without TensorFlow."""
+"""The source of sets that TensorFlow Datasets wrote to array_record files; needs no TensorFlow."""
 
 import dataclasses
 import os
@@ -89,7 +89,7 @@ def _encode(task: Task, value: Any) -> int | np.ndarray:
 def open(address: str, split: str, options: OpenOptions) -> TfdsSource:
     """Opens a split of a set that TFDS wrote to array_record files.
 
-    The set's own code is not loaded, only its files; so TensorFlow is never needed.
+    Only the set's files are read, not its code, so TensorFlow is never needed.
 
     Args:
       address: `NAME[/CONFIG][:VERSION]`.
@@ -100,8 +100,8 @@ def open(address: str, split: str, options: OpenOptions) -> TfdsSource:
 
     Raises:
       FileNotFoundError: if the set is not prepared there.
-      ValueError: if the split is unknown, the files have another format, or the set has no image,
-        or no classes.
+      ValueError: if the split is unknown, the files have another format, or the set has no image or
+        no classes.
     """
     builder = _builder(address, options)
     return from_builder(builder, split, name=f"tfds:{address}", labels=options.labels)
@@ -160,9 +160,9 @@ def from_builder(
     image_key = next((key for key in candidates if key in images), None)
     if image_key is None:
         raise ValueError(
-            f"{name} has the features {', '.join(sorted(features))}; expected one image, or "
-            f"`image` among several (it has {len(images)}): prepare it under that name, or write "
-            "the images to folders"
+            f"{name} has the features {', '.join(sorted(features))}, {len(images)} of them images; "
+            "expected one image, or one called `image`: prepare it under that name, or write the "
+            "images to folders"
         )
     tasks = _select_tasks(name, features, supervised[1], labels)
     check_tasks(name, tasks)
