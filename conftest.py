@@ -1,20 +1,19 @@
-"""What tests and the examples in docstrings share: the CPU, a compilation cache, a folder each."""
+"""Set-up of tests and docstring examples: the CPU, a compilation cache, temporary folders."""
 
 import os
 from pathlib import Path
 
 # Before JAX is first imported: an accelerator would change the numbers that are compared.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most programs run once or twice: what LLVM spends on optimising them does not come back. Flags of
-# the environment come later and prevail.
+# Most programs run once or twice, so LLVM's optimisations cost more time than they save. Flags from
+# the environment come last and take precedence.
 os.environ["XLA_FLAGS"] = " ".join(
     ["--xla_backend_optimization_level=0", os.environ.get("XLA_FLAGS", "")]
 ).strip()
-# Workers side by side would have more threads of torch and BLAS than there are cores.
+# Parallel workers would start more threads of torch and BLAS than there are cores.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Compiled programs are kept on disk for the next test, process and run: compiling is most of the
-# time.
+# Compilation takes most of the time: compiled programs are kept on disk for other tests and runs.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
@@ -24,7 +23,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def examples_in_a_temporary_folder(request: pytest.FixtureRequest) -> None:
-    """Runs an example of a docstring in a folder of its own, where it may leave files."""
+    """Runs each docstring example in its own temporary folder, where it may leave files."""
     if isinstance(request.node, pytest.DoctestItem):
         folder = request.getfixturevalue("tmp_path")
         request.getfixturevalue("monkeypatch").chdir(folder)

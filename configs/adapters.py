@@ -3,9 +3,9 @@
 Command:
     python -m tl_jax train configs/adapters.py --workdir runs/adapters
 
-Adapters start as the identity; with the head they have 61,890 parameters. The network is then none
-of timm's, so `export` refuses it. Expect better accuracy than of the head alone, for few
-parameters. docs/strategies.md has it beside the other strategies.
+Adapters start as the identity; with the head they have 61,890 parameters. timm does not have this
+network, so `export` refuses it. Expect a better accuracy than with the head alone, for few
+parameters. docs/strategies.md compares it with the other strategies.
 """
 
 import dataclasses

@@ -26,5 +26,5 @@ PHOTOS = dataclasses.replace(
     augment=AugmentConfig(scale=(0.6, 1.0)),
 )
 
-# Where few parameters are trained, they take a higher rate than those of the whole network.
+# If few parameters are trained, they need a higher rate than the whole network.
 HIGH_RATE = dataclasses.replace(SOLAR_CELLS.optim, learning_rate=3e-3)

@@ -1,11 +1,11 @@
-"""BatchNorm only: its scales and biases, its statistics, and the head.
+"""BatchNorm only: its scales, biases and statistics are trained, and the head.
 
 Command:
     python -m tl_jax train configs/batch_norm_only.py --workdir runs/batch_norm_only
 
-All kernels are frozen (arXiv:2003.00152 trains so even from random ones). Expect much of what full
-fine-tuning gains, for 44,578 of 3,373,570 parameters. docs/strategies.md has it beside the other
-strategies.
+All kernels are frozen (arXiv:2003.00152 does this even with random kernels). Expect much of the
+gain of full fine-tuning, with 44,578 of 3,373,570 parameters. docs/strategies.md compares it with
+the other strategies.
 """
 
 import dataclasses

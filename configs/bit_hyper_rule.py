@@ -1,12 +1,13 @@
-"""BiT's hyper-rule (arXiv:1912.11370): the recipe that follows from the size of the data.
+"""BiT's hyper-rule (arXiv:1912.11370): a recipe derived from the size of the data set.
 
 Command:
     python -m tl_jax train configs/bit_hyper_rule.py --workdir runs/bit_hyper_rule
 
-For the 1,574 training photographs of ELPV, 300 pixels wide, it is: 480 pixels, 500 steps, SGD with
-momentum and no weight decay, the rate divided by ten three times, no mixup. For other data change
-`EXAMPLES` and `SIZE`. Made for an accelerator: an image has 25 times the pixels of
-those of `configs/demo.py`; on a CPU take `--data.image-size 96`. This repository has not run it.
+For the 1,574 training photographs of ELPV, 300 pixels wide, it gives: 480 pixels, 500 steps, SGD
+with momentum and no weight decay, the rate divided by ten three times, no mixup. For other data
+change `EXAMPLES` and `SIZE`. It needs an accelerator, because its images have 25 times as many
+pixels as those of `configs/demo.py`; on a CPU add `--data.image-size 96`. This repository has not
+run it.
 """
 
 import math

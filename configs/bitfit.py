@@ -3,9 +3,9 @@
 Command:
     python -m tl_jax train configs/bitfit.py --workdir runs/bitfit
 
-In this network all biases but the head's are BatchNorm's, which keeps its statistics. With the head
-23,570 parameters are trained. Expect more than from the head alone. docs/strategies.md has it
-beside the other strategies.
+In this network all biases except the head's belong to BatchNorm layers, which keep their
+statistics. With the head, 23,570 parameters are trained. Expect a better accuracy than with the
+head alone. docs/strategies.md compares it with the other strategies.
 """
 
 import dataclasses

@@ -5,8 +5,8 @@ Command:
 
 Needs CIFAR-10 as TFDS prepares it in array_record, and ResNet-18's weights from the hub or a
 file (`--model.weights resnet18.safetensors`). The 32x32 images are enlarged to 224x224, the size
-that the weights know. Expect an accuracy after each epoch on the test split, which this recipe
-uses for validation as the articles do; this repository has not run it on the whole of CIFAR-10.
+that the weights were trained at. Expect an accuracy after each epoch on the test split, which this
+recipe uses for validation, as many articles do. This repository has not run it on all of CIFAR-10.
 """
 
 from tl_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig

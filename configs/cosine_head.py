@@ -1,11 +1,11 @@
-"""Cosine head, from the means of each class's features; the head first, then all.
+"""Cosine head that starts from the mean features of each class; first the head, then all layers.
 
 Command:
     python -m tl_jax train configs/cosine_head.py --data.source folder:PATH --workdir runs/cosine
 
-The angle between features and a vector for each class decides, which helps with few images a class
-(arXiv:1804.09458). `PATH` holds `class/*.jpg`. Expect a good accuracy after the first epoch. The
-head is none of timm's, so `export` refuses it.
+The class is the one whose vector has the smallest angle to the features, which helps with few
+images per class (arXiv:1804.09458). `PATH` holds `class/*.jpg`. Expect a good accuracy after the
+first epoch. timm has no such head, so `export` refuses it.
 """
 
 import dataclasses

@@ -3,9 +3,9 @@
 Command:
     python -m tl_jax train configs/folder.py --data.source folder:PATH --workdir runs/mine
 
-`PATH` holds `class/*.jpg`, of which a fifth of each class is held out, or `train/class/*.jpg` and
+`PATH` holds `class/*.jpg` (a fifth of each class is then held out), or `train/class/*.jpg` and
 `validation/class/*.jpg`. One epoch of the head, then ten of all layers. Expect a validation
-accuracy with its 95% interval after each epoch, and `report.json` with that of the best one.
+accuracy with its 95% interval after each epoch, and that of the best epoch in `report.json`.
 """
 
 from tl_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig

@@ -3,9 +3,9 @@
 Command:
     python -m tl_jax train configs/fuse_classifier.py --data.source folder:PATH --workdir runs/fuse
 
-Both are trained together with all layers. `PATH` holds `class/*.jpg`; classes that are named as
-ImageNet's, or mapped to them (`--transfer.class-mapping`), start from their logits. The network is
-none of timm's, so `export` refuses it. Expect a gain where the new classes are made of ImageNet's.
+Both are trained together with all layers. `PATH` holds `class/*.jpg`; classes with the name of an
+ImageNet class, or mapped to some (`--transfer.class-mapping`), start from their logits. timm does
+not have this network, so `export` refuses it. Expect a gain if the new classes combine ImageNet's.
 """
 
 import dataclasses

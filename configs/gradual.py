@@ -3,9 +3,9 @@
 Command:
     python -m tl_jax train configs/gradual.py --workdir runs/gradual
 
-Six phases, from the head alone to all layers; each rebuilds the optimizer and keeps the state of
-what stays trained. Expect a slow start and a mild change of the early stages; each phase compiles a
-step of its own. docs/strategies.md has it beside the other strategies.
+Six phases, from the head alone to all layers; each compiles its own step, and the optimizer keeps
+its state of parameters that were trained before. Expect a slow start and small changes of the
+early stages. docs/strategies.md compares it with the other strategies.
 """
 
 import dataclasses
@@ -20,5 +20,5 @@ def get_config() -> Config:
     return dataclasses.replace(
         SOLAR_CELLS,
         transfer=TransferConfig(phases=gradual(stages=5, every=1, epochs=8)),
-        train=TrainConfig(),  # The phases have epochs of their own.
+        train=TrainConfig(),  # Each phase has its own number of epochs.
     )

@@ -6,7 +6,7 @@ Command:
 The plain recipe of many tutorials: `PATH/train/class/*` and `PATH/val/class/*`, SGD with rate 1e-3
 and momentum 0.9, the rate divided by ten every seven epochs. Needs ResNet-50's weights from the hub
 or a file (`--model.weights resnet50.safetensors`). Expect a validation accuracy with its 95%
-interval after each epoch; how high depends on the images, and none were at hand to say.
+interval after each epoch. This repository has not run it.
 """
 
 from tl_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig

@@ -3,8 +3,9 @@
 Command:
     python -m tl_jax train configs/l2_sp.py --workdir runs/l2_sp
 
-The pull replaces the weight decay of all but the head. Expect the accuracy of full fine-tuning, and
-less of a loss on very little data. docs/strategies.md has it beside the other strategies.
+The pull replaces weight decay everywhere except in the head. Expect the accuracy of full
+fine-tuning, and less overfitting on very little data. docs/strategies.md compares it with the other
+strategies.
 """
 
 import dataclasses

@@ -1,11 +1,11 @@
-"""Linear probe: the head alone is trained, on frozen features.
+"""Linear probe: only the head is trained, on frozen features.
 
 Command:
     python -m tl_jax train configs/linear_probe.py --workdir runs/linear_probe
 
-2,562 of 3,373,570 parameters are trained, and BatchNorm is frozen. A step costs little more than
-a forward pass. Expect the fastest of the recipes, and less accuracy than from the others where the
-images are unlike ImageNet's. docs/strategies.md has it beside the other strategies.
+2,562 of 3,373,570 parameters are trained, and BatchNorm is frozen. A step costs little more than a
+forward pass. Expect the shortest training of all recipes, and a lower accuracy than the others if
+the images differ from ImageNet's. docs/strategies.md compares it with the other strategies.
 """
 
 import dataclasses

@@ -3,10 +3,9 @@
 Command:
     python -m tl_jax train configs/lora.py --workdir runs/lora
 
-With the head 259,290 parameters are trained: kernels of rank 8 are added to convolutions and merged
-into the plain ones on export. A step costs the backward pass of all layers; what is saved is the
-optimizer's state and the size of what is stored. docs/strategies.md has it beside the other
-strategies.
+With the head, 259,290 parameters are trained: kernels of rank 8 are added to convolutions, and
+merged into the original kernels on export. A step still costs the backward pass of all layers, but
+the optimizer's state is small. docs/strategies.md compares it with the other strategies.
 """
 
 import dataclasses

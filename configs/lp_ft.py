@@ -3,9 +3,9 @@
 Command:
     python -m tl_jax train configs/lp_ft.py --workdir runs/lp_ft
 
-Two epochs of the head and four of everything, so that a head that is already good bends the
-features less. Expect the accuracy of full fine-tuning on like data, and more on data that have
-shifted. docs/strategies.md has it beside the other strategies.
+Two epochs of the head, then four of all layers: a head that is already good distorts the features
+less. Expect the accuracy of full fine-tuning on similar data, and a better one under distribution
+shift. docs/strategies.md compares it with the other strategies.
 """
 
 import dataclasses
@@ -20,5 +20,5 @@ def get_config() -> Config:
     return dataclasses.replace(
         SOLAR_CELLS,
         transfer=TransferConfig(phases=lp_ft(head_epochs=2, epochs=4, head_rate=5e-3, rate=3e-4)),
-        train=TrainConfig(),  # The phases have epochs of their own.
+        train=TrainConfig(),  # Each phase has its own number of epochs.
     )

@@ -3,9 +3,9 @@
 Command:
     python -m tl_jax train configs/partial.py --workdir runs/partial
 
-3,318,066 of 3,373,570 parameters are trained: those of EfficientNet lie almost all in its last
-stages. The backward pass ends before the earlier ones, which have most of the pixels. Expect nearly
-the accuracy of training all. docs/strategies.md has it beside the other strategies.
+3,318,066 of 3,373,570 parameters are trained, because EfficientNet has most of them in its last
+stages. The backward pass ends before the earlier stages, which have the largest feature maps.
+Expect nearly the accuracy of training all. docs/strategies.md compares it with the others.
 """
 
 import dataclasses

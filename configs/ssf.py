@@ -3,9 +3,9 @@
 Command:
     python -m tl_jax train configs/ssf.py --workdir runs/ssf
 
-BatchNorm keeps the pretrained statistics. What is added is merged into the plain weights on export.
-With the head 44,578 parameters are trained, at a rate several times that of full fine-tuning.
-docs/strategies.md has it beside the other strategies.
+BatchNorm keeps the pretrained statistics. Scales and shifts are merged into the original weights on
+export. With the head, 44,578 parameters are trained, at a rate several times that of full
+fine-tuning. docs/strategies.md compares it with the other strategies.
 """
 
 import dataclasses

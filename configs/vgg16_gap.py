@@ -4,8 +4,8 @@ Command:
     python -m tl_jax train configs/vgg16_gap.py --data.source folder:PATH --workdir runs/vgg16
 
 The head that the Keras articles put on VGG16, with Adam at 1e-4 for all layers. Needs VGG16's
-weights from the hub or a file (`--model.weights vgg16.safetensors`; of its 138 million parameters
-the 124 million of the old top are not loaded). The head is none of timm's, so `export` refuses it.
+weights from the hub or a file (`--model.weights vgg16.safetensors`; the 124 million parameters of
+the old top are not loaded). timm has no such head, so `export` refuses it.
 """
 
 from tl_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig

@@ -19,7 +19,7 @@ from tl_jax.run.fit import fit
 
 
 def main() -> None:
-    """Trains both, prints the table and says where the pictures are."""
+    """Trains both, prints the table and the paths of the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", type=Path, default=Path("runs/demo"))
     parser.add_argument("--epochs", type=int, help="epochs of all layers, instead of the demo's")
@@ -40,7 +40,7 @@ def main() -> None:
         print(f"\n== {name} ==", file=sys.stderr)
         start_time = time.monotonic()
         report = fit(run_config, arguments.workdir / folder)
-        assert report is not None  # It is, unless the run is told to stop early.
+        assert report is not None  # fit returns None only with stop_after_epoch.
         reports[name] = report
         seconds[name] = time.monotonic() - start_time
     table = comparison(reports, seconds)

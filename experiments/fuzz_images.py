@@ -3,9 +3,9 @@
     python -m experiments.fuzz_images [--count 2000]
 
 Draws small pictures in five formats and damages most of them: cut short, bits flipped, headers
-changed, blocks swapped, zeroed or doubled, sizes declared that are huge. The rest stays whole, some
-under another format's suffix. Every file is first decoded alone, in a process that may crash, with
-a time limit; all others must come to the same verdict. Then the whole folder goes through
+changed, blocks swapped, zeroed or doubled, huge sizes declared. The rest stays whole, some with the
+suffix of another format. Every file is first decoded alone, in a process that may crash, with
+a time limit; all other ways must come to the same verdict. Then the whole folder goes through
 `prepare`, through the folder source with `on_corrupt="skip"`, and through the loader, for training
 and for evaluation.
 
@@ -36,7 +36,7 @@ from PIL import Image
 
 from tl_jax.data.images import decode
 
-# What else it uses is imported where it is used: the processes that decode start quickly.
+# Other imports are inside the functions, so that the processes that decode start quickly.
 
 RESULT = Path(__file__).parent / "results" / "fuzz_images.json"
 FORMATS = ("jpg", "png", "webp", "bmp", "gif")
@@ -185,7 +185,7 @@ def make(root: Path, count: int, seed: int) -> dict[Path, str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         files[path] = kind
-    for split in ("train", "test"):  # Each class has a file that can be kept.
+    for split in ("train", "test"):  # Every class needs a file that can be kept.
         for name in CLASSES:
             path = root / split / name / "whole.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -277,12 +277,12 @@ def through_folder(root: Path, record: Path) -> dict[str, set[str]]:
     """Opens the folder, and returns the files that it kept and those that it named."""
     from tl_jax.data.sources.open import open_source
 
-    found: dict[str, set[str]] = {"kept": set(), "named": set()}
+    names: dict[str, set[str]] = {"kept": set(), "named": set()}
     for split in ("train", "test"):
         source = open_source(f"folder:{root}", split, on_corrupt="skip", data_dir=record)
-        found["kept"] |= {_name(root, source.encoded(i)[1]["path"]) for i in range(len(source))}
-        found["named"] |= {_name(root, line.partition(": ")[0]) for line in source.skipped}
-    return found
+        names["kept"] |= {_name(root, source.encoded(i)[1]["path"]) for i in range(len(source))}
+        names["named"] |= {_name(root, line.partition(": ")[0]) for line in source.skipped}
+    return names
 
 
 def through_loader(root: Path, record: Path) -> dict[str, int]:
@@ -363,19 +363,19 @@ def faults_of(
     name: str, kind: str, verdict: Verdict, ways: dict[str, dict[str, set[str]]]
 ) -> list[str]:
     """Lists the faults in the results for one file."""
-    found = []
+    faults = []
     fate = "kept" if verdict.reason == "kept" else "named"
     other = "named" if fate == "kept" else "kept"
     if verdict.reason in ("crash", "hang"):
-        found.append(f"{name} ({kind}): {verdict.reason}")
+        faults.append(f"{name} ({kind}): {verdict.reason}")
     if DAMAGES[kind].fate not in ("either", fate):
-        found.append(f"{name} ({kind}) is {fate}: {verdict.reason}")
+        faults.append(f"{name} ({kind}) is {fate}: {verdict.reason}")
     for way, result in ways.items():
         if name not in result[fate] or name in result[other]:
-            found.append(
+            faults.append(
                 f"{name} ({kind}) is not {fate} by {way}, as it is alone: {verdict.reason}"
             )
-    return found
+    return faults
 
 
 def render(result: dict[str, Any]) -> str:

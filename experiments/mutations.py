@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIST = Path(__file__).with_name("mutations.jsonl")
-# What a copy of the tree does without. Byte code is copied: imports are quicker with it.
+# Left out of the copies of the tree. Byte code is copied, because it makes imports quicker.
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".*_cache", "runs", "build", "site", "shared")
 PASSED, FAILED = 0, 1  # Of pytest's exit codes; others say that the tests could not be run.
 
@@ -32,9 +32,9 @@ class Mutation:
 
     Attributes:
       id: short name.
-      description: what is wrong with the code then.
+      description: what is wrong with the broken code.
       file: path from the root.
-      old, new: the text that is replaced, which the file holds once, and what replaces it.
+      old, new: the text to replace, which must occur exactly once, and its replacement.
       tests: test files that should notice.
     """
 
@@ -63,7 +63,7 @@ class Mutation:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What the tests made of a mutation: the test that failed, or None, and the seconds it took."""
+    """The result of a mutation: the test that failed, or None, and the seconds of the test run."""
 
     noticed_by: str | None
     seconds: float

@@ -1,12 +1,12 @@
-"""Shows that a change of the code keeps the bits of training: short runs of every method, hashed.
+"""Checks that a code change keeps training bit-equal: hashes of short runs of every method.
 
 Command, before the change and after it:
     python -m experiments.same_bits --out before.json
     python -m experiments.same_bits --against before.json
 
 Each run trains a ResNet-18 or a small CNN for a few steps on random pictures in labelled folders,
-through the public interface alone, so that the same file runs on two versions of the library. Two
-versions agree if every hash does: of the final parameters and statistics, and of the metrics.
+through the public interface only, so that the same file runs on two versions of the library. Two
+versions agree if the hashes of the final parameters and statistics, and of the metrics, agree.
 """
 
 import argparse
@@ -41,8 +41,8 @@ from tl_jax import (
 
 CLASSES = ("red ones", "green ones", "blue ones")
 _COLOURS = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "grayscale": 0.2}
-# Every way to train that changes what is computed: the fields that differ from the defaults below,
-# by name of the run and section of the configuration.
+# Runs that cover the options that change the computation: the fields that differ from the defaults
+# below, by name of the run and section of the configuration.
 RUNS: dict[str, dict[str, dict[str, Any]]] = {
     "head": {"transfer": {"trained": "head"}, "model": {"head_dropout": 0.2}},
     "full": {
@@ -179,7 +179,7 @@ def hash_arrays(tree: Any) -> str:
 
 
 def run_once(config: Config, workdir: Path) -> dict[str, str]:
-    """Trains one run in two sessions and returns the hashes of what it ends with."""
+    """Trains one run, interrupted once, and returns hashes of its variables and metrics."""
     tl_jax.fit(config, workdir, stop_after_epoch=1)
     report = tl_jax.fit(config, workdir)
     run = tl_jax.load_run(workdir)

@@ -1,4 +1,4 @@
-"""What tests of runs share: tiny networks under real names, pictures, weights, a finished run."""
+"""Fixtures of runs: tiny networks under real names, pictures, weights, a finished run."""
 
 import shutil
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from tl_jax.config import Config
 
 @pytest.fixture
 def tiny_networks() -> Iterator[None]:
-    """Puts tiny networks in the place of some architectures, so that whole runs take seconds."""
+    """Replaces some architectures by tiny networks, so that whole runs take seconds."""
     with runs.tiny_networks():
         yield
 
@@ -53,5 +53,5 @@ def shared_run(shared_weights, shared_photos, tmp_path_factory) -> runs.Finished
 
 @pytest.fixture
 def finished_run(tiny_networks, shared_run) -> runs.FinishedRun:
-    """A finished run that all tests share: read it, and leave its folder as it is."""
+    """A finished run that all tests share; they must not change its folder."""
     return shared_run

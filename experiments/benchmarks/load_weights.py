@@ -3,10 +3,9 @@
     python -m experiments.benchmarks.load_weights [--model resnet50] [--repeats 7]
 
 Each measurement is a fresh process, and the two sides take turns: ours is `load_pretrained`, in a
-process that never imports torch; timm's is `create_model` and `load_checkpoint`. What a user waits
-for is the import and the load together; both are shown. A first, unmeasured turn brings the file
-into memory. The result goes to
-`experiments/results/benchmarks/load_weights-<model>.json`.
+process that never imports torch; timm's is `create_model` and `load_checkpoint`. A user waits for
+the import and the load; the table shows both and their sum. A first, unmeasured turn brings the
+file into memory. The result goes to `experiments/results/benchmarks/load_weights-<model>.json`.
 """
 
 import argparse
@@ -39,12 +38,12 @@ def time_ours(model: str, file: str) -> dict[str, float]:
     jax.block_until_ready(load(model, weights=file, verbose=False)[1])
     end = time.perf_counter()
     if "torch" in sys.modules:
-        raise RuntimeError("torch was imported, which this side does without")
+        raise RuntimeError("tl_jax imported torch; this side must measure the load without it")
     return {"import": imported - start, "load": end - imported}
 
 
 def time_timms(model: str, file: str) -> dict[str, float]:
-    """Returns the same for timm."""
+    """Returns the seconds of the imports and of the load with timm, in this process."""
     start = time.perf_counter()
     from experiments.torch_peer import import_timm
 
@@ -62,7 +61,7 @@ TIMERS: dict[str, Callable[[str, str], dict[str, float]]] = {
 
 
 def write_weights(model: str, folder: Path) -> Path:
-    """Writes fresh weights of timm's to a file."""
+    """Writes the weights of a fresh timm network to a file."""
     from safetensors.torch import save_file
 
     from experiments.torch_peer import import_timm

@@ -9,8 +9,8 @@ them, with two workers each:
 - `jpeg, stretched`, `jpeg, processes`: stretched by the host, in threads and in processes;
 - `records`: the same files in array_record, as `python -m tl_jax prepare` writes them;
 - `memory`, `device`: canvases that were read once and kept;
-- `python`, `python, processes`: a source that holds Python's lock for 4 ms an image, as code in
-  Python does, in threads and in processes;
+- `python`, `python, processes`: a source that holds the GIL for 4 ms an image, as Python code
+  does, in threads and in processes;
 - `dataloader`: torch's DataLoader with timm's dataset, training transform and collation (uint8, as
   for timm's prefetcher); `dataloader, no jitter`: without timm's default colour jitter.
 
@@ -63,7 +63,7 @@ LIBRARIES = ("jax", "jaxlib", "numpy", "pillow", "simplejpeg", "torch", "timm")
 CLASSES = 4
 IMAGE_SIZE, CANVAS, SMALL = 224, 256, 28
 SMALL_BATCH = 256
-# Caches are so fast that one pass says little.
+# Caches are so fast that one pass is too short to time.
 PASSES_OF_A_CACHE = 20
 PYTHON_SECONDS = 0.004
 
@@ -138,12 +138,12 @@ def make_files(folder: Path, count: int) -> None:
 
 
 def one_device() -> NamedSharding:
-    """Returns how a batch lies on the first device."""
+    """Returns the sharding of a batch on the first device."""
     return NamedSharding(Mesh(np.asarray(jax.devices()[:1]), ("data",)), PartitionSpec("data"))
 
 
 class SlowInPython(Source):
-    """A source that holds Python's lock as long as it reads."""
+    """A source that holds the GIL while it reads an image."""
 
     name, split, tasks = "slow in Python", "train", (Task("label", ("any",)),)
 
@@ -155,7 +155,7 @@ class SlowInPython(Source):
         return self._count
 
     def __getitem__(self, index: int) -> Example:
-        # `PyDLL` keeps the lock, unlike `time.sleep`; waiting takes no core from other processes.
+        # `PyDLL` keeps the GIL, unlike `time.sleep`; waiting takes no core from other processes.
         ctypes.PyDLL(None).usleep(round(1e6 * PYTHON_SECONDS))
         return {"image": np.zeros((CANVAS, CANVAS, 3), np.uint8), "label": 0}
 
@@ -163,7 +163,7 @@ class SlowInPython(Source):
 def source_side(
     source: Source, setting: Setting, *, processes: bool = False, packed: bool = False
 ) -> Side:
-    """Returns the reading of a source, every time again."""
+    """Returns the side that reads a source, without a cache."""
     options = LoadOptions(
         setting.batch_size, setting.workers, worker_type="process" if processes else "thread"
     )
@@ -178,7 +178,7 @@ def source_side(
 
 
 def memory_side(source: Source, setting: Setting, *, canvas: int, batch_size: int) -> Side:
-    """Returns the batches of canvases that are in memory already."""
+    """Returns the side that takes canvases that are already in memory."""
     options = LoadOptions(batch_size, setting.workers, cache="memory")
     batches = host_train_batches(source, options, canvas=canvas, order=Uniform(len(source), 0))
     epoch = -(-len(source) // batch_size)
@@ -187,7 +187,7 @@ def memory_side(source: Source, setting: Setting, *, canvas: int, batch_size: in
 
 
 def device_side(source: Source, setting: Setting) -> Side:
-    """Returns the batches of canvases that are on the device already."""
+    """Returns the side that takes canvases that are already on the device."""
     batches = device_batches.train_batches(
         source,
         LoadOptions(setting.batch_size, setting.workers, cache="device"),
@@ -258,7 +258,7 @@ def peer_side(folder: Path, setting: Setting, *, color_jitter: float) -> Side:
 
 
 def decode_side(folder: Path, setting: Setting, *, resize: bool) -> Side:
-    """Returns the decoding of the files' bytes, from memory, without batches or order."""
+    """Returns the side that decodes the files' bytes from memory, without batches or order."""
     contents = [path.read_bytes() for path in sorted(folder.rglob("*.jpg"))]
 
     def decode(content: bytes) -> None:
@@ -295,7 +295,7 @@ def decode_endlessly(
 
 
 def sides(folder: Path, setting: Setting) -> dict[str, Callable[[], Side]]:
-    """Returns by name how each side is made; writes the files and records that they read."""
+    """Returns functions that make the sides, by name; writes the files and records to read."""
     make_files(folder / "files", setting.images)
     files = open_source(f"folder:{folder / 'files'}", "train", data_dir=folder)
     prepare_source(
@@ -346,7 +346,7 @@ def measure(setting: Setting, chosen: Sequence[str] | None = None) -> dict[str, 
 
 
 def ratios(median: dict[str, float]) -> dict[str, float]:
-    """Returns the quotients of sides that were timed."""
+    """Returns the ratios between sides that were timed."""
     pairs = (
         ("jpeg", "dataloader"),
         ("jpeg", "dataloader, no jitter"),

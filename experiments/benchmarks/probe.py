@@ -1,12 +1,12 @@
-"""Times what cached features save: an epoch on them, and many heads trained on them at once.
+"""Times training on cached features: an epoch on them, and many heads trained on them at once.
 
     python -m experiments.benchmarks.probe --device cpu --model resnet50
 
 - An epoch of training the head through the frozen backbone, compared with the same epoch on the
   features of one pass of the backbone. Both take the same head-only steps of SGD, and must end with
   the same head, or nothing is timed. The pass is timed too; it is needed once.
-- `--heads` heads of other rates and seeds, trained in one program, compared with the same heads
-  trained one after the other by the same program for a single head; both must give the same heads.
+- `--heads` heads with different rates and seeds, trained in one program, compared with the same
+  heads trained one after the other by a program for a single head; both must give the same heads.
 
 Images are random and lie in the device's memory, so no loader is involved. On a CPU: float32, 128
 images of 128 px in batches of 16, and 4,096 features. On a GPU: bfloat16, 2,048 images of 224 px in
@@ -41,7 +41,7 @@ NUM_CLASSES = 10
 HEAD = "fc"
 RATE = 0.01
 EPOCHS_OF_A_SWEEP = 5
-# The largest difference of what must be the same: rounding, and on a GPU bfloat16's and TF32's.
+# The largest relative difference of equal results: rounding, on a GPU that of bfloat16 and TF32.
 TOLERANCE = {"cpu": 1e-4, "gpu": 2e-2}
 
 
@@ -80,7 +80,7 @@ class Side:
 
 
 def epoch_sides(setting: Setting) -> tuple[dict[str, Side], Side]:
-    """Returns an epoch on features and one through the backbone, and the pass that gives features.
+    """Returns an epoch on features, one through the backbone, and the pass that computes features.
 
     Each epoch starts from the same head.
     """
@@ -118,7 +118,7 @@ def make_batches(setting: Setting) -> list[dict[str, jax.Array]]:
 
 
 def epoch(model: nn.Module, variables: Any, batches: Sequence[Any], head: str) -> Side:
-    """Returns an epoch of training the layer `head` alone, from given variables; it gives it."""
+    """Returns an epoch that trains only the layer `head`, and returns it."""
     plan = freeze.plan(variables["params"], [head], train_backbone=False)
     tx = optim.optimizer("sgd", {freeze.HEAD: RATE}, plan)
     train_step = make_train_step(
@@ -166,21 +166,22 @@ def sweep_sides(setting: Setting) -> dict[str, Side]:
 
 
 def some_settings(heads: int) -> sweep.Settings:
-    """Returns as many settings: four seeds where they divide the heads, and rates."""
+    """Returns settings of `heads` heads: four seeds if that divides the number, and rates."""
     seeds = 4 if heads % 4 == 0 else 1
     rates = np.geomspace(1e-3, 1e-1, heads // seeds)
     return sweep.grid(learning_rates=rates.tolist(), weight_decays=[1e-4], seeds=range(seeds))
 
 
 def first_runs(sides: dict[str, Side], tolerance: float) -> None:
-    """Compiles both sides, and raises a RuntimeError unless they give the same."""
+    """Compiles both sides, and raises a RuntimeError unless their results agree."""
     one, other = (jax.tree.leaves(side.run()) for side in sides.values())
     for a, b in zip(one, other, strict=True):
         difference = float(jnp.max(jnp.abs(a - b)) / jnp.maximum(jnp.max(jnp.abs(b)), 1e-6))
         if not difference <= tolerance:
             raise RuntimeError(
-                f"{' and '.join(sides)} give other results, {difference:.2g} apart (relative; "
-                f"tolerance {tolerance}): they do not do the same work, so times say nothing"
+                f"the results of {' and '.join(sides)} differ by {difference:.2g} (relative; "
+                f"tolerance {tolerance}): the sides do different work, so their times cannot be "
+                "compared"
             )
 
 

@@ -3,12 +3,12 @@
     python -m experiments.benchmarks.train_step --device cpu --model resnet50 --mode full
 
 Both sides start from the same weights and train on the same normalised images, which lie in the
-device's memory: no loader has a part in it. Both take SGD with momentum and cross-entropy.
+device's memory: no loader is involved. Both take SGD with momentum and cross-entropy.
 
 - CPU: float32, batch 16, 128 px; torch runs eagerly in channels_last, its fastest layout there.
 - GPU: bfloat16, batch 256, 224 px; torch runs under `torch.compile`, autocast and channels_last.
-- `--mode head`: the backbone is frozen. torch is given what tl_jax does by itself: the backbone in
-  `eval()` and under `no_grad`, the optimizer over the classifier alone.
+- `--mode head`: the backbone is frozen. torch is set up to do what tl_jax does by itself: the
+  backbone in `eval()` and under `no_grad`, the optimizer over the classifier alone.
 
 Before anything is timed the logits and the gradients of the two sides are compared in float32; if
 they differ by more than rounding, the benchmark ends with an error. The result goes to
@@ -186,7 +186,7 @@ def timm_model(setting: Setting) -> torch.nn.Module:
     """Returns timm's network with random weights, always the same.
 
     They are drawn so that every layer has a part in the output: a fresh ResNet multiplies its
-    branches by zero, and what is wrong in them would not show.
+    branches by zero, which would hide errors in them.
     """
     torch.manual_seed(0)
     model = import_timm().create_model(setting.model, num_classes=NUM_CLASSES)
@@ -199,7 +199,7 @@ def check_sides(setting: Setting, model: torch.nn.Module) -> dict[str, Any]:
     """Compares the logits and gradients of tl_jax's training step with torch's, in float32.
 
     Args:
-      setting: which network, and what of it is trained.
+      setting: the network, and the part of it that is trained.
       model: torch's network, whose weights both sides take. It is moved to the device, and in a
         full training its running statistics change.
 
@@ -208,7 +208,7 @@ def check_sides(setting: Setting, model: torch.nn.Module) -> dict[str, Any]:
       parameter that adds most to the latter, "worst_gradient".
 
     Raises:
-      RuntimeError: if an error is more than rounding; it says which.
+      RuntimeError: if an error is more than rounding; the message names it.
     """
     # Matrix products of GPUs round float32 to TF32's 10 bits unless told otherwise.
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
@@ -220,7 +220,7 @@ def check_sides(setting: Setting, model: torch.nn.Module) -> dict[str, Any]:
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
     if ours.keys() != theirs.keys():
         names = messages.some(sorted(ours.keys() ^ theirs.keys()))
-        raise RuntimeError(f"only one of the two sides trains {names}")
+        raise RuntimeError(f"only one of the two sides trains {names}; expected both to")
     logits = relative_error([ours.pop("logits")], [theirs.pop("logits")])
     gradients = relative_error([ours[name] for name in theirs], list(theirs.values()))
     worst = max(theirs, key=lambda name: float(np.linalg.norm(ours[name] - theirs[name])))
@@ -240,7 +240,7 @@ def check_sides(setting: Setting, model: torch.nn.Module) -> dict[str, Any]:
 def jax_outputs(setting: Setting, variables: dict[str, Any]) -> dict[str, np.ndarray]:
     """Returns the "logits" and, by torch's names and layout, the gradients of the training step."""
     model, plan = jax_model(setting), freeze_plan(setting, variables["params"])
-    # In the place of an optimizer: its state after a step is the gradient.
+    # This takes the place of an optimizer: its state after a step is the gradient.
     keep = optax.GradientTransformation(lambda params: params, lambda grads, *_: (grads, grads))
     step = make_train_step(
         model, keep, plan, augment_fn=lambda key, batch: batch["image"], seed_key=jax.random.key(0)
@@ -260,7 +260,7 @@ def jax_outputs(setting: Setting, variables: dict[str, Any]) -> dict[str, np.nda
 
 
 def torch_outputs(setting: Setting, model: torch.nn.Module) -> dict[str, np.ndarray]:
-    """Returns the same of torch, which runs eagerly and in float32 here."""
+    """Returns the same outputs of torch, run eagerly in float32."""
     device = torch.device("cuda" if setting.device == "gpu" else "cpu")
     forward, _ = torch_parts(model.to(device), setting.mode)
     images, labels = (torch.from_numpy(array[:CHECKED_IMAGES]) for array in make_batch(setting))

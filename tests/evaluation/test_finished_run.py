@@ -1,4 +1,4 @@
-"""What is done with a trained run: evaluate, predict, export to timm."""
+"""A trained run is evaluated, predicts, and is exported to timm."""
 
 import jax
 import numpy as np
@@ -33,19 +33,18 @@ def files(shared_photos):
 
 
 def test_a_run_is_evaluated_as_its_report_says(finished_run: FinishedRun):
-    for split in ("val", "test"):
+    for split, name in (("val", "val"), (None, "test")):  # The default is the test split.
         metrics = evaluate(finished_run.workdir, split=split, batch_size=3)
-        expected = finished_run.report["metrics"][split]
+        expected = finished_run.report["metrics"][name]
         assert metrics["count"] == expected["count"]
         assert metrics["accuracy"] == expected["accuracy"]
         assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-5)
-        assert metrics["split"] == split
-    assert metrics["step"] == 3 * finished_run.report["best_epoch"]
-    assert evaluate(finished_run.workdir)["split"] == "test"
+        assert metrics["split"] == name
+        assert metrics["step"] == 3 * finished_run.report["best_epoch"]
 
 
-def test_other_data_are_read_by_themselves(finished_run, photos, tmp_path):
-    """Options of the run's own data, here wrong for any other, do not apply to others."""
+def test_reading_options_of_the_run_do_not_apply_to_other_data(finished_run, photos, tmp_path):
+    """The run's options here would be wrong for other data."""
     own = load_run(finished_run.workdir)
     config = change(own.config, "data", shots=3, carve=0.5, on_corrupt="skip")
     write_run(tmp_path / "run", config, own.info, own.variables)
@@ -101,13 +100,13 @@ def test_several_views_are_averaged_for_a_split_and_for_single_images(finished_r
     assert metrics["loss"] != pytest.approx(expected, rel=1e-3)
 
 
-def test_what_is_neither_run_nor_network_is_named(run, tmp_path):
+def test_arguments_that_are_neither_run_nor_network_are_refused(run, tmp_path):
     image = Image.new("RGB", (40, 40))
     with pytest.raises(ValueError, match="did you mean 'resnet18"):
         predict("resnet81", [image])
-    with pytest.raises(ValueError, match="holds no run"):
+    with pytest.raises(ValueError, match="holds no run; pass"):
         predict(tmp_path, [image])
-    with pytest.raises(ValueError, match="is a run, which has weights of its own"):
+    with pytest.raises(ValueError, match="is a run, which has its own weights"):
         predict(run, [image], weights="hub")
 
 

@@ -37,7 +37,7 @@ class Named(Source):
         return len(self._labels)
 
     def __getitem__(self, index):
-        raise AssertionError("no image is to be read")
+        raise AssertionError("an image was read, which is not needed")
 
     def labels(self):
         return self._labels
@@ -86,7 +86,7 @@ def test_a_run(tiny_config, photos, tmp_path):
         "resnet18", *splits, weights=tiny_config.model.weights, preprocess=HOW, batch_size=8,
         method="class_means",
     )  # fmt: skip
-    # The backbone stood still, and the run's preprocessing is that of its weights at 32 pixels.
+    # The backbone was frozen, and the run's preprocessing is that of its weights at 32 pixels.
     np.testing.assert_array_equal(found.confusion, by_name.confusion)
 
 
@@ -100,7 +100,7 @@ def test_a_run(tiny_config, photos, tmp_path):
         ("linear", TransferConfig(adaptation="lora")),
     ],
 )
-def test_whatever_the_head_the_features_are_the_backbone_s(tiny_config, head, transfer):
+def test_the_features_are_the_backbone_s_for_every_head(tiny_config, head, transfer):
     options = ModelConfig(name="resnet18", head=head, hidden=(8,))
     config = dataclasses.replace(tiny_config, model=options, transfer=transfer)
     model = build_model(config, 2)
@@ -139,7 +139,7 @@ def test_splits_of_other_classes_and_a_network_without_preprocessing_are_refused
     model = create_model("test_resnet", num_classes=0)
     with pytest.raises(ValueError, match="they must be the same, in the same order"):
         probe((model, {}), one, other, preprocess=HOW)
-    with pytest.raises(ValueError, match="no preprocessing of its own"):
+    with pytest.raises(ValueError, match="has no preprocessing; pass preprocess="):
         probe((model, {}), one, one)
 
 

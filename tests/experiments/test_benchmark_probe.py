@@ -27,11 +27,11 @@ def test_the_result_is_written_with_its_machine_and_versions(tmp_path):
     assert result["machine"]["cores"] >= 1
 
 
-def test_sides_that_do_other_work_are_not_timed():
+def test_sides_that_do_different_work_are_not_timed():
     same = {"one": Side(lambda: jnp.ones(3)), "other": Side(lambda: jnp.ones(3) + 1e-6)}
     probe.first_runs(same, 1e-4)
     for wrong in (jnp.ones(3) + 1e-2, jnp.full(3, jnp.nan)):
-        with pytest.raises(RuntimeError, match="one and other give other results"):
+        with pytest.raises(RuntimeError, match="results of one and other differ by"):
             probe.first_runs({**same, "other": Side(lambda wrong=wrong: wrong)}, 1e-4)
 
 

@@ -1,4 +1,4 @@
-"""The mutation check: it tells faults that tests notice from those that they do not."""
+"""The mutation check: it separates faults that tests notice from those that they miss."""
 
 import json
 

@@ -67,7 +67,7 @@ def deb_of(root, path):
 
 
 @pytest.mark.parametrize("method", strategies.METHODS.values(), ids=lambda m: m.name)
-def test_every_method_is_a_whole_configuration_of_the_same_length(method):
+def test_every_method_is_a_valid_configuration_with_the_same_epochs(method):
     config = strategies.configured(method, DATA, rate=2e-3, seed=1)
     assert configuration.from_json(configuration.to_json(config)) == config
     phases = config.transfer.phases
@@ -252,7 +252,7 @@ def test_stamps_that_are_missing_or_unfit_say_how_to_get_them(tmp_path):
         strategies_stamps.write_pictures(few, tmp_path / "out")
     other = tmp_path / "other.deb"
     other.write_bytes(b"PK")
-    with pytest.raises(ValueError, match="no Debian package"):
+    with pytest.raises(ValueError, match="not a Debian package"):
         strategies_stamps.write_pictures(other, tmp_path / "out")
 
 

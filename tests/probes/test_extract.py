@@ -83,7 +83,7 @@ def test_every_example_is_there_once_in_the_source_s_order(count):
     assert (found.features.dtype, found.labels.dtype) == (np.float32, np.int32)
 
 
-def test_a_loader_that_drops_or_repeats_is_found_out(monkeypatch):
+def test_a_loader_that_drops_or_repeats_is_an_error(monkeypatch):
     whole = host_batches.host_eval_batches
     for spoil, message in (
         (lambda batches: batches[:-1], "1 were not seen and 0 more than once"),
@@ -120,7 +120,7 @@ def test_a_network_that_returns_maps_needs_a_name():
         extract(Pictures(2), Map())
 
 
-def test_values_that_are_not_finite_are_found_out():
+def test_values_that_are_not_finite_are_an_error():
     class Broken(Pixels):
         @nn.compact
         def __call__(self, x, *, train=False):
@@ -197,7 +197,7 @@ def test_a_file_gives_the_same_bits_back(tmp_path, kept, monkeypatch):
     assert first.facts == again.facts
 
 
-def test_types_round(tmp_path):
+def test_storage_dtypes_round(tmp_path):
     exact = extract(Pictures(5)).features
     for kept in ("bfloat16", "float16"):
         found = extract(Pictures(5), storage_dtype=kept).features
@@ -206,7 +206,7 @@ def test_types_round(tmp_path):
         assert (found != exact).any()
 
 
-def test_a_person_can_read_what_a_file_holds(tmp_path):
+def test_the_facts_in_a_file_are_readable_json(tmp_path):
     found = extract(Pictures(5), cache_dir=tmp_path)
     (file,) = tmp_path.iterdir()
     facts = json.loads(str(np.load(file)["facts"]))
@@ -220,7 +220,7 @@ def test_a_person_can_read_what_a_file_holds(tmp_path):
     assert facts["preprocess"]["size"] == [8, 8]
 
 
-def test_whatever_the_features_depend_on_makes_another_file(tmp_path):
+def test_everything_that_the_features_depend_on_makes_another_file(tmp_path):
     model = TinyNet()
     variables = randomised(model)
     moved = jax.tree.map(lambda leaf: leaf + 1e-6, variables)

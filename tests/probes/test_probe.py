@@ -89,7 +89,7 @@ def test_the_held_out_part_is_of_each_class(held_out):
     assert list(np.bincount(labels[held], minlength=3)) == [40 * held_out, 20 * held_out, 0]
     other = held_out_split(labels, held_out, seed=1)[1]
     assert list(held) != list(other)
-    with pytest.raises(ValueError, match=r"held_out=0.001 of 61 examples is none"):
+    with pytest.raises(ValueError, match=r"held_out=0.001 holds out none of 61 examples"):
         held_out_split(labels, 0.001, seed=0)
 
 

@@ -107,7 +107,7 @@ def test_every_epoch_and_seed_has_an_order_of_its_own():
     assert len({tuple(order) for order in orders}) == 3
 
 
-def test_the_measures_are_those_of_each_head_on_all_validation_examples(data):
+def test_the_metrics_are_those_of_each_head_on_all_validation_examples(data):
     found = run(GRID, data)
     features, labels = data[1]
     for i in (0, 9):
@@ -154,5 +154,5 @@ def test_invalid_arguments_are_refused(data, options, message):
 
 
 def test_an_empty_grid_is_refused():
-    with pytest.raises(ValueError, match="at least one value"):
+    with pytest.raises(ValueError, match="got 0 learning rates"):
         sweep.grid(learning_rates=[])

@@ -1,4 +1,4 @@
-"""The picture of augmentation: the first images of training, each beside what the step gets."""
+"""The picture of augmentation: the first training images beside what the step gets of them."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""What a run is made of: every option has its effect on batches, steps and statistics."""
+"""An experiment: every option has its effect on batches, steps and statistics."""
 
 import dataclasses
 

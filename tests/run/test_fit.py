@@ -58,7 +58,7 @@ def test_the_report_is_of_the_best_checkpoint(finished_run, tmp_path):
         assert np.sum(confusion) == report["metrics"][split]["count"]
 
 
-def test_losses_and_rates_are_recorded_every_so_many_steps(finished_run):
+def test_losses_and_rates_are_recorded_every_log_every_steps(finished_run):
     # Epochs of three steps, a record every two and at the end; a warm-up of two steps a phase.
     assert [r["epoch"] for r in records_of(finished_run.workdir, "val")] == [1, 2, 3, 4]
     records = records_of(finished_run.workdir, "train")

@@ -55,7 +55,7 @@ def test_the_seed_decides_how_the_head_starts(tiny_config):
     assert not np.array_equal(one["fc"]["kernel"], other["fc"]["kernel"])
 
 
-def test_the_seed_decides_what_is_added(tiny_config):
+def test_the_seed_decides_the_added_modules(tiny_config):
     config = change(tiny_config, "transfer", adaptation="lora", lora_rank=2)
     one, other = (trees.flatten(params_of(change(config, "train", seed=s))) for s in (0, 1))
     added = [path for path in one if path[-1] == "lora_a"]
@@ -76,7 +76,7 @@ def test_a_new_head_starts_as_configured(tiny_config, head, init):
     assert np.std(layer["kernel"]) == pytest.approx(deviation, rel=0.4)
 
 
-def test_an_mlp_head_stands_on_a_backbone_without_its_top(tiny_config):
+def test_an_mlp_head_replaces_the_top_of_the_backbone(tiny_config):
     params = params_of(change(tiny_config, "model", head="mlp", hidden=(8,)))
     assert params.keys() == {"backbone", "head"}
     assert params["head"]["fc1"]["kernel"].shape == (16, 8)
@@ -130,13 +130,13 @@ def test_rows_of_the_pretrained_classifier_are_carried_over(tiny_config):
 @pytest.mark.parametrize(
     ("mapping", "examples"), [(("grüne=7",), 5), (("grüne=7", "red ones=tabby|3"), 10)]
 )
-def test_what_the_carried_classifier_can_do_is_measured(tiny_config, mapping, examples):
+def test_the_carried_classifier_is_evaluated_before_training(tiny_config, mapping, examples):
     config = change(tiny_config, "transfer", classifier="load", class_mapping=mapping)
     zero_shot = Experiment.from_config(config).zero_shot()
     assert (zero_shot.examples, zero_shot.of_matched_classes) == (10, examples)
 
 
-def test_without_a_carried_classifier_there_is_nothing_to_measure(tiny_config):
+def test_without_a_carried_classifier_nothing_is_evaluated_before_training(tiny_config):
     assert Experiment.from_config(tiny_config).zero_shot() is None
     fused = change(tiny_config, "transfer", classifier="fuse", class_mapping=("grüne=7",))
     assert Experiment.from_config(fused).zero_shot() is None
@@ -198,7 +198,7 @@ def test_classes_without_known_names_are_mapped_by_index():
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ("grune=7", r"'grune', which is none of the new classes; did you mean 'grüne'\?"),
+        ("grune=7", r"'grune', which is not one of the new classes; did you mean 'grüne'\?"),
         ("grüne=tabbby", "'tabbby' .*; did you mean"),
         ("grüne:7", "expected 'new class=source'"),
     ],

@@ -67,7 +67,7 @@ def test_the_options_of_the_model_reach_a_fused_network():
         ),
     ],
 )
-def test_the_options_of_what_is_added_reach_it(fields, expected):
+def test_the_options_of_an_adaptation_reach_it(fields, expected):
     assert built(**fields).adaptation == expected
 
 

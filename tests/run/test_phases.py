@@ -57,7 +57,7 @@ def optimizer_of(phase, name="sgd", **options) -> optax.GradientTransformation:
 # ---- what is trained, and for how long
 
 
-def test_the_head_comes_first_and_then_what_is_to_be_trained():
+def test_the_head_is_trained_first_and_then_the_selection():
     phases = phases_of(transfer=TransferConfig(trained="head+last:1"), head_epochs=2, epochs=3)
     assert [(p.name, p.start_epoch, p.end_epoch) for p in phases] == [
         ("head", 0, 2),

@@ -37,7 +37,7 @@ def run(stream: io.StringIO, monkeypatch, time, *, seconds_per_step: float, **op
     return stream.getvalue()
 
 
-def test_elsewhere_it_is_a_line_now_and_then(monkeypatch, time):
+def test_outside_a_terminal_it_is_a_line_every_15_seconds(monkeypatch, time):
     text = run(io.StringIO(), monkeypatch, time, seconds_per_step=8.0)
     assert text.splitlines() == [
         "epoch 1/2  step 2/10  loss ...  2 images/s  1:04 left",

@@ -1,1 +1,1 @@
-"""What several test files use: tiny networks, sources, batches, runs and processes."""
+"""Helpers of several test files: tiny networks, sources, batches, runs and processes."""

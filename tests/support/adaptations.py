@@ -1,4 +1,4 @@
-"""Networks beside their peers in timm, and what every adaptation of a network must show."""
+"""Networks beside their peers in timm, and checks that every adaptation of a network passes."""
 
 import functools
 from typing import Any, NamedTuple
@@ -83,13 +83,13 @@ def adapted_names(params: Any) -> set[str]:
 def check_start(
     name: str, adaptation: Adaptation, *, rounding: float = 0.0
 ) -> tuple[Adapted, dict[str, Any]]:
-    """Asserts that an adapted network begins as the network, bit for bit.
+    """Asserts that an adapted network starts as the original network, bit for bit.
 
     Args:
       name: of the network.
       adaptation: what is added.
-      rounding: relative error that is allowed of the logits, not of the parameters: where XLA
-        fuses what is added with a sum of the network's, it may add in another order.
+      rounding: relative error that is allowed in the logits, not in the parameters: where XLA
+        fuses an added module with a sum of the network, it may add in another order.
 
     Returns:
       The adapted network and its variables.
@@ -131,13 +131,13 @@ def _timm_logits(peer: torch.nn.Module, variables: dict[str, Any]) -> np.ndarray
 
 
 def check_abstract_init(adapted: Adapted, variables: dict[str, Any]) -> None:
-    """Asserts that `init` gives the form of `variables`, abstractly and drawn."""
+    """Asserts that `init` gives the structure, shapes and dtypes of `variables`."""
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
     assert abstract_variables(adapted) == shapes
 
 
 def check_training(adaptation: Adaptation) -> None:
-    """Asserts that two steps under a plan of the added leaves change these and nothing else."""
+    """Asserts that two steps that train the added leaves change these and nothing else."""
     model = TinyNet()
     adapted = Adapted(model, adaptation)
     variables = adapted.add_to(KEY, tiny.randomised(model))
@@ -145,18 +145,18 @@ def check_training(adaptation: Adaptation) -> None:
     rules = [(name, freeze.BACKBONE) for name in names] + [("*", freeze.FROZEN)]
     plan = trees.label(variables["params"], rules)
     tx = optim.optimizer("sgd", {freeze.BACKBONE: 0.1}, plan, weight_decay=0.1)
-    made = jax.jit(
+    train_step = jax.jit(
         step.make_train_step(adapted, tx, plan, augment_fn=images_unchanged, seed_key=KEY)
     )
     after = state.create(variables, tx, plan)
     for seed in range(2):
-        after, _ = made(after, batch(seed=seed))
+        after, _ = train_step(after, batch(seed=seed))
     before, now = trees.flatten(variables["params"]), trees.flatten(after.params)
     moved = {trees.dotted(path) for path in now if (now[path] != before[path]).any()}
     assert now.keys() == before.keys()
     assert moved == names
-    held = [leaf.shape for leaf in jax.tree.leaves(after.opt_state) if leaf.ndim]
-    assert len(held) == len(names)
+    states = [leaf.shape for leaf in jax.tree.leaves(after.opt_state) if leaf.ndim]
+    assert len(states) == len(names)
 
 
 @functools.cache
@@ -182,5 +182,5 @@ def check_gradients(adapted: Adapted, variables: dict[str, Any], *, zero: tuple[
     leaves, _ = trees.split(variables["params"], is_added)
     gradient = trees.flatten(_compiled_gradient(adapted)(variables, images()))
     assert {trees.dotted(path) for path in gradient} == adapted_names(variables["params"])
-    still = {trees.dotted(path) for path, leaf in gradient.items() if not leaf.any()}
-    assert still == {name for name in trees.names(leaves) if name.endswith(zero)}
+    zeros = {trees.dotted(path) for path, leaf in gradient.items() if not leaf.any()}
+    assert zeros == {name for name in trees.names(leaves) if name.endswith(zero)}

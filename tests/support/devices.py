@@ -1,4 +1,4 @@
-"""What tests run in a process of several CPU devices: training, recalibration, cached images."""
+"""Functions that run in a process of four CPU devices: training, recalibration, caches."""
 
 import itertools
 import json
@@ -97,7 +97,7 @@ def train(folder: Path) -> None:
 
 
 def unequal_images(size: int, seed: int) -> np.ndarray:
-    """Returns images whose mean brightness is their seed, more or less."""
+    """Returns images whose mean brightness is about `seed`."""
     return batch(size, seed=seed)["image"] + seed
 
 

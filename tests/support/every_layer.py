@@ -11,7 +11,7 @@ from tl_jax.models import layers, registry
 from tl_jax.models.architecture import Architecture
 from tl_jax.models.network import Network
 
-# In the registry it takes the place of a network, which has a number of pretrained classes.
+# In the registry it replaces this network, whose pretrained weights have a known number of classes.
 NAME = "resnet10t"
 STAGES = ("act1", "layer1", "layer2", "layer3")
 

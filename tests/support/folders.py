@@ -1,4 +1,4 @@
-"""What tests compare of folders."""
+"""Hashes of the files in a folder."""
 
 import hashlib
 from pathlib import Path

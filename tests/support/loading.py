@@ -1,4 +1,4 @@
-"""Sources of a few small images, and how tests read batches from them."""
+"""Sources of a few small images, and batches that are read from them."""
 
 import dataclasses
 import io
@@ -22,6 +22,12 @@ from tl_jax.data.source import Source, Task
 
 PREPROCESS = Preprocess(size=(6, 7))
 Batch = dict[str, Any]
+
+
+def canvas_image(pixels: np.ndarray, canvas: int) -> np.ndarray:
+    """Returns an image stretched to the square canvas by Pillow alone."""
+    image = Image.fromarray(pixels)
+    return np.asarray(image.resize((canvas, canvas), Image.Resampling.BICUBIC))
 
 
 @dataclasses.dataclass
@@ -160,7 +166,7 @@ def evaluate(count: int, **options: Any) -> list[Batch]:
 
 
 def evaluate_source(source: Any, **options: Any) -> list[Batch]:
-    """Returns the batches of `host_eval`; asserts that their number is as announced."""
+    """Returns the batches of `host_eval`; asserts that `len` gives their number."""
     batches = host_eval(source, **options)
     result = list(batches)
     assert len(result) == len(batches)
@@ -207,7 +213,7 @@ def placed(source: Any, count: int, **options: Any) -> list[Batch]:
 
 
 def on_host(source: Any, count: int, **options: Any) -> list[Batch]:
-    """Returns what `placed` should give, read in this thread."""
+    """Returns the batches that `placed` should give, read in this thread."""
     return take(source, count, workers=0, **options)
 
 

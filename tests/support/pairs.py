@@ -1,4 +1,4 @@
-"""What a tiny network of a family and its peer in torch are described by."""
+"""A tiny network of a family and its peer in torch, and how to import their files."""
 
 import dataclasses
 import importlib
@@ -21,7 +21,7 @@ def timm_file(name: str) -> ModuleType:
 
 
 def torchvision_file(name: str) -> ModuleType:
-    """Imports a file of torchvision's models, after timm's import has been prepared for."""
+    """Imports a file of torchvision's models; `import_timm` above has made that possible."""
     return importlib.import_module(f"torchvision.models.{name}")
 
 
@@ -32,10 +32,10 @@ class Pair:
     Attributes:
       family: name of the file.
       architecture: the network, with `CLASSES` classes, and its names.
-      peer: makes the same network in torch; it takes `drop_path_rate` where there is such a thing.
+      peer: makes the same network in torch; takes `drop_path_rate` if the network has drop paths.
       size: height and width of the images, odd in one direction where the network takes that.
-      drops: whether a block of the peer calls its drop path; those without a shortcut may have one
-        idly.
+      drops: whether a block of the peer calls its drop path; blocks without a shortcut may have one
+        that they never call.
     """
 
     family: str

@@ -102,7 +102,7 @@ def abstract_output(model: Network, images: Images, *, train: bool = False) -> t
 
 @contextlib.contextmanager
 def recorded_calls() -> Iterator[list[Call]]:
-    """Yields a list that gets the calls, in order, of layers that behave otherwise in training."""
+    """Yields a list that gets the calls, in order, of layers that differ in training."""
     calls = []
 
     def record(following, args, kwargs, context):
@@ -117,7 +117,7 @@ def recorded_calls() -> Iterator[list[Call]]:
 
 
 def calls_in_training(model: Network, images: Images) -> list[Call]:
-    """Returns the calls, in order, of layers that behave otherwise in training."""
+    """Returns the calls, in order, of layers that behave differently in training."""
     with recorded_calls() as calls:
         abstract_output(model, images, train=True)
     return calls
@@ -134,8 +134,8 @@ def check_drop_paths(
     Args:
       calls: of the network in training.
       theirs: timm's network.
-      drops: whether a block of timm's calls its drop path. Those without a shortcut may have one
-        idly.
+      drops: whether a block of timm's calls its drop path. Blocks without a shortcut may have one
+        that they never call.
     """
     expected = {
         name: module.drop_prob
@@ -186,7 +186,7 @@ def check_fresh(
 
 
 def check_bfloat16(model: Network, images: Images) -> tuple[dict, jax.ShapeDtypeStruct]:
-    """Asserts that in bfloat16 a network has such maps, and float32 variables and logits.
+    """Asserts that a bfloat16 network has bfloat16 maps, and float32 variables and logits.
 
     A map in another type would round between the layers, or cost the half type's speed.
 

@@ -1,4 +1,4 @@
-"""What tests with several processes run in them: a source that tells who reads, JAX's processes."""
+"""Code that runs in several processes: a source that shows which one reads, JAX processes."""
 
 import itertools
 import multiprocessing
@@ -31,7 +31,7 @@ class ByProcess(Source):
 
 
 def main(folder: Path, coordinator: str, index: int, count: int) -> None:
-    """Is one of `count` JAX processes; saves its part of every batch as FOLDER/INDEX.npz."""
+    """Runs one of `count` JAX processes; saves its part of every batch as FOLDER/INDEX.npz."""
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")

@@ -37,7 +37,7 @@ CLASS_NAMES = ("grüne", "red ones")
 
 @contextlib.contextmanager
 def tiny_networks() -> Iterator[None]:
-    """Puts tiny networks in the place of some architectures."""
+    """Replaces some architectures by tiny networks."""
     with mock.patch.dict(registry.ARCHITECTURES, _TINY):
         yield
 
@@ -71,7 +71,7 @@ def write_photos(root: Path) -> Path:
 
 
 def make_config(photos: Path, weights: Path) -> Config:
-    """Returns four short epochs with everything random in them: crops, flips, dropout, drop path.
+    """Returns a run of four short epochs with all random parts: crops, flips, dropout, drop path.
 
     Runs that keep optimizer, schedule and epochs share its compiled steps.
     """
@@ -115,7 +115,7 @@ def change(config: Config, section: str, **fields: Any) -> Config:
 
 
 def leaves(workdir: Path) -> list[Any]:
-    """Returns the arrays of the newest checkpoint, the optimizer's too, in the order of files."""
+    """Returns the arrays of the newest checkpoint: variables, then the optimizer's state."""
     import orbax.checkpoint as ocp
 
     newest = max((workdir / "checkpoints").iterdir(), key=lambda folder: int(folder.name))
@@ -126,5 +126,5 @@ def leaves(workdir: Path) -> list[Any]:
 
 
 def without_speed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns records of the journal without what differs from one machine to the next."""
+    """Returns records of the journal without the speed, which differs from run to run."""
     return [{k: v for k, v in record.items() if k != "images_per_second"} for record in records]

@@ -1,4 +1,4 @@
-"""A network of three layers, and batches for it: what the tests of training compile quickly."""
+"""A tiny network that compiles quickly, random variables, and batches for it."""
 
 from typing import Any, ClassVar
 
@@ -48,7 +48,7 @@ class TinyNet(nn.Module):
 
 
 def randomised(model: nn.Module, *, side: int = 8, seed: int = 0) -> dict[str, Any]:
-    """Returns variables of a network without a zero among them: the classifier's are random too."""
+    """Returns random variables of a network; none is zero, not even in the classifier."""
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     rng = np.random.default_rng(seed)
     flat = trees.flatten(jax.eval_shape(model.init, jax.random.key(0), image))
@@ -78,7 +78,7 @@ def images_unchanged(key: jax.Array, batch: dict[str, Any]) -> jax.Array:
 
 
 def assert_equal_trees(found: Any, expected: Any) -> None:
-    """Asserts that two trees have the same form and the same bits."""
+    """Asserts that two trees have the same structure, dtypes and bits."""
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert one.dtype == other.dtype

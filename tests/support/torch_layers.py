@@ -1,4 +1,4 @@
-"""Feature maps in both layouts, and layers of torch as variables of ours."""
+"""Feature maps in both layouts, and variables taken from torch layers."""
 
 import functools
 

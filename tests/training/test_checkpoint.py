@@ -1,4 +1,4 @@
-"""Tests of checkpoints: exact restoring, what is kept, and errors that are heard."""
+"""Tests of checkpoints: exact restoring, what is kept, and errors that are raised."""
 
 import resource
 import shutil
@@ -69,7 +69,7 @@ def test_everything_is_restored_bit_for_bit(trained, tmp_path):
     assert any(leaf.ndim for leaf in jax.tree.leaves(found.opt_state))
 
 
-def test_arrays_serve_as_the_form_too(trained, tmp_path):
+def test_arrays_serve_as_the_structure_too(trained, tmp_path):
     zeros = jax.tree.map(jnp.zeros_like, trained)
     with opened(tmp_path) as checkpoints:
         checkpoints.save(trained, METRICS)
@@ -95,7 +95,7 @@ def test_a_network_without_statistics_is_restored(tmp_path):
     assert_equal_trees(variables["params"], initial.params)
 
 
-def test_steps_that_use_the_state_up_do_not_reach_what_is_being_written(tmp_path):
+def test_steps_that_donate_the_state_do_not_change_a_pending_write(tmp_path):
     mesh = sharding.data_mesh()
 
     def add_one(state: TrainState, batch) -> tuple[TrainState, dict]:
@@ -225,7 +225,7 @@ def outcome(directory: Path, trained: TrainState) -> str:
 
 
 @pytest.mark.parametrize("kind", ["truncate", "delete"])
-def test_a_damaged_file_is_an_error_that_names_it_and_never_a_part(trained, tmp_path, kind):
+def test_a_damaged_file_is_an_error_that_names_it_and_never_half_a_state(trained, tmp_path, kind):
     with opened(tmp_path / "sound") as checkpoints:
         checkpoints.save(trained, METRICS)
     files = [p.relative_to(tmp_path) for p in (tmp_path / "sound" / "2").rglob("*") if p.is_file()]
@@ -249,13 +249,13 @@ def other_form(trained: TrainState, change) -> TrainState:
     ("name", "change", "message"),
     [
         ("classes", {"fc": {"kernel": jnp.zeros((4, 9)), "bias": jnp.zeros(9)}},
-         r"2 variables differ:\n  params.fc.bias: saved \(3,\), wanted \(9,\)\n  params.fc.kernel"),
+         r"2 variables differ:\n  params.fc.bias: got \(3,\), expected \(9,\)\n  params.fc.kernel"),
         ("more", {"neck": {"bias": jnp.zeros(9)}},
-         r"params.neck.bias: saved not at all, wanted \(9,\)"),
-        ("less", {"fc": {}}, r"params.fc.bias: saved \(3,\), wanted not at all"),
+         r"params.neck.bias: got nothing, expected \(9,\)"),
+        ("less", {"fc": {}}, r"params.fc.bias: got \(3,\), expected nothing"),
     ],
 )  # fmt: skip
-def test_another_form_is_an_error_that_lists_what_differs(trained, tmp_path, name, change, message):
+def test_another_structure_is_an_error_with_a_list(trained, tmp_path, name, change, message):
     with opened(tmp_path) as checkpoints:
         checkpoints.save(trained, METRICS)
         with pytest.raises(CheckpointError, match=message):

@@ -48,7 +48,7 @@ def test_a_warm_up_forgets_the_start_sooner():
     assert abs(warmed[1]["b"] - last) < 0.2 * abs(start[1]["b"] - last)
 
 
-def test_training_is_what_it_is_without_an_average():
+def test_an_average_does_not_change_training():
     model, variables = TinyNet(), randomised(TinyNet())
     plan = freeze.plan(variables["params"], ["fc"], train_backbone=False)
     plain = optim.optimizer("adam", {freeze.HEAD: 0.1}, plan, clip_norm=1.0)
@@ -87,7 +87,7 @@ def test_errors_of_the_average():
     params = {"w": jnp.zeros(1)}
     with pytest.raises(ValueError, match="holds 0 moving averages"):
         ema.averaged_params(optax.sgd(0.1).init(params))
-    with pytest.raises(ValueError, match=re.escape("decay is 1.0; it must lie in [0, 1)")):
+    with pytest.raises(ValueError, match=re.escape("got decay=1.0; expected a number in [0, 1)")):
         ema.with_ema(optax.sgd(0.1), 1.0)
     tx = ema.with_ema(optax.sgd(0.1), 0.9)
     with pytest.raises(ValueError, match="with_ema needs the parameters"):

@@ -17,7 +17,7 @@ from tl_jax.training.evaluator import Evaluator
 
 
 class Brightness(nn.Module):
-    """Says 1 for images brighter than the middle, 0 for others."""
+    """Predicts class 1 for images brighter than mid-gray, 0 for others."""
 
     @nn.compact
     def __call__(self, x, *, train=False):

@@ -181,12 +181,12 @@ def test_too_few_batches_are_an_error():
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"low": 0.0}, "must rise"),
-        ({"low": 1.0, "high": 0.1}, "must rise"),
-        ({"steps": 1}, "at least 2"),
-        ({"smoothing": 1.0}, r"must lie in \[0, 1\)"),
+        ({"low": 0.0}, "expected 0 < low < high"),
+        ({"low": 1.0, "high": 0.1}, "expected 0 < low < high"),
+        ({"steps": 1}, "steps=1; expected 2 or more"),
+        ({"smoothing": 1.0}, r"expected a number in \[0, 1\)"),
     ],
 )
-def test_options_that_make_no_sense_are_errors(options, complaint):
+def test_invalid_options_are_errors(options, complaint):
     with pytest.raises(ValueError, match=complaint):
         find_learning_rate(Parabola().setup, ones(), **options)

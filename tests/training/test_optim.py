@@ -118,7 +118,7 @@ def test_the_optimizer_of_a_head_has_state_for_the_head_alone(name):
     assert all("['fc']" in path for path in paths)
 
 
-def test_what_is_frozen_changes_no_step_of_the_head():
+def test_frozen_parameters_do_not_change_the_steps_of_the_head():
     tx = optim.optimizer("sgd", RATES, HEAD_ONLY, momentum=0.0, clip_norm=0.5)
     found = run(tx, HEAD_ONLY, GRADIENTS[:1])
     norm = math.sqrt(sum(float((leaf**2).sum()) for leaf in GRADIENTS[0]["fc"].values()))
@@ -144,7 +144,7 @@ def test_a_label_without_a_rate_is_an_error():
         optim.optimizer("sgd", {freeze.HEAD: 0.1}, ALL)
 
 
-def test_each_label_decays_as_it_is_told():
+def test_each_label_has_its_own_weight_decay():
     zeros = [jax.tree.map(np.zeros_like, PARAMS)]
     decays = {freeze.HEAD: 0.5, freeze.BACKBONE: 0.0}
     found = run(optim.optimizer("sgd", RATES, ALL, weight_decay=decays), gradients=zeros)
@@ -239,7 +239,7 @@ def scheduled(name: str, plan):
 
 
 @pytest.mark.parametrize("name", TORCH)
-def test_what_both_train_keeps_its_state_and_schedules_begin_anew(name):
+def test_parameters_that_both_train_keep_their_state_and_schedules_restart(name):
     before = after_steps(scheduled(name, HEAD_ONLY), HEAD_ONLY)
     fresh = scheduled(name, ALL).init(PARAMS)
     found, old = arrays(optim.carry_over(before, fresh)), arrays(before)

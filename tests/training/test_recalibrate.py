@@ -151,7 +151,7 @@ def test_pooling_many_batches_loses_no_digits():
 # ---- what stays as it is
 
 
-def test_nothing_else_moves():
+def test_nothing_else_changes():
     model = TinyNet()
     variables = randomised(model)
     before = jax.tree.map(np.array, variables)
@@ -227,5 +227,5 @@ def test_a_network_without_running_statistics_is_an_error():
         def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
             return layers.LayerNorm(name="norm")(x, train=train)
 
-    with pytest.raises(ValueError, match="keeps no running statistics"):
+    with pytest.raises(ValueError, match="has no running statistics"):
         recalibrate.recalibrate(Plain(), randomised(Plain()), UNEQUAL)

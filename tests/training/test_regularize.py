@@ -73,7 +73,7 @@ def test_it_is_the_gradient_of_the_penalty():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
 
 
-def test_the_state_is_the_start_and_stays_so():
+def test_the_state_is_the_start_and_does_not_change():
     tx = l2_sp(ALPHA)
     state = tx.init(PARAMS)
     assert_equal_trees(state.start, jax.tree.map(jnp.asarray, PARAMS))
@@ -97,7 +97,7 @@ def test_a_resumed_run_ends_with_the_same_bits():
     assert_equal_trees(run(tx, params, state, GRADIENTS[3:])[0], whole)
 
 
-def test_a_compiled_step_may_use_up_parameters_and_state():
+def test_a_compiled_step_may_donate_parameters_and_state():
     tx = l2_sp(ALPHA)
     params = jax.tree.map(jnp.array, PARAMS)
     for init in (tx.init, jax.jit(tx.init)):
@@ -113,7 +113,7 @@ def test_a_compiled_step_holds_no_constants():
 
 @pytest.mark.parametrize("alpha", [-0.1, float("nan")])
 def test_a_negative_strength_is_an_error(alpha):
-    with pytest.raises(ValueError, match="alpha of L2-SP is .*; it must be 0 or more"):
+    with pytest.raises(ValueError, match="got alpha=.* for L2-SP; expected 0 or more"):
         l2_sp(alpha)
 
 

@@ -24,7 +24,7 @@ def on_one_device():
 
 
 def leaves_of(folder: Path, like) -> list:
-    """Returns the other process's results in the form of `like`."""
+    """Returns the other process's results as a tree like `like`."""
     with np.load(folder / "results.npz") as arrays:
         return jax.tree.unflatten(jax.tree.structure(like), list(arrays.values()))
 
@@ -64,14 +64,14 @@ def test_a_checkpoint_of_four_devices_opens_on_one(on_one_device, on_four):
     assert found.params["fc"]["kernel"].sharding.device_set == set(jax.devices()[:1])
 
 
-def test_a_batch_that_does_not_divide_is_an_error_that_says_what_would():
+def test_a_batch_that_does_not_divide_is_an_error_that_names_one_that_does():
     mesh = AbstractMesh((4,), ("data",))
     sharding.check_batch_size(8, mesh)
     with pytest.raises(ValueError, match="a global batch of 6 .* over 4 devices; .*such as 8"):
         sharding.check_batch_size(6, mesh)
 
 
-def test_the_state_that_is_passed_in_is_used_up():
+def test_the_state_that_is_passed_in_is_donated():
     mesh = sharding.data_mesh(jax.devices()[:1])
     run = sharding.jit_train_step(
         lambda state, batch: (state + 1, {"loss": batch["x"].sum()}), mesh

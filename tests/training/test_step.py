@@ -15,7 +15,7 @@ SEED_KEY = jax.random.key(7)
 
 
 class Identity(nn.Module):
-    """Logits are the input plus a bias, so that every number can be had by hand."""
+    """Logits are the input plus a bias, so that every number can be computed by hand."""
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Stopping rules on histories of which one can say by eye when to stop."""
+"""Stopping rules on histories whose right epoch to stop is plain to see."""
 
 import math
 
@@ -40,7 +40,7 @@ def test_a_run_stops_when_it_should(history, options, epoch):
 
 @pytest.mark.parametrize("lower_is_better", [False, True])
 @pytest.mark.parametrize("bad", [NAN, math.inf, -math.inf])
-def test_what_is_not_finite_is_never_better_and_reaches_no_target(bad, lower_is_better):
+def test_values_that_are_not_finite_never_improve_and_reach_no_target(bad, lower_is_better):
     target = -1.0 if lower_is_better else 2.0
     rule = Stopping("loss", patience=3, target=target, lower_is_better=lower_is_better)
     assert stopped_after(rule, [0.5, bad, bad, bad]) == 4
@@ -86,12 +86,12 @@ def test_the_reason_says_what_was_found_and_where(options, history, reason):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"patience": 0}, "patience is 0"),
-        ({"min_delta": -0.1}, "min_delta is -0.1"),
-        ({"min_delta": NAN}, "min_delta is nan"),
-        ({"target": NAN}, "target is nan"),
+        ({"patience": 0}, "got patience=0"),
+        ({"min_delta": -0.1}, "got min_delta=-0.1"),
+        ({"min_delta": NAN}, "got min_delta=nan"),
+        ({"target": NAN}, "got target=nan"),
     ],
 )
-def test_rules_that_make_no_sense_are_errors(options, complaint):
+def test_invalid_rules_are_errors(options, complaint):
     with pytest.raises(ValueError, match=complaint):
         Stopping("accuracy", **options)

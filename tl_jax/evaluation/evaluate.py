@@ -1,4 +1,4 @@
-"""Evaluates a trained run on a split, of its own data or of another set."""
+"""Evaluates a trained run on a split of its own data, or of other data."""
 
 import dataclasses
 from pathlib import Path
@@ -28,8 +28,8 @@ def evaluate(
       workdir: the run's folder.
       split: which split; the default is the run's test split, or else its evaluation split.
       source: other data with the same classes, as in the configuration's `data.source`.
-      data_dir, on_corrupt: as in the configuration; by default the run's for its own data, and the
-        configuration's defaults for others.
+      data_dir, on_corrupt: as in the configuration. The default is the run's value for the run's
+        data, and the configuration's default for other data.
       batch_size: images at once; the default is the run's.
       views: views of each image; the network's outputs are averaged over them. The default is the
         single view that training evaluates.
@@ -39,7 +39,7 @@ def evaluate(
 
     Raises:
       ValueError: if the split is unknown, the data have other classes than the run, or the
-        images have no such views.
+        images are too small for the views.
 
     Examples:
       >>> import tl_jax

@@ -22,8 +22,8 @@ def export_timm(workdir: str | Path, file: str | Path) -> str:
       The line of Python that loads the file into timm.
 
     Raises:
-      ValueError: if the file has another suffix, timm does not have the network's head, or what
-        was added to the network cannot be merged.
+      ValueError: if the file has another suffix, timm does not have the network's head, or the
+        modules that were added to the network cannot be merged.
 
     Examples:
       >>> import tl_jax
@@ -48,7 +48,7 @@ def export_timm(workdir: str | Path, file: str | Path) -> str:
         raise ValueError(
             f"the run has a head that timm's {name} does not have "
             f"(model.head={run.config.model.head!r}, transfer.classifier="
-            f"{run.config.transfer.classifier!r}); only the network's own classifier exports"
+            f"{run.config.transfer.classifier!r}); only timm's own heads can be exported"
         )
     with files.replacing(file) as part:
         save_file(to_state_dict(variables), part, metadata={"format": "pt"})

@@ -40,8 +40,8 @@ def predict(
       For each image its classes, (name, probability), most probable first.
 
     Raises:
-      ValueError: if `run_or_model` is neither, `weights` is given with a run, or the images have
-        no such views.
+      ValueError: if `run_or_model` is neither, `weights` is given with a run, or the images are
+        too small for the views.
 
     Examples:
       >>> import tl_jax
@@ -77,13 +77,15 @@ def _load(
     if is_run(run_or_model):
         if weights is not None:
             raise ValueError(
-                f"{run_or_model} is a run, which has weights of its own; leave weights={weights!r} "
-                "out"
+                f"{run_or_model} is a run, which has its own weights; leave out weights={weights!r}"
             )
         run = load_run(run_or_model)
         return run.model, run.variables, run.info.preprocess, run.info.class_names
     if Path(run_or_model).is_dir():
-        raise ValueError(f"{run_or_model} is a folder, but holds no run")
+        raise ValueError(
+            f"{run_or_model} is a folder that holds no run; pass the folder of a run, or the name "
+            "of a pretrained network"
+        )
     name = str(run_or_model)
     config = pretrained_config(name)
     model, variables = load_pretrained(name, weights=weights)

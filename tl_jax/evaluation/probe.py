@@ -103,9 +103,7 @@ def probe(
     model, variables, own_preprocess = _load(network, weights, dtype)
     preprocess = preprocess or own_preprocess
     if preprocess is None:
-        raise ValueError(
-            "a network with variables has no preprocessing of its own; pass preprocess="
-        )
+        raise ValueError("a network with variables has no preprocessing; pass preprocess=")
     extract_features = functools.partial(
         extract,
         model,
@@ -130,8 +128,8 @@ def _check_network_options(network: Network, weights: str | None, dtype: str) ->
     by_name = not isinstance(network, tuple) and not is_run(network)
     if not by_name and (weights is not None or dtype != "float32"):
         raise ValueError(
-            "weights= and dtype= are for a network by name; a run, or a network with variables, "
-            "has its own"
+            f"got weights={weights!r} and dtype={dtype!r}, which are for a network by name; a run, "
+            "or a network with variables, has its own: leave both out"
         )
 
 

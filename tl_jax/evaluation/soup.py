@@ -1,4 +1,4 @@
-"""Soups of runs: the average of the weights of several runs, written as a run of its own."""
+"""Soups of runs: the averaged weights of several runs, written as a new run."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class SoupResult:
       run_scores: score of each run, in the order given.
       score: score of the soup.
       metric: the metric that is the score: `train.best_metric` of the first run.
-      split: the split that it is measured on.
+      split: the split that the score is measured on.
     """
 
     kept: tuple[Path, ...]
@@ -90,7 +90,7 @@ def soup(
     if kind == "greedy":
         best = greedy_soup(ingredients, score_fn)
         variables, kept, score = best.variables, best.kept, best.score
-        run_scores = score_fn.scores[: len(runs)]  # They are measured first.
+        run_scores = score_fn.scores[: len(runs)]  # greedy_soup scores the runs first.
     else:
         run_scores = [score_fn(variables) for variables in ingredients]
         variables, kept = uniform_soup(ingredients), tuple(range(len(runs)))
@@ -111,11 +111,11 @@ class ScoreFn:
     Attributes:
       metric: `train.best_metric` of the run.
       sign: -1 if a lower metric is better, otherwise 1; the score is the metric times the sign.
-      scores: of all calls.
+      scores: the scores of all calls so far.
     """
 
     def __init__(self, run: Run, source: Source) -> None:
-        """Compiles nothing yet.
+        """Sets up the evaluation; the first call compiles.
 
         Raises:
           ValueError: if the split has other classes than the run.
@@ -123,7 +123,7 @@ class ScoreFn:
         if tuple(source.class_names) != run.info.class_names:
             raise ValueError(
                 f"split {source.split!r} has the classes {list(source.class_names)}, but the run "
-                f"was trained on {list(run.info.class_names)}"
+                f"was trained on {list(run.info.class_names)}; restore the run's own data"
             )
         self.metric = run.config.train.best_metric
         self.sign = -1.0 if self.metric in metrics.LOWER_IS_BETTER else 1.0
@@ -144,23 +144,23 @@ class ScoreFn:
 
 
 def check_empty(folder: str | Path) -> None:
-    """Raises a ValueError unless a folder is empty or missing, before the scores cost any time."""
+    """Raises a ValueError unless a folder is empty or missing; to be called before scoring runs."""
     if Path(folder).exists() and any(Path(folder).iterdir()):
         raise ValueError(f"{folder} is not empty; choose another folder for the new run")
 
 
-def check_no_factors(run: Run, workdir: str | Path) -> None:
-    """Raises a ValueError if a run has LoRA's factors, whose means say nothing of their product."""
+def check_no_lora(run: Run, workdir: str | Path) -> None:
+    """Raises a ValueError if a run is adapted by LoRA, whose factors must not be averaged."""
     if isinstance(run.model, Adapted) and isinstance(run.model.adaptation, LoRA):
         raise ValueError(
-            f"{workdir} is adapted by LoRA, and the mean of factors is not the mean of their "
-            "products; take runs without LoRA"
+            f"{workdir} is adapted by LoRA, but the product of averaged factors is not the average "
+            "of their products; use runs without LoRA"
         )
 
 
 def _check_same_network(runs: Sequence[Run], workdirs: Sequence[str | Path]) -> None:
     first = runs[0]
-    check_no_factors(first, workdirs[0])
+    check_no_lora(first, workdirs[0])
     for run, workdir in zip(runs[1:], workdirs[1:], strict=True):
         for what, one, other in (
             ("network", first.model, run.model),

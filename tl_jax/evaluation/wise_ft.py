@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tl_jax.evaluation.soup import ScoreFn, check_empty, check_no_factors
+from tl_jax.evaluation.soup import ScoreFn, check_empty, check_no_lora
 from tl_jax.run.data import open_split
 from tl_jax.run.experiment import Experiment
 from tl_jax.run.folder import load_run, write_run
@@ -21,9 +21,9 @@ class WiseFtResult:
 
     Attributes:
       curve: pairs (alpha, metric); alpha 0 is the initial network, 1 the fine-tuned one.
-      best_alpha: the alpha with the best metric; of equals the largest.
-      metric: the metric: `train.best_metric` of the run.
-      split: the split that it is measured on.
+      best_alpha: the alpha with the best metric; the largest of equals.
+      metric: name of the metric, `train.best_metric` of the run.
+      split: the split that the metric is measured on.
     """
 
     curve: tuple[tuple[float, float], ...]
@@ -42,12 +42,12 @@ def wise_ft(
     """Scores weights between the initial and the fine-tuned ones of a run (arXiv:2109.01903).
 
     Weights in between are often more accurate on shifted data than the fine-tuned ones. The initial
-    classifier should be a sensible one: that of `transfer.classifier="load"` or "fuse", or of
+    classifier must be a useful one: that of `transfer.classifier="load"` or "fuse", or of
     `transfer.head_init="class_means"`. Running statistics of BatchNorm are interpolated too.
 
     Args:
       workdir: the run's folder. Its data and pretrained weights are read again.
-      alphas: places on the line, from 0 (initial) to 1 (fine-tuned).
+      alphas: weights of the fine-tuned variables, from 0 (initial) to 1 (fine-tuned).
       split: the split that they are scored on; the default is the evaluation split.
       to: folder of a new run with the best of these weights, for `evaluate`, `predict`, `probe`
         and `export_timm`; it must be empty or missing. None writes none.
@@ -73,7 +73,7 @@ def wise_ft(
     if to is not None:
         check_empty(to)
     run = load_run(workdir)
-    check_no_factors(run, workdir)
+    check_no_lora(run, workdir)
     split = split or run.config.data.eval_split
     score_fn = ScoreFn(run, open_split(run.config, split))
     initial = Experiment.from_config(run.config).initial.variables

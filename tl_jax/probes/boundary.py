@@ -1,4 +1,4 @@
-"""The part of a network behind one of its modules, fed with that module's cached outputs."""
+"""The part of a network behind one of its modules, applied to that module's cached outputs."""
 
 import contextlib
 import dataclasses
@@ -12,26 +12,26 @@ from jax.extend import core
 
 from tl_jax import trees
 from tl_jax.models import layers
-from tl_jax.models.model import Model
+from tl_jax.models.model import ModelWrapper
 from tl_jax.models.outputs import check_names, output_shapes
 from tl_jax.models.variables import abstract_variables
 from tl_jax.transfer.freeze import FROZEN
 
 
 @dataclasses.dataclass(frozen=True)
-class FromBoundary:
+class FromBoundary(ModelWrapper):
     """A network that takes the outputs of the module `at` instead of images.
 
-    Cache these outputs once, and train the layers behind the module without computing those before
-    it. `apply` is that of the whole network, with the same variables, but the module's output is
-    replaced, so XLA removes everything that only it depends on: the layers before the boundary are
+    Cache these outputs once, and train the layers after the module without computing those before
+    it. `apply` calls the whole network with all its variables, but replaces the module's output, so
+    that XLA removes everything that only this output depends on: the layers before the boundary are
     neither computed nor differentiated. They run in evaluation mode, so their statistics do not
     change. It is a `tl_jax.models.model.Model`; a freeze plan must freeze `prefix`.
 
     Attributes:
       model: the network.
-      at: dotted name of a module that everything the network computes from the images passes
-        through, such as `"layer3"`.
+      at: dotted name of a module that every path from the images to the output passes through,
+        such as `"layer3"`.
       image_shape: height, width and channels of the images that the activations came from.
       prefix: dotted names of the parameters that are used before the boundary only.
 
@@ -51,7 +51,6 @@ class FromBoundary:
       ('conv1.bias', 'conv1.kernel', 'conv2.bias', 'conv2.kernel')
     """
 
-    model: Model
     at: str
     image_shape: tuple[int, int, int]
     prefix: tuple[str, ...] = dataclasses.field(init=False)
@@ -68,20 +67,10 @@ class FromBoundary:
         if () in used:
             raise ValueError(
                 f"the network also uses the images on a path around {self.at!r}; choose a module "
-                "that everything passes through, such as a stage: architecture(name).stages"
+                "that all paths pass through, such as a stage: architecture(name).stages"
             )
         unused = [path for path in trees.flatten(variables["params"]) if path not in used]
         object.__setattr__(self, "prefix", tuple(map(trees.dotted, unused)))
-
-    @property
-    def classifier(self) -> str:
-        """Dotted name of the network's last layer."""
-        return self.model.classifier
-
-    @property
-    def num_classes(self) -> int:
-        """Size of the network's classifier."""
-        return self.model.num_classes
 
     @property
     def in_channels(self) -> int:

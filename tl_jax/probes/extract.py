@@ -1,4 +1,4 @@
-"""Features of a whole split, computed once with a frozen network, or read from their file."""
+"""Features of a whole split: computed once with a frozen network, or read from their file."""
 
 import dataclasses
 import json
@@ -60,8 +60,8 @@ def extract(
       views: number of views of each example; those after the first are cropped and flipped at
         random.
       augmentation: crops and flips of these views; None for `AugmentConfig()`.
-      seed: of the views; with the view's number and the example's index it decides the
-        augmentation of an image.
+      seed: seed of the views; it decides the augmentation of an image together with the number of
+        the view and the index of the example.
       storage_dtype: dtype that the features are rounded to. "bfloat16" is returned as float32,
         because NumPy has no such dtype; "float16" as it is.
       load_options: how the images are read. The features do not depend on it, except for rounding.
@@ -89,8 +89,8 @@ def extract(
     )
     if load_options.worker_type == "process" and views > 1:
         raise ValueError(
-            f"got worker_type='process' with views={views}; expected 'thread', because the sizes "
-            "of the images are recorded by the reader"
+            f"got worker_type='process' with views={views}; expected 'thread', because the reading "
+            "threads record the sizes of the images"
         )
     mesh = mesh or sharding.data_mesh()
     sharding.check_batch_size(load_options.batch_size, mesh)
@@ -113,7 +113,7 @@ def extract(
 def headless(model: Model) -> Model:
     """Returns the network that computes pooled features [B, C] from the same variables.
 
-    It ignores the leaves of the head among them.
+    It ignores the leaves of the head.
 
     Raises:
       ValueError: if the model is neither a Linen module nor an adapted one.
@@ -152,10 +152,10 @@ class _ViewOptions:
                 f"{', '.join(get_args(StorageDtype))}"
             )
         if make_mix_fn(self.augmentation) is not None:
-            raise ValueError("a view is of one example; set augment.mixup and augment.cutmix to 0")
+            raise ValueError("got mixup or cutmix, but a view is of one example; set both to 0")
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the options under the names that files of features have for them."""
+        """Returns the options under the names that they have in files of features."""
         fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return fields | {"kept": fields.pop("storage_dtype")}
 
@@ -198,14 +198,14 @@ def _compute(
         size=(preprocess.canvas, preprocess.canvas), crop_pct=1.0, crop_mode="squash"
     )
     step = _make_step(model, options, augmented, range(1, options.views))
-    others, _ = _run(step, variables, _SizedSource(source), canvas, load_options, mesh)
-    return np.concatenate([values, others]), labels
+    later_values, _ = _run(step, variables, _SizedSource(source), canvas, load_options, mesh)
+    return np.concatenate([values, later_values]), labels
 
 
 def _make_step(
     model: Model, options: _ViewOptions, input_fn: InputFn, views: range
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
-    """Returns a step from a batch to values [views, B, ...] and which examples they are of."""
+    """Returns a step from a batch to values [views, B, ...], with label, mask and index of each."""
 
     def view_values(variables: Any, batch: Batch, view: jax.Array) -> jax.Array:
         images = input_fn(batch, view)
@@ -237,7 +237,7 @@ def _run(
     load_options: LoadOptions,
     mesh: Mesh,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the values of a step of every example [views, N, ...], and the labels [N].
+    """Returns the step's values of every example [views, N, ...], and the labels [N].
 
     Raises:
       FloatingPointError, RuntimeError: see `extract`.
@@ -267,8 +267,8 @@ def _run(
     if values is None or not (times_seen == 1).all():
         raise RuntimeError(
             f"of the {len(source)} examples of split {source.split!r} {(times_seen == 0).sum()} "
-            f"were not seen and {(times_seen > 1).sum()} more than once: this is a bug of the "
-            "loader, and the features cannot be trusted"
+            f"were not seen and {(times_seen > 1).sum()} more than once, expected once each: this "
+            "is a bug of the loader, and the features cannot be used"
         )
     _check_finite(values, source)
     return values, labels
@@ -282,7 +282,7 @@ def _check_finite(values: np.ndarray, source: Source) -> None:
             if not np.isfinite(block).all():
                 raise FloatingPointError(
                     f"features of split {source.split!r} are not finite, first in examples from "
-                    f"{start} on; check the weights, or choose another storage_dtype than "
+                    f"{start} on; check the weights, or choose a storage_dtype other than "
                     f"{values.dtype}"
                 )
 

@@ -1,4 +1,4 @@
-"""The file that keeps the features of a split, named by a hash of all that they depend on.
+"""The file that stores the features of a split, named by a hash of all that they depend on.
 
 It is an `.npz` with the arrays `values` [views, N, ...] and `labels` [N], and the text `facts`: a
 JSON object of what the features depend on. It can be deleted at any time.
@@ -51,8 +51,8 @@ def describe(
     """Returns the facts that features depend on, as a JSON object.
 
     The data are identified by their name, split, size and classes, and by the pixels and labels of
-    up to 32 examples spread over them. Other images under the same name are detected, one image
-    that was replaced may not be.
+    up to 32 examples spread over them. So a changed data set is detected, but a single replaced
+    image may not be.
 
     Args:
       model: the network.
@@ -60,14 +60,14 @@ def describe(
       source: the split.
       options: how the features are computed, as a JSON object; `kept` is their storage dtype.
     """
-    # Functions among a network's fields show their address, which differs between processes.
-    shown = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
+    # The repr of a function holds its address, which differs between processes.
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
     samples = np.unique(np.linspace(0, len(source) - 1, _SAMPLES).astype(int))
     return {
         "format": _FORMAT,
         "variables_sha256": _hash_variables(variables),
         "model": type(model).__name__,
-        "model_sha256": hashlib.sha256(shown.encode()).hexdigest(),
+        "model_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "source": source.name,
         "split": source.split,
         "count": len(source),

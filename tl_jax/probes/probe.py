@@ -32,7 +32,7 @@ class ProbeOptions:
         "class_means"; see `tl_jax.probes.solvers`.
       l2: penalty of "logistic" and "ridge", or several, of which the best on a held-out part of
         the training features is chosen before the fit on all of them.
-      held_out: the part of each class that is held out.
+      held_out: the share of each class that is held out.
       standardize: for "logistic", penalise as if every feature had a standard deviation of 1.
       k: neighbours of "knn".
       temperature: of their votes; None for one vote each.
@@ -56,10 +56,10 @@ class ProbeOptions:
         if self.method not in METHODS:
             raise ValueError(f"got method={self.method!r}; expected one of {', '.join(METHODS)}")
         if not isinstance(self.l2, int | float) and not len(self.l2):
-            raise ValueError("got no l2; expected at least one")
+            raise ValueError(f"got l2={self.l2!r}; expected at least one number")
         if not 0 < self.held_out < 1:
             raise ValueError(
-                f"got held_out={self.held_out}; expected a part of each class, in (0, 1)"
+                f"got held_out={self.held_out}; expected a share of each class, in (0, 1)"
             )
 
 
@@ -69,7 +69,7 @@ class ProbeResult:
 
     Attributes:
       method: how the features were classified.
-      accuracy: on the test examples.
+      accuracy: accuracy on the test examples.
       accuracy_interval: Wilson's 95% interval.
       count: number of test examples.
       confusion: int [C, C], true by predicted class.
@@ -78,7 +78,7 @@ class ProbeResult:
       accuracy_by_l2: accuracy on the held-out part for each penalty that was tried; `{}` if one
         was given.
       convergence: how the solver of "logistic" ended; None for the others.
-      head: the classifier, on the features as they are; None for "knn".
+      head: the classifier of unscaled features; None for "knn".
       feature_seconds: time to compute both splits' features, or to read them.
       solve_seconds: time to choose the penalty, fit and classify.
     """
@@ -108,7 +108,7 @@ class ProbeResult:
           ValueError: if there is no such layer or it has another shape, or the method has no head.
         """
         if self.head is None:
-            raise ValueError(f"method {self.method!r} has no head; probe with another method")
+            raise ValueError(f"method {self.method!r} has no head; use another method")
         leaves = trees.layer_leaves(params, layer)
         shape = leaves["kernel"].shape
         if shape != self.head.kernel.shape or "bias" not in leaves:
@@ -224,11 +224,12 @@ def held_out_split(labels: np.ndarray, held_out: float, seed: int) -> tuple[np.n
 
     Args:
       labels: class indices, [N].
-      held_out: the part of each class that is held out; the last example of a class never is.
-      seed: of the choice.
+      held_out: the share of each class that is held out; at least one example of each class stays
+        in the first part.
+      seed: seed of the choice.
 
     Returns:
-      The indices of both parts.
+      The sorted indices of both parts.
 
     Raises:
       ValueError: if no example is held out.
@@ -241,6 +242,7 @@ def held_out_split(labels: np.ndarray, held_out: float, seed: int) -> tuple[np.n
     held_indices = np.sort(np.concatenate(held))
     if not len(held_indices):
         raise ValueError(
-            f"held_out={held_out} of {len(labels)} examples is none; raise it, or give one l2"
+            f"held_out={held_out} holds out none of {len(labels)} examples; raise it, or pass a "
+            "single l2"
         )
     return np.setdiff1d(np.arange(len(labels)), held_indices), held_indices

@@ -169,7 +169,7 @@ def knn(
       num_classes: number of classes, C.
       temperature: a neighbour's vote is exp(similarity / temperature) (Wu et al., 2018, with
         0.07); None for one vote each.
-      similarities_at_once: how many are held in memory at a time (4 bytes each).
+      similarities_at_once: number of similarities in memory at a time (4 bytes each).
 
     Returns:
       float32 [M, C], each class's share of the votes; `argmax` is the class.
@@ -267,7 +267,7 @@ def _minimise(
     solver = optax.lbfgs(memory_size=_LBFGS_MEMORY)
     value_and_grad = optax.value_and_grad_from_state(objective)
 
-    def unfinished(carry: _Iteration) -> jax.Array:
+    def continues(carry: _Iteration) -> jax.Array:
         _, state, step = carry
         norm = _max_abs(optax.tree.get(state, "grad"))
         # The state holds no gradient before the first step.
@@ -283,7 +283,7 @@ def _minimise(
 
     zeros = LinearHead(jnp.zeros((features.shape[1], num_classes)), jnp.zeros(num_classes))
     initial = (zeros, solver.init(zeros), jnp.zeros((), jnp.int32))
-    head, _, steps = jax.lax.while_loop(unfinished, advance, initial)
+    head, _, steps = jax.lax.while_loop(continues, advance, initial)
     value, grad = jax.value_and_grad(objective)(head)
     kernel = head.kernel / std[:, None]
     uncentred = LinearHead(kernel, LinearHead(-kernel, head.bias)(mean))

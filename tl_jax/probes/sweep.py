@@ -1,4 +1,4 @@
-"""Many heads with their own rates, decays, seeds and scales, trained at once on the same features.
+"""Many heads with different rates, decays, seeds and scales, trained at once on shared features.
 
 The heads share one program: `vmap` over the heads, `lax.scan` over the steps. Heads with the same
 seed see the same batches, so each batch is read once for all of them and multiplied by their
@@ -66,7 +66,7 @@ class SweepResult:
 
     @property
     def best(self) -> int:
-        """Index of the head with the highest accuracy; of equals the one with the lowest loss.
+        """Index of the head with the highest accuracy; among equals, with the lowest loss.
 
         A head that diverged ranks after all that did not.
         """
@@ -92,7 +92,10 @@ def grid(
     """
     rows = list(itertools.product(learning_rates, weight_decays, seeds, init_scales))
     if not rows:
-        raise ValueError("a sweep needs at least one value of each setting")
+        raise ValueError(
+            f"got {len(learning_rates)} learning rates, {len(weight_decays)} weight decays, "
+            f"{len(seeds)} seeds and {len(init_scales)} scales; expected at least one of each"
+        )
     rates, decays, row_seeds, scales = zip(*rows, strict=True)
     return Settings(
         learning_rate=jnp.asarray(rates, jnp.float32),
@@ -176,7 +179,7 @@ def sweep(
 
 
 def epoch_order(seed: int | jax.Array, epoch: int | jax.Array, count: int) -> jax.Array:
-    """Returns the order, int32 [count], in which heads with a seed see the examples in an epoch."""
+    """Returns the order of the examples, int32 [count], for heads with this seed in this epoch."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), epoch)
     return jax.random.permutation(key, count)
 
@@ -243,7 +246,7 @@ def _train_and_evaluate(
 
     heads = jax.vmap(train_group)(settings)
     heads = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), heads)
-    # One head after the other: the logits of all at once might not fit in memory.
+    # One head after the other: the logits of all heads might not fit in memory.
     accuracy, loss = jax.lax.map(lambda head: _evaluate(head, *validation), heads)
     return heads, accuracy, loss
 
@@ -261,8 +264,8 @@ def _make_tx(
         factor = optax.cosine_decay_schedule(1.0, total_steps)
     else:
         factor = optax.constant_schedule(1.0)
-    # Decays the kernel and not the bias.
-    mask: Any = LinearHead(True, False)  # type: ignore[arg-type]  # A mask in their places.
+    # The kernel decays, the bias does not.
+    mask: Any = LinearHead(True, False)  # type: ignore[arg-type]  # A mask in place of arrays.
     decay = optax.add_decayed_weights(setting.weight_decay, mask=mask)
     if optimizer == "sgd":
         transforms = [decay, optax.trace(momentum)]

@@ -1,4 +1,4 @@
-"""A picture of what the training step gets: images of a run beside draws of its augmentation."""
+"""A picture of a run's augmentation: training images beside random draws of it."""
 
 from contextlib import closing
 from pathlib import Path
@@ -16,9 +16,9 @@ from tl_jax.run import data
 
 
 def show_augmented(config: Config, file: str | Path, *, images: int = 6, versions: int = 8) -> None:
-    """Draws the first images of training, each with draws of the configured augmentation.
+    """Draws the first training images, each beside random draws of the configured augmentation.
 
-    Mixing, which takes two images, is left out.
+    Mixing (mixup, CutMix) is left out, because it combines two images.
 
     Args:
       config: the experiment.

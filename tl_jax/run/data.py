@@ -1,4 +1,4 @@
-"""The data of a configuration: its splits, how they are read, and what labels a run needs."""
+"""The data of a configuration: its splits, how they are read, and checks of their labels."""
 
 from tl_jax.config import Config, DataConfig
 from tl_jax.data import subset
@@ -45,7 +45,7 @@ def check_labels(source: Source) -> None:
     if task.multi_label:
         raise ValueError(
             f"an image of {source.name} may have several of the labels {task.name!r}, but a run "
-            "is trained on one label an image: name another column with data.labels"
+            "needs one label for each image; name another column with data.labels"
         )
     labels = source.labels()
     num_missing = int((labels < 0).sum())

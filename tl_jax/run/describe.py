@@ -1,4 +1,4 @@
-"""A freeze plan as a table: what is trained, at which rate, and what BatchNorm does."""
+"""A freeze plan as a table: trained parameters, rates, decays and BatchNorm policies."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,7 @@ def describe_plan(
     decays: Mapping[str, float] | None = None,
     policies: Mapping[str, str] | None = None,
 ) -> str:
-    """Returns a table with a line for each group of parameters, and one for all.
+    """Returns a table with a line for each group of parameters, and one for the total.
 
     Args:
       labels: the group of every parameter (`groups.by_depth`).

@@ -1,4 +1,4 @@
-"""An experiment: all that a run is made of, derived from its configuration and data alone."""
+"""An experiment: everything that a run needs, built from its configuration and data."""
 
 import dataclasses
 import itertools
@@ -51,9 +51,9 @@ class Experiment:
       preprocess: its evaluation transform.
       initial: what training starts from.
       groups: group of every parameter.
-      phases: of training.
+      phases: the phases of training, in order.
       steps_per_epoch: steps of an epoch.
-      mesh: devices.
+      mesh: devices that batches are split over.
       evaluator: evaluates variables on a split.
       info: the record of the run.
     """
@@ -121,7 +121,7 @@ class Experiment:
 
     @property
     def stopping(self) -> Stopping:
-        """The rule of early stopping: patience counts in the last phase alone, a target in all."""
+        """The rule of early stopping: patience counts in the last phase only, a target in all."""
         options = self.config.train
         return Stopping(
             options.best_metric,
@@ -133,7 +133,7 @@ class Experiment:
 
     @property
     def description(self) -> str:
-        """Data, network and initial variables, for people."""
+        """Data, network and initial variables as lines of text."""
         config, info = self.config, self.info
         counts = ", ".join(f"{count} {split}" for split, count in info.examples.items())
         height, width = info.preprocess.size
@@ -145,7 +145,7 @@ class Experiment:
         ]
         if info.weights is not None:
             trained_with = pretrained_config(config.model.name)
-            lines += [f"warning  {each}" for each in info.preprocess.departures(trained_with)]
+            lines += [f"warning  {text}" for text in info.preprocess.departures(trained_with)]
         if self.initial.mapping is not None:
             lines.append(f"classes  {self.initial.mapping}")
         for split, names in info.skipped.items():
@@ -173,7 +173,7 @@ class Experiment:
 
         Args:
           phase: the phase.
-          tx: optimizer of what the phase trains; None: the phase's.
+          tx: optimizer of the parameters that the phase trains; None for the phase's own.
         """
         augment_fn = make_augment_fn(self.config.augment, self.preprocess)
         mix_fn = make_mix_fn(self.config.augment)
@@ -199,11 +199,11 @@ class Experiment:
     def begin(self, phase: Phase, before: TrainState | None) -> TrainState:
         """Returns the first state of a phase.
 
-        Parameters that the phase before trained too keep the state of their optimizer.
+        Parameters that the previous phase also trained keep their optimizer state.
 
         Args:
           phase: the phase.
-          before: the last state of the phase before; None for the first phase.
+          before: the last state of the previous phase; None for the first phase.
         """
         if before is None:
             variables = self.initial.variables
@@ -218,7 +218,8 @@ class Experiment:
     def place(self, train_state: TrainState) -> TrainState:
         """Copies a state to all devices.
 
-        The step donates its state, and the initial variables are needed again: hence a copy.
+        It never aliases, because a step donates its state and the initial variables are needed
+        again.
         """
         replicated = sharding.replicated(self.mesh)
         return jax.tree.map(
@@ -236,9 +237,9 @@ class Experiment:
         return checkpoints.restore(saved_step, abstract(like, sharding.replicated(self.mesh)))
 
     def variables_to_evaluate(self, phase: Phase, train_state: TrainState) -> dict[str, Any] | None:
-        """Returns the variables to be evaluated and used, or None if they are those of the state.
+        """Returns the variables to evaluate and to keep, or None if they are those of the state.
 
-        They differ where parameters are averaged or statistics are recalibrated after each epoch.
+        They differ if parameters are averaged or statistics are recalibrated after each epoch.
         """
         uses_ema = self.config.train.ema > 0
         recalibrates = self._recalibrates("after")
@@ -252,11 +253,11 @@ class Experiment:
         return self._recalibrated(variables) if recalibrates else variables
 
     def zero_shot(self) -> ZeroShot | None:
-        """Evaluates what the carried-over classifier can do before any training.
+        """Evaluates the carried-over classifier before any training.
 
         Returns:
-          Its accuracy on the evaluation split; None unless `transfer.classifier` is "load" and a
-          new class has a pretrained one.
+          Its accuracy on the evaluation split; None unless `transfer.classifier` is "load" and at
+          least one new class is mapped to a pretrained one.
         """
         mapping = self.initial.mapping
         if self.config.transfer.classifier != "load" or mapping is None or not mapping.matched:
@@ -295,8 +296,8 @@ class Experiment:
         batch_size = min(self.config.data.batch_size, num_images // num_devices * num_devices)
         if batch_size == 0:
             raise ValueError(
-                f"{num_images} training images do not fill {num_devices} devices; estimate the "
-                "BatchNorm statistics on fewer of them"
+                f"{num_images} training images do not fill {num_devices} devices, so BatchNorm "
+                "statistics cannot be recalibrated; run on fewer devices"
             )
         options = data.load_options(self.config.data)
         batches = host_batches.host_eval_batches(

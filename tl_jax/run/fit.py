@@ -39,16 +39,16 @@ def fit(
       workdir: the run's folder; created if it is missing. It gets `config.json`, `run.json`,
         `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `curves.png`, `confusion.png` and
         `report.json`.
-      stop_after_epoch: stop when this many epochs are done in all, to be resumed later.
+      stop_after_epoch: stop once this many epochs are done in total; the next call continues.
 
     Returns:
-      The report, as in `report.json`: epochs, the best one, metrics by split; None if it
-      stopped before the end.
+      The report, as in `report.json`: epochs, the best one, metrics by split; None if
+      `stop_after_epoch` ended the call before the end of the run.
 
     Raises:
       ValueError: if the folder holds a run of another configuration, or the configuration does not
         fit the data or the devices.
-      FloatingPointError: if the loss is no longer finite.
+      FloatingPointError: if the training loss is not finite.
 
     Examples:
       >>> from tl_jax.config import DataConfig, ModelConfig, TrainConfig
@@ -89,7 +89,7 @@ def _train(
     """Trains from the newest checkpoint, or from the initial variables.
 
     Returns:
-      The number of epochs done, and why training stops before the last one, if it does.
+      The number of epochs done, and why training stopped early; None if it did not.
     """
     options, steps_per_epoch = experiment.config.train, experiment.steps_per_epoch
     last_epoch = experiment.num_epochs
@@ -108,7 +108,7 @@ def _train(
         if record["split"] == experiment.config.data.eval_split and record["epoch"] <= epochs_done
     ]
     stopping = experiment.stopping
-    # Without a checkpoint the zero-shot accuracy, of step 0, is recorded again too.
+    # Without a checkpoint the zero-shot accuracy, which has step 0, is recorded again too.
     after_step = epochs_done * steps_per_epoch if epochs_done else -1
     with (
         contextlib.closing(experiment.train_batches(epochs_done * steps_per_epoch)) as batches,
@@ -130,10 +130,10 @@ def _train(
             for epoch in epochs:
                 state = _train_epoch(experiment, phase, epoch, train_step, batches, state, records)
                 evaluated = experiment.variables_to_evaluate(phase, state)
-                held_out = _evaluate(experiment, epoch, evaluated or state.variables, records)
-                scores = {name: held_out[name] for name in _CHECKPOINT_METRICS}
+                metrics = _evaluate(experiment, epoch, evaluated or state.variables, records)
+                scores = {name: metrics[name] for name in _CHECKPOINT_METRICS}
                 checkpoints.save(state, scores, evaluated)
-                history.append(held_out[options.best_metric])
+                history.append(metrics[options.best_metric])
                 epochs_done = epoch
                 if epoch == last_epoch or stopping.decide(history):
                     break
@@ -183,7 +183,7 @@ def _train_epoch(
 
 
 def _means(pending: list[Metrics], epoch: int) -> dict[str, float]:
-    """Returns the mean metrics of some steps; waits for them to be computed."""
+    """Returns the mean metrics of some steps; waits until they are computed."""
     values = jax.device_get(pending)
     means = {name: float(np.mean([value[name] for value in values])) for name in values[0]}
     if not math.isfinite(means["loss"]):
@@ -212,7 +212,7 @@ def _evaluate(
 
 
 def _record_zero_shot(experiment: Experiment, records: Journal) -> None:
-    """Records what the carried-over classifier can do before any training, if there is one."""
+    """Records the accuracy of the carried-over classifier before any training, if there is one."""
     zero_shot = experiment.zero_shot()
     if zero_shot is None:
         return

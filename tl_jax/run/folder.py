@@ -1,4 +1,4 @@
-"""The folder of a run: its files, which configuration it belongs to, and reading a run back."""
+"""The folder of a run: its files, the configuration that owns it, and how a run is loaded."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ from tl_jax.weights.sources import WeightsRecord
 
 @dataclasses.dataclass(frozen=True)
 class RunInfo:
-    """The record of a run beside its configuration, so that it can be used without its data.
+    """What a run records beside its configuration, so that it can be used without its data.
 
     Attributes:
       class_names: in the order of the logits.
@@ -34,7 +34,7 @@ class RunInfo:
       examples: number of examples by split.
       skipped: corrupt images that were left out, by split.
       subsets: which examples of a split were chosen (`Subset.record`), by split.
-      versions: of the libraries that decide the numbers.
+      versions: of the libraries that the numbers depend on.
     """
 
     class_names: tuple[str, ...]
@@ -47,12 +47,12 @@ class RunInfo:
     versions: dict[str, str]
 
     def to_json(self) -> str:
-        """Returns it as JSON: the inverse of `from_json`."""
+        """Returns the record as JSON; `from_json` reads it."""
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Reads what `to_json` wrote."""
+        """Reads a record that `to_json` wrote."""
         fields: dict[str, Any] = json.loads(text)
         # JSON has no tuples; a Preprocess is hashed as a static argument of compiled functions.
         preprocess: dict[str, Any] = {
@@ -76,7 +76,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Reads and writes nothing yet."""
+        """Does not touch the file system."""
         self.path = Path(path)
         self._config_file = self.path / "config.json"
         self._info_file = self.path / "run.json"
@@ -90,11 +90,11 @@ class RunFolder:
 
     @property
     def has_checkpoints(self) -> bool:
-        """Whether a run of this folder has begun to write checkpoints."""
+        """Whether the folder has a folder of checkpoints; a checkpoint in it may be incomplete."""
         return self._checkpoints.is_dir()
 
     def claim(self, config: Config) -> None:
-        """Creates the folder for a run of this configuration, or checks that it belongs to one.
+        """Creates the folder for a run of a configuration, or checks that it holds such a run.
 
         Raises:
           ValueError: if it holds a run of another configuration (the message lists the
@@ -151,11 +151,11 @@ class Run:
     """A run's network with the variables of its best checkpoint.
 
     Attributes:
-      config: what it was trained by.
+      config: its configuration.
       info: its classes, preprocessing and weights.
       model: the network.
-      variables: of the checkpoint.
-      step: of the checkpoint.
+      variables: params and batch_stats of the checkpoint.
+      step: training step of the checkpoint.
     """
 
     config: Config
@@ -208,13 +208,13 @@ def load_run(workdir: str | Path) -> Run:
 
 
 def write_run(workdir: str | Path, config: Config, info: RunInfo, variables: trees.Tree) -> None:
-    """Writes a folder that `load_run` opens, for variables that no training of its own led to.
+    """Writes variables that were computed elsewhere, such as a soup, as a run for `load_run`.
 
     Args:
       workdir: the folder; must be empty or missing.
-      config: of the network.
+      config: the configuration that builds the network.
       info: classes, preprocessing and weights.
-      variables: become the folder's only checkpoint, of step 0.
+      variables: params and batch_stats; they become the only checkpoint, at step 0.
 
     Raises:
       ValueError: if the folder is not empty.

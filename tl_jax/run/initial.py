@@ -55,7 +55,7 @@ def initial_variables(
     Args:
       config: the experiment.
       model: the network of `build_model`.
-      train: the training split, for its class names, and its images where the head starts from
+      train: the training split; its class names are used, and its images if the head starts from
         class means.
       preprocess: the evaluation transform.
       mesh: devices.

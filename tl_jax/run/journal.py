@@ -1,4 +1,4 @@
-"""The journal of a run: `metrics.jsonl` and TensorBoard events, one value a metric and step."""
+"""The journal of a run: `metrics.jsonl` and TensorBoard events of its metrics by step."""
 
 import json
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class Journal:
           workdir: the run's folder.
           after_step: records of later steps, left by a run that was stopped before its next
             checkpoint, are dropped.
-          enabled: False writes nothing (on all processes but the first).
+          enabled: whether to write; False on all processes but the first.
         """
         if not enabled:
             return

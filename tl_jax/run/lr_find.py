@@ -27,8 +27,8 @@ def lr_find(
 ) -> tuple[LrCurve, str]:
     """Trains a phase of a run at rising learning rates, and draws the loss by rate.
 
-    Groups with rates of their own keep the proportions that the configuration gives them; the rate
-    that is drawn is the largest of them. Only the picture is written.
+    Groups with different rates keep the ratios that the configuration gives them; the plot is over
+    the largest rate. Only the picture is written.
 
     Args:
       config: the experiment.
@@ -62,7 +62,7 @@ def lr_find(
     fastest = max(sorted(trained), key=lambda name: chosen.peak_rates[name])
     peak = chosen.peak_rates[fastest]
     if not peak:
-        raise ValueError("all rates of the phase are 0; give it a learning rate")
+        raise ValueError("all rates of the phase are 0; set optim.learning_rate above 0")
 
     def setup(rising: optax.Schedule) -> tuple[TrainStep, TrainState]:
         schedules = {name: _scaled(rising, rate / peak) for name, rate in chosen.peak_rates.items()}

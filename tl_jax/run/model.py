@@ -1,4 +1,4 @@
-"""The network of a run: architecture, head, and what parameter-efficient tuning adds."""
+"""The network of a run: architecture, head, and modules of parameter-efficient tuning."""
 
 import jax.numpy as jnp
 

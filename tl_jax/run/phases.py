@@ -24,7 +24,7 @@ class Phase:
       start_epoch: number of epochs done before it.
       epochs: its length.
       plan: labels of `tl_jax.transfer.freeze`.
-      fixed_statistics: labels whose BatchNorm keeps its running statistics.
+      fixed_statistics: labels whose BatchNorm layers keep their running statistics.
       tx: optimizer of the trained parameters.
       peak_rates: peak learning rate by label.
       schedules: learning rate by label, as functions of the step within the phase.
@@ -97,7 +97,7 @@ def make_phases(
 
 
 def phase_configs(config: Config) -> tuple[PhaseConfig, ...]:
-    """Returns the configured phases: those listed, or the head's and then that of the rest."""
+    """Returns the listed phases, or else those of `train.head_epochs` and `train.epochs`."""
     if config.transfer.phases:
         return config.transfer.phases
     phases = []
@@ -210,7 +210,7 @@ def gradual(
     Args:
       stages: how many stages the network has (`len(architecture(name).stages)`).
       every: epochs after which one more stage is trained (ULMFiT, arXiv:1801.06146).
-      epochs: of all phases together; the last phase takes what remains of them.
+      epochs: of all phases together; the last phase takes the remaining ones.
       learning_rate: of each phase; None: the run's.
 
     Examples:

@@ -1,4 +1,4 @@
-"""Progress of a run on standard error: lines for people, and a bar for each epoch."""
+"""Progress of a run on standard error: log lines, and a bar for each epoch."""
 
 import sys
 import time
@@ -32,7 +32,7 @@ class Progress:
           title: such as "epoch 3/8".
           steps: steps of the epoch.
           images_per_step: global batch size.
-          enabled: False shows nothing (on all processes but the first).
+          enabled: whether to show anything; False on all processes but the first.
         """
         self._title, self._steps, self._images_per_step = title, steps, images_per_step
         self._prints_lines = enabled and not sys.stderr.isatty()
@@ -53,7 +53,7 @@ class Progress:
         self._bar.close()
 
     def update(self, loss: float | None = None) -> None:
-        """Counts one step; `loss` is shown until the next one is given."""
+        """Counts one step; a given `loss` is shown until the next one is given."""
         self._steps_done += 1
         self._loss = self._loss if loss is None else f"{loss:.4f}"
         speed = f"{self.images_per_second:.0f} images/s"

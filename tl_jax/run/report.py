@@ -1,4 +1,4 @@
-"""The report of a finished run: metrics of the best checkpoint, as JSON and pictures."""
+"""The report of a finished run: metrics of its best checkpoint, as JSON and pictures."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run (Orbax): written atomically, restored exactly, newest and best kept."""
+"""Checkpoints of a run (Orbax): atomic writes, exact restores; the newest and best are kept."""
 
 import contextlib
 import json
@@ -20,15 +20,15 @@ _ITEMS = (_VARIABLES, _OPTIMIZER, _EVALUATED)
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be restored: it is damaged, or of another network or optimizer."""
+    """A checkpoint is damaged, or was written with another network or optimizer."""
 
 
 class Checkpoints:
     """The checkpoints of one run, by step.
 
     The variables and the optimizer's state are separate items, so that a finished run can be read
-    without knowing its optimizer. So are the variables that were evaluated, if they differ from
-    those that training continues with (averaged or recalibrated ones).
+    without knowing its optimizer. A third item holds the variables that were evaluated, if they
+    differ from those that training continues with because they are averaged or recalibrated.
 
     Use as a context manager: leaving it waits for pending writes, and raises if one failed.
     """
@@ -47,7 +47,7 @@ class Checkpoints:
           directory: folder of the checkpoints; created if it is missing.
           best_metric: name of the metric, among those given to `save`, whose best checkpoint is
             kept.
-          keep: how many of the newest are kept too.
+          keep: number of the newest checkpoints that are kept too.
           lower_is_better: whether a lower `best_metric` is better.
 
         Raises:
@@ -70,7 +70,7 @@ class Checkpoints:
         except json.JSONDecodeError as error:
             raise CheckpointError(
                 f"the metrics of a checkpoint under {directory} are damaged ({error}); delete the "
-                "folder of its step"
+                "folder of this checkpoint's step"
             ) from error
 
     def __enter__(self) -> Self:
@@ -85,12 +85,12 @@ class Checkpoints:
         metrics: Mapping[str, float],
         evaluated: trees.Tree | None = None,
     ) -> None:
-        """Starts to write a state under its step; raises the error of an earlier write.
+        """Starts to write a state under its step; raises the error of an earlier write, if any.
 
         Args:
-          state: what training continues with.
+          state: the state that training continues with.
           metrics: of the evaluated variables; `best_metric` decides which checkpoint is best.
-          evaluated: the variables that were evaluated; None: those of `state`.
+          evaluated: the variables that were evaluated; None for those of `state`.
         """
         self._manager.check_for_errors()
         items = {
@@ -104,7 +104,7 @@ class Checkpoints:
         )
 
     def latest_step(self) -> int | None:
-        """Returns the newest step that was written completely, or None."""
+        """Returns the newest completely written step, or None if there is none."""
         self._manager.wait_until_finished()
         return self._manager.latest_step()
 
@@ -119,17 +119,17 @@ class Checkpoints:
         """Returns the state of a step, bit for bit.
 
         Args:
-          step: which.
+          step: the step to restore.
           like: a state of the same structure, arrays or abstract arrays; its shardings decide
             where the restored arrays lie, whatever devices wrote them.
 
         Raises:
-          CheckpointError: if the checkpoint is damaged, or has another structure; it lists the
-            variables that differ.
+          CheckpointError: if the checkpoint is damaged or has another structure; the message
+            lists the variables that differ.
         """
         variables = self._restore_variables(step, _VARIABLES, like.variables)
         args = ocp.args.StandardRestore({"opt_state": like.opt_state})
-        with self._errors_name_checkpoint(step):
+        with self._wrap_errors(step):
             restored = self._manager.restore(step, args=ocp.args.Composite(**{_OPTIMIZER: args}))
         step_array = jax.numpy.asarray(step, jax.numpy.int32)
         return TrainState(
@@ -145,7 +145,7 @@ class Checkpoints:
         An empty collection is left out. Raises as `restore` does.
         """
         self._manager.wait_until_finished()
-        with self._errors_name_checkpoint(step):
+        with self._wrap_errors(step):
             items = self._manager.item_metadata(step)
         return self._restore_variables(
             step, _EVALUATED if _EVALUATED in items else _VARIABLES, like
@@ -154,12 +154,12 @@ class Checkpoints:
     def _restore_variables(self, step: int, item: str, like: trees.Tree) -> dict[str, Any]:
         like = _without_empty(like)
         self._manager.wait_until_finished()
-        with self._errors_name_checkpoint(step):
+        with self._wrap_errors(step):
             saved = _shapes(self._manager.item_metadata(step)[item].tree)
         # Orbax's own error about a shape does not name the variable.
-        expected, absent = _shapes(like), "not at all"
+        expected, absent = _shapes(like), "nothing"
         problems = [
-            f"{name}: saved {saved.get(name, absent)}, wanted {expected.get(name, absent)}"
+            f"{name}: got {saved.get(name, absent)}, expected {expected.get(name, absent)}"
             for name in sorted(saved.keys() | expected.keys())
             if saved.get(name) != expected.get(name)
         ]
@@ -173,12 +173,12 @@ class Checkpoints:
                     "classes)",
                 )
             )
-        with self._errors_name_checkpoint(step):
+        with self._wrap_errors(step):
             args = ocp.args.Composite(**{item: ocp.args.StandardRestore(like)})
             return self._manager.restore(step, args=args)[item]
 
     @contextlib.contextmanager
-    def _errors_name_checkpoint(self, step: int) -> Iterator[None]:
+    def _wrap_errors(self, step: int) -> Iterator[None]:
         # Orbax raises errors of many types, and some do not say which file they are about.
         try:
             yield
@@ -202,7 +202,7 @@ def abstract(tree: Any, sharding: Sharding) -> Any:
 
 
 def _without_empty(variables: trees.Tree) -> dict[str, Any]:
-    """Leaves out empty collections: `{}` and a missing collection are the same."""
+    """Leaves out empty collections, so that `{}` and a missing collection are the same."""
     return {name: collection for name, collection in variables.items() if collection}
 
 

@@ -38,8 +38,8 @@ def with_ema(
     Args:
       tx: the optimizer.
       decay: weight d of the past, in [0, 1); 0.999 averages over about 1,000 steps.
-      warmup: limit d to (1 + n) / (10 + n) after n steps, so that the start is forgotten sooner
-        (as TensorFlow's `ExponentialMovingAverage` does with `num_updates`).
+      warmup: limit d to (1 + n) / (10 + n) after n steps, so that the start is forgotten
+        sooner (as TensorFlow's `ExponentialMovingAverage` does with `num_updates`).
 
     Raises:
       ValueError: if `decay` is outside [0, 1).
@@ -54,7 +54,7 @@ def with_ema(
       [1.0]
     """
     if not 0 <= decay < 1:
-        raise ValueError(f"decay is {decay}; it must lie in [0, 1), such as 0.999")
+        raise ValueError(f"got decay={decay}; expected a number in [0, 1), such as 0.999")
     inner = optax.with_extra_args_support(tx)
 
     def init(params: Any) -> EmaState:
@@ -81,7 +81,7 @@ def with_ema(
 
 
 def averaged_params(opt_state: Any) -> Any:
-    """Returns the averaged parameters from the state of an optimizer that `with_ema` wraps.
+    """Returns the averaged parameters from the state of an optimizer wrapped by `with_ema`.
 
     Their tree is that of the trained parameters: merge them with the frozen ones,
     `trees.merge(averaged_params(state.opt_state), frozen)`, to apply the network.

@@ -29,14 +29,14 @@ class Evaluator:
         load_options: LoadOptions,
         views: Views = ONE_VIEW,
     ) -> None:
-        """Compiles nothing yet.
+        """Sets up the evaluator; its first call compiles.
 
         Args:
           model: the network.
           preprocess: its evaluation transform.
           mesh: devices that the batches are split over.
-          load_options: how images are read; the caches keep the prepared images of each split
-            for the next pass.
+          load_options: how images are read; a cache keeps the prepared images of each split for
+            the next pass.
           views: views of each image; the network's outputs are averaged over them.
         """
         self._preprocess = views.transform(preprocess)
@@ -53,6 +53,11 @@ class Evaluator:
 
     def __call__(self, variables: trees.Tree, source: Source) -> tuple[dict[str, Any], np.ndarray]:
         """Returns the metrics of a split, and its confusion matrix [C, C], true by predicted class.
+
+        Args:
+          variables: params and batch_stats of the network.
+          source: the split. Its batches are kept under its name, `source.split`, so one evaluator
+            is for the splits of one data set.
 
         Raises:
           RuntimeError: if not every example was counted exactly once.
@@ -73,6 +78,6 @@ class Evaluator:
         if num_counted != len(source):
             raise RuntimeError(
                 f"evaluation counted {num_counted} of the {len(source)} examples of split "
-                f"{source.split!r}: the loader dropped or repeated some, so no metric is right"
+                f"{source.split!r}: the loader dropped or repeated some, which is a bug"
             )
         return metrics.summarize(confusion, loss), confusion

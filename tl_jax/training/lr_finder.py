@@ -1,4 +1,4 @@
-"""The learning-rate finder: a short run whose rate rises from far too low to far too high."""
+"""The learning-rate finder: a short run in which the rate rises from too low to too high."""
 
 import dataclasses
 import math
@@ -12,17 +12,17 @@ from tl_jax.training.step import Batch, TrainStep
 
 # The run has diverged when the smoothed loss is this many times its lowest value (as in fastai).
 _DIVERGED = 4.0
-# Share of the steps at the start whose smoothed loss rests on few batches and is not looked at.
+# Share of the first steps that the suggestions ignore: their smoothed loss averages few batches.
 _UNSETTLED_SHARE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class LrCurve:
-    """The loss by learning rate, and the rates that it suggests.
+    """The loss by learning rate, and the learning rates that it suggests.
 
     Attributes:
       rates: of each step, rising by a constant factor, [n].
-      losses: of each step's batch, before the step at that rate, [n].
+      losses: of each step's batch, before the update at that rate, [n].
       smoothed: their exponential average, with bias correction, [n].
       diverged: whether the run ended because the loss diverged.
     """
@@ -54,10 +54,12 @@ class LrCurve:
 
     @property
     def _settled(self) -> int:
+        """Index of the first step that the suggestions use."""
         return round(_UNSETTLED_SHARE * len(self.rates))
 
     @property
     def _lowest(self) -> int:
+        """Index of the step with the lowest smoothed loss."""
         start = min(self._settled, len(self.smoothed) - 1)
         return start + int(np.argmin(self.smoothed[start:]))
 
@@ -74,7 +76,7 @@ def find_learning_rate(
     """Trains while the learning rate rises, and returns the loss by rate (arXiv:1506.01186).
 
     The run ends early once the smoothed loss is four times its lowest value, or not finite. The
-    trained state is thrown away.
+    trained state is discarded.
 
     Args:
       setup: given a schedule of the learning rate, returns a compiled step whose optimizer has
@@ -82,8 +84,8 @@ def find_learning_rate(
       batches: at least `steps` of them.
       low, high: first and last learning rate.
       steps: number of steps from `low` to `high`.
-      smoothing: weight of the past in the average of the loss, in [0, 1). A higher one makes the
-        average follow the loss later, which moves the suggestions to higher rates.
+      smoothing: weight of the past in the average of the loss, in [0, 1). A higher weight delays
+        the average, which moves the suggestions to higher rates.
 
     Raises:
       ValueError: if the rates do not rise, there are fewer than two steps or too few batches, or
@@ -105,11 +107,11 @@ def find_learning_rate(
       True
     """
     if not 0 < low < high < math.inf:
-        raise ValueError(f"the rate goes from {low} to {high}; it must rise, from above 0")
+        raise ValueError(f"got low={low} and high={high}; expected 0 < low < high")
     if steps < 2:
-        raise ValueError(f"got {steps} steps; a curve needs at least 2, and better 100")
+        raise ValueError(f"got steps={steps}; expected 2 or more, such as 100")
     if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing is {smoothing}; it must lie in [0, 1)")
+        raise ValueError(f"got smoothing={smoothing}; expected a number in [0, 1), such as 0.98")
     rates = np.geomspace(low, high, steps)
     train_step, state = setup(optax.exponential_decay(low, steps - 1, high / low))
     average, lowest, diverged = 0.0, math.inf, False

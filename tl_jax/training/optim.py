@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules, by label of a freeze plan, from phase to phase."""
+"""Optimizers and learning-rate schedules by label of a freeze plan, and their state by phase."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -73,15 +73,16 @@ def optimizer(
 ) -> optax.GradientTransformation:
     """Returns the optimizer of the trained parameters of a plan, with a rate for each label.
 
-    Frozen parameters have no part in it: no state, no weight decay, no share of the clip norm.
+    Frozen parameters have no optimizer state and no weight decay, and do not count toward the clip
+    norm.
 
     Args:
       name: "sgd" (with momentum), "adam" or "adamw".
       rates: learning rate by label, for every label of the plan but "frozen".
       plan: labels of `tl_jax.transfer.freeze`.
       momentum: of SGD.
-      weight_decay: of kernels only, one number or one for each label; decoupled for AdamW, added
-        to the gradient otherwise.
+      weight_decay: of kernels only, one number for all labels or one for each; decoupled for
+        AdamW, added to the gradient otherwise.
       l2_sp: strength of the pull toward the initial parameters, for the labels that have one;
         added to the gradient (`tl_jax.training.regularize.l2_sp`).
       clip_norm: largest global norm of the trained parameters' gradients.
@@ -136,16 +137,16 @@ def _optimizer_of_label(
     }
     if name not in transformations:
         raise ValueError(f"got optimizer {name!r}; expected one of {sorted(transformations)}")
-    chain = [each for each in transformations[name] if each is not None]
-    return optax.chain(*chain, optax.scale_by_learning_rate(rate))
+    chosen = [transform for transform in transformations[name] if transform is not None]
+    return optax.chain(*chosen, optax.scale_by_learning_rate(rate))
 
 
 def carry_over(old_state: optax.OptState, new_state: optax.OptState) -> optax.OptState:
-    """Returns a new optimizer's first state with what an earlier optimizer knows already.
+    """Returns the first state of a new optimizer, continued from an earlier one where possible.
 
-    Moments, counts and anchors of parameters that both train are taken from the old state, where
-    both keep the same thing for them. Schedules start again, and so does the state of what only
-    the new optimizer trains.
+    Moments, counts and anchors of parameters that both train are taken from the old state if they
+    have the same place and shape in both. Schedules restart, and parameters that only the new
+    optimizer trains start afresh.
 
     Args:
       old_state: the last state of the earlier optimizer.

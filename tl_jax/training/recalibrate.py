@@ -1,4 +1,4 @@
-"""Recalibration: running statistics replaced by the moments of all the images of one pass."""
+"""Recalibration: running statistics are replaced by the moments over one pass of images."""
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
@@ -45,12 +45,12 @@ def recalibrate(
 ) -> dict[str, Any]:
     """Returns variables whose running statistics are the moments of the layers' inputs.
 
-    Each chosen layer normalises by its batch, as in training, and the moments of all batches are
-    pooled: the mean over all values, and their unbiased variance, as torch keeps it. It includes
-    the variance of the means between batches, which torch's `swa_utils.update_bn`, an average of
-    the batches' variances, leaves out; and each batch counts by its size. All other layers are in
-    evaluation mode: nothing is dropped, and their statistics keep their bits. So do those of
-    layers that training does not call, such as an auxiliary head that is left out.
+    Each chosen layer normalises by its batch, as in training. The moments of all batches are
+    pooled into the mean and the unbiased variance of all values, so that each batch counts by its
+    size, and the variance between the batches' means is included (torch's `swa_utils.update_bn`
+    averages the variances of the batches and leaves it out). All other layers are in evaluation
+    mode: nothing is dropped, and their statistics do not change. Nor do the statistics of layers
+    that training does not call, such as an auxiliary head that is left out.
 
     Args:
       model: a network, or an adapted one.
@@ -106,7 +106,7 @@ def matching_layers(batch_stats: trees.Tree, names: Sequence[str] | None) -> fro
     """
     layer_names = {path[:-1]: trees.dotted(path[:-1]) for path in trees.flatten(batch_stats)}
     if not layer_names:
-        raise ValueError("the network keeps no running statistics: there is nothing to recalibrate")
+        raise ValueError("the network has no running statistics, so nothing can be recalibrated")
     if names is None:
         return frozenset(layer_names)
     for pattern in names:
@@ -137,18 +137,18 @@ def make_moments_step(model: Model, chosen: frozenset[trees.Path]) -> MomentsSte
         moments = {}
         for path, calls in trees.flatten(updates.get(BATCH_MOMENTS, {})).items():
             # A layer that is called more than once leaves the moments of every call.
-            of_calls = [
+            moments_by_call = [
                 Moments(mean, var, jnp.asarray(num_values, jnp.float32))
                 for mean, var, num_values in calls
             ]
-            moments[path[:-1]] = functools.reduce(pool, of_calls)
+            moments[path[:-1]] = functools.reduce(pool, moments_by_call)
         return moments
 
     return step
 
 
 def pool(one: Moments, other: Moments) -> Moments:
-    """Returns the moments of the values of both (Chan, Golub and LeVeque 1979)."""
+    """Returns the moments of two sets of values taken together (Chan, Golub and LeVeque 1979)."""
     num_values = one.num_values + other.num_values
     share = other.num_values / num_values
     difference = other.mean - one.mean

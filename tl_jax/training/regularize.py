@@ -1,4 +1,4 @@
-"""L2-SP, the pull of fine-tuned weights toward the pretrained ones, as a part of an optimizer."""
+"""L2-SP, the pull of fine-tuned weights toward the pretrained ones, as an optimizer component."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ class L2SpState(NamedTuple):
     """The state of `l2_sp`.
 
     Attributes:
-      start: the initial parameters, in the form of the parameters.
+      start: the initial parameters, a tree like that of the parameters.
     """
 
     start: optax.Params
@@ -21,9 +21,9 @@ def l2_sp(alpha: float) -> optax.GradientTransformation:
     """Returns the pull toward the initial parameters, L2-SP (arXiv:1802.01483).
 
     It adds `alpha * (params - start)` to the updates: the gradient of
-    `alpha / 2 * |params - start|^2`, the paper's penalty on the pretrained weights. `start` is what
-    `init` is called with. It is a part of the state, so that a resumed run is pulled toward the
-    same point and a compiled step holds no constants.
+    `alpha / 2 * |params - start|^2`, the paper's penalty on the pretrained weights. `start` are
+    the parameters that `init` is called with. They are part of the state, so that a resumed run is
+    pulled toward the same point and a compiled step holds no constants.
 
     Before an optimizer's own transformation it acts like a penalty in the loss; between
     `optax.scale_by_adam` and the learning rate it is decoupled, as AdamW's decay is. Weights that
@@ -31,10 +31,10 @@ def l2_sp(alpha: float) -> optax.GradientTransformation:
     beta): `optax.multi_transform` gives each label its own.
 
     Args:
-      alpha: strength; 0 pulls nothing.
+      alpha: strength of the pull; 0 has no effect.
 
     Raises:
-      ValueError: if `alpha` is negative or not a number; in `update`, if there are no parameters.
+      ValueError: if `alpha` is negative or not a number; in `update`, if `params` is missing.
 
     Examples:
       >>> pulled = optax.chain(l2_sp(0.01), optax.sgd(1e-3, momentum=0.9))
@@ -43,7 +43,7 @@ def l2_sp(alpha: float) -> optax.GradientTransformation:
       >>> tx = optax.multi_transform({"backbone": pulled, "head": decayed}, labels)
     """
     if not alpha >= 0:
-        raise ValueError(f"alpha of L2-SP is {alpha}; it must be 0 or more")
+        raise ValueError(f"got alpha={alpha} for L2-SP; expected 0 or more")
 
     def init(params: optax.Params) -> L2SpState:
         # A copy: a step that donates its state must not find the same buffer in it twice.

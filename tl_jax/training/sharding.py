@@ -1,4 +1,4 @@
-"""Devices: the mesh, where batches and states lie on it, and steps compiled over it."""
+"""Devices: the mesh, the shardings of batches and states on it, and steps compiled over it."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence

@@ -18,7 +18,7 @@ class TrainState(struct.PyTreeNode):
       step: number of steps done, int32 scalar.
       params: all parameters, trained and frozen.
       batch_stats: running statistics of the normalisation layers; `{}` if there are none.
-      opt_state: the optimizer's state, of the trained parameters alone.
+      opt_state: the optimizer's state, which covers the trained parameters only.
     """
 
     step: jax.Array

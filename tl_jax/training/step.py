@@ -47,7 +47,7 @@ def make_train_step(
       label_smoothing: see `tl_jax.objectives.losses.cross_entropy`.
       mix_fn: `mix_fn(key, images, targets) -> (images, targets)` with one-hot targets (mixup,
         CutMix); None mixes nothing.
-      fixed_statistics: labels whose BatchNorm keeps its running statistics
+      fixed_statistics: labels whose BatchNorm layers keep their running statistics
         (`freeze.apply_batch_norm_policies`).
 
     Returns:
@@ -62,8 +62,8 @@ def make_train_step(
         images, targets = augment_fn(augment_key, batch), batch["label"]
         trained, frozen = freeze.split(plan, state.params)
         if mix_fn is not None:
-            # `split` above took children 0 and 1 of the step's key. A third child leaves all other
-            # random numbers as they are without mixing.
+            # `split` above took children 0 and 1 of the step's key. With child 2 for mixing, all
+            # other random numbers are the same as without mixing.
             mix_key = jax.random.fold_in(step_key, 2)
             images, targets = mix_fn(mix_key, images, jax.nn.one_hot(targets, model.num_classes))
 

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 class Stopping:
     """When to stop before the last epoch.
 
-    It has no state. The decision follows from the history of the metric alone, so a resumed run
+    It has no state: the decision follows from the history of the metric alone, so a resumed run
     stops in the same epoch as one that was never interrupted.
 
     Attributes:
       metric: name of the metric, such as "accuracy".
       patience: epochs without improvement after which to stop; None: never.
-      patience_from: number of epochs at the start, such as those of earlier phases, that patience
-        does not look at.
-      min_delta: an improvement is a value that is better than the best by more than this.
+      patience_from: number of epochs at the start that patience ignores, such as those of earlier
+        phases.
+      min_delta: a value counts as an improvement if it is better than the best by more than this.
       target: value at which to stop; None: never.
-      lower_is_better: as for a loss.
+      lower_is_better: whether lower values are better, as for a loss.
 
     Raises:
       ValueError: on construction, if a field is out of range.
@@ -34,11 +34,11 @@ class Stopping:
 
     def __post_init__(self) -> None:
         if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience is {self.patience}; it must be 1 or more, or None")
+            raise ValueError(f"got patience={self.patience}; expected 1 or more, or None")
         if not 0 <= self.min_delta < math.inf:
-            raise ValueError(f"min_delta is {self.min_delta}; it must be a number from 0 on")
+            raise ValueError(f"got min_delta={self.min_delta}; expected a finite number, 0 or more")
         if self.target is not None and not math.isfinite(self.target):
-            raise ValueError(f"target is {self.target}; it must be a finite number, or None")
+            raise ValueError(f"got target={self.target}; expected a finite number, or None")
 
     def decide(self, history: Sequence[float]) -> str | None:
         """Returns why to stop, or None to go on.
