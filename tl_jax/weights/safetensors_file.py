@@ -3,9 +3,17 @@
 import math
 import mmap
 from pathlib import Path
+from types import ModuleType
 
 import ml_dtypes
 import numpy as np
+
+safetensors: ModuleType | None
+try:
+    # Not when it is first needed: a thread traces the network then, and imports beside it wait.
+    import safetensors
+except ModuleNotFoundError:  # Training works without this package.
+    safetensors = None
 
 # NumPy types by their names in a file's header.
 _DTYPES = {
@@ -43,9 +51,11 @@ def load_safetensors_file(path: Path) -> dict[str, np.ndarray]:
     Raises:
       SafetensorsFileError: naming the file, and what it seems to be.
     """
-    # Imported here, because training works without this package.
-    import safetensors
-
+    if safetensors is None:
+        raise ModuleNotFoundError(
+            f"{path} cannot be read without the package safetensors; install it: "
+            "pip install safetensors"
+        )
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             # In the order of their bytes.
