@@ -1,9 +1,9 @@
 """Processes that read batches, for sources whose own Python code takes most of the time.
 
 Threads decode and resize in parallel, since Pillow and simplejpeg release the GIL, and need not
-copy batches between processes: two threads read 700 JPEG images a second, two processes 617. From a
-source whose Python code holds the GIL for 4 ms per image, two threads read 227 images a second, two
-processes 390 (`python -m experiments.benchmarks.loader`, two cores).
+copy batches between processes: two threads read 1,004 JPEG images a second, two processes 870.
+From a source whose Python code holds the GIL for 4 ms per image, two threads read 223 images a
+second, two processes 428 (`python -m experiments.benchmarks.loader`, two cores).
 
 Processes are spawned: a script that uses them needs `if __name__ == "__main__":`, each takes
 seconds to start, and the source is copied to each.
