@@ -5,7 +5,9 @@ from typing import ClassVar
 import jax
 from flax import linen as nn
 
+from tl_jax import arguments
 from tl_jax.models import layers
+from tl_jax.models.model import check_model
 from tl_jax.models.network import Network
 
 
@@ -22,6 +24,16 @@ class BackboneWithHead(nn.Module):
 
     backbone: nn.Module
     head: nn.Module | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name = type(self).__name__
+        check_model(self.backbone, function=name)
+        if self.head is not None and not isinstance(self.head, nn.Module):
+            raise TypeError(
+                f"{name} takes a head of tl_jax.heads.head, such as Linear(10), but got "
+                f"{arguments.kind(self.head)}"
+            )
 
     @property
     def in_channels(self) -> int:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from tl_jax import arguments
 from tl_jax.heads.initializers import HeadInit, initializer
 from tl_jax.models import layers
 
@@ -30,6 +31,10 @@ class Linear(nn.Module):
     num_classes: int
     dropout: float = 0.0
     kernel_init: HeadInit = "zero"
+
+    def __post_init__(self) -> None:
+        _check_fields(self.num_classes, self.dropout)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -54,6 +59,16 @@ class MLP(nn.Module):
     dropout: float = 0.0
     kernel_init: HeadInit = "zero"
     dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.hidden, tuple | list):
+            raise TypeError(
+                f"hidden is {self.hidden!r}; expected the width of each hidden layer, as in (1024,)"
+            )
+        for width in self.hidden:
+            arguments.whole_number("a width in hidden", width, least=1)
+        _check_fields(self.num_classes, self.dropout)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -84,6 +99,11 @@ class Cosine(nn.Module):
     dropout: float = 0.0
     scale: float = 10.0
     learned_scale: bool = True
+
+    def __post_init__(self) -> None:
+        arguments.number("scale", self.scale)
+        _check_fields(self.num_classes, self.dropout)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -118,3 +138,9 @@ def unit(x: jax.Array, *, axis: int) -> jax.Array:
 
 def _unit_columns(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
     return unit(jax.random.normal(key, shape, dtype), axis=0)
+
+
+def _check_fields(num_classes: int, dropout: float) -> None:
+    """Raises unless the fields that all heads have can be meant."""
+    arguments.whole_number("num_classes", num_classes, least=1)
+    arguments.rate("dropout", dropout)

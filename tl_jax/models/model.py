@@ -1,7 +1,12 @@
 """The protocol of networks for training, evaluation and probes, and the base of wrappers."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
+
+from flax import linen as nn
+
+from tl_jax import arguments
 
 
 @runtime_checkable
@@ -31,6 +36,19 @@ class Model(Protocol):
         """Returns the output: `apply(variables, images)`, as `flax.linen.Module.apply`."""
 
 
+def check_model(model: Any, *, function: str) -> None:
+    """Raises a TypeError unless a value is a network; `function` is what it was given to."""
+    if not isinstance(model, Model | nn.Module):
+        advice = ""
+        if isinstance(model, str):
+            advice = f"; create_model({model!r}) makes one of a name"
+        elif isinstance(model, Mapping):
+            advice = "; the network comes first, and then its variables"
+        raise TypeError(
+            f"{function} takes a network of create_model, but got {arguments.kind(model)}{advice}"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelWrapper:
     """Base of models that wrap another one: they have its classes, channels and classifier.
@@ -40,6 +58,9 @@ class ModelWrapper:
     """
 
     model: Model
+
+    def __post_init__(self) -> None:
+        check_model(self.model, function=type(self).__name__)
 
     @property
     def num_classes(self) -> int:

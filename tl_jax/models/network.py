@@ -1,12 +1,16 @@
 """The base of all networks: their fields, and the top of pooling, dropout and classifier."""
 
-from typing import ClassVar
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from tl_jax.models import layers
+from tl_jax import arguments
+from tl_jax.models import checks, layers
+from tl_jax.weights.state_dict import StateDictError
 
 
 class Network(nn.Module):
@@ -53,18 +57,19 @@ class Network(nn.Module):
         super().__post_init__()
         if self.global_pool not in ("avg", ""):
             raise ValueError(f"global_pool is {self.global_pool!r}; use 'avg', or '' for none")
-        if self.num_classes < 0:
-            raise ValueError(f"num_classes is {self.num_classes}; use 0 for no classifier")
-        if self.in_channels < 1:
-            raise ValueError(f"in_channels is {self.in_channels}; it must be at least 1")
+        arguments.whole_number(
+            "num_classes", self.num_classes, least=0, advice="use 0 for no classifier"
+        )
+        arguments.whole_number("in_channels", self.in_channels, least=1)
+        checks.check_dtype(self.dtype)
         if self.num_classes and not self.global_pool:
             raise ValueError(
                 f"global_pool='' returns a feature map and has no classifier, but num_classes is "
                 f"{self.num_classes}; set num_classes=0, or global_pool='avg'"
             )
-        for name, rate in (("drop_rate", self.drop_rate), ("drop_path_rate", self.drop_path_rate)):
-            if not 0.0 <= rate < 1.0:
-                raise ValueError(f"{name} is {rate}; it must lie in [0, 1)")
+        for field in dataclasses.fields(self):
+            if field.name.endswith("_rate"):
+                arguments.rate(field.name, getattr(self, field.name))
         if self.drop_path_rate and not self.stochastic_depth:
             raise ValueError(
                 f"drop_path_rate is {self.drop_path_rate}, but {type(self).__name__} has no "
@@ -73,17 +78,51 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        if images.ndim != 4 or images.shape[-1] != self.in_channels:
-            raise ValueError(
-                f"the network takes images [batch, height, width, {self.in_channels}], but got "
-                f"shape {images.shape}; create it with in_channels= for other numbers"
-            )
+        checks.check_images(images, self.in_channels)
         x = self.body(images, train=train)
+        checks.check_map(self, images.shape, x.shape)
         if not self.global_pool:
             return x
         x = self.pooled(x, train=train)
         x = layers.Dropout(self.drop_rate, name="drop")(x, train=train)
         return self.logits(x) if self.num_classes else x
+
+    def timm_key(self, key: str) -> str:
+        """Returns timm's key for one of a checkpoint that others published under their names.
+
+        Every other key, timm's own too, is returned as it is.
+        """
+        return key
+
+    def published_fields(self, keys: Collection[str]) -> dict[str, Any]:
+        """Returns the fields that the publisher of a checkpoint computes with.
+
+        Only those in which publishers differ, such as the epsilon of BatchNorm; {} for timm's own.
+
+        Args:
+          keys: of the checkpoint, as they were published.
+        """
+        return {}
+
+    def check_fields(self, published: Mapping[str, Any]) -> None:
+        """Raises if this network computes otherwise than the one that weights were trained in.
+
+        Args:
+          published: what `published_fields` returned for the weights.
+
+        Raises:
+          StateDictError: naming the fields, and the network that has these values.
+        """
+        own = {name: getattr(self, name) for name in published}
+        differing = {name: value for name, value in published.items() if own[name] != value}
+        if differing:
+            theirs = ", ".join(f"{name}={value!r}" for name, value in differing.items())
+            ours = ", ".join(f"{name}={own[name]!r}" for name in differing)
+            raise StateDictError(
+                f"the weights were trained in a network with {theirs}, and would give other logits "
+                f"in this one with {ours}; load_pretrained and model.clone({theirs}) make that "
+                "network, and timm publishes weights for this one (weights='auto')"
+            )
 
     def body(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns the last feature map, [B, h, w, C]."""

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from tl_jax import messages, trees
+from tl_jax import arguments, messages, trees
 from tl_jax.models.layers import around_calls, as_on_accelerators
-from tl_jax.models.model import Model
+from tl_jax.models.model import Model, check_model
 
 
 def features(
@@ -32,6 +32,7 @@ def features(
       The outputs by name, in the order of `at`; feature maps are [B, h, w, C].
 
     Raises:
+      TypeError: if `at` is not a list of names, or the model is no network.
       ValueError: if a name is not that of a module; it names the nearest.
 
     Examples:
@@ -49,6 +50,9 @@ def logits_and_features(
     model: Model, variables: Mapping[str, Any], images: jax.Array, at: Sequence[str]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the logits and, as `features` does, the outputs of some modules."""
+    check_model(model, function="features")
+    trees.params_of(variables)
+    arguments.names("at", at, "architecture(name).stages")
     names: list[str] = []
 
     def is_requested(module: nn.Module, method: str) -> bool:
@@ -145,4 +149,6 @@ def check_names(names: Sequence[str], modules: Sequence[str]) -> None:
     """Raises a ValueError unless all names are those of modules; it names the nearest."""
     for name in names:
         if name not in modules:
-            raise ValueError(f"the network has no module {name!r}{messages.hint(name, modules)}")
+            nearest = messages.hint(name, modules)
+            others = nearest or f"; its modules are {messages.some(list(modules), quoted=False)}"
+            raise ValueError(f"the network has no module {name!r}{others}")

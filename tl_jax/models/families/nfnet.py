@@ -7,7 +7,7 @@ branch.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ from tl_jax.models.network import Network, drop_path_rates
 
 _ALPHA = 0.2  # Factor on the output of a branch; each block adds its square to the variance.
 _ATTENTION_GAIN = 2.0  # Makes up for the mean of a sigmoid.
-_KERNEL_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+_FAN_IN = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 # 1 / the deviation of an activation of normally distributed values.
 _GAMMA = {"relu": 1.7139588594436646, "gelu": 1.7015043497085571, "silu": 1.7881293296813965}
 _ACT: dict[str, layers.Act] = {"relu": layers.relu, "gelu": layers.gelu, "silu": layers.silu}
@@ -217,7 +217,7 @@ class NormFreeNet(Network):
             attention = functools.partial(attention, dtype=self.dtype)
         conv = functools.partial(
             layers.ScaledStdConv, use_bias=True, padding=self.padding, epsilon=1e-5,
-            gamma=1.0 if self.scale_act else gamma, kernel_init=_KERNEL_INIT, dtype=self.dtype,
+            gamma=1.0 if self.scale_act else gamma, kernel_init=_kernel_init, dtype=self.dtype,
         )  # fmt: skip
         return BlockOptions(
             conv=conv,
@@ -243,10 +243,15 @@ def expected_betas(depths: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
     )
 
 
-_squeeze_excite = functools.partial(layers.SEModule, kernel_init=_KERNEL_INIT)
-_SE_HALF = functools.partial(_squeeze_excite, ratio=0.5)
-_SE_QUARTER = functools.partial(_squeeze_excite, ratio=0.25)
-_SE_SIXTEENTH = functools.partial(_squeeze_excite, ratio=1 / 16)
+def _kernel_init(
+    key: jax.Array, shape: Sequence[int], dtype: layers.Dtype = jnp.float32
+) -> jax.Array:
+    return _FAN_IN(key, shape, dtype)
+
+
+_SE_HALF = layers.Bound(layers.SEModule, kernel_init=_kernel_init, ratio=0.5)
+_SE_QUARTER = layers.Bound(layers.SEModule, kernel_init=_kernel_init, ratio=0.25)
+_SE_SIXTEENTH = layers.Bound(layers.SEModule, kernel_init=_kernel_init, ratio=1 / 16)
 _ECA = layers.EfficientChannelAttention
 
 # The depths of NFNet-F0 to F7 are multiples of F0's.

@@ -199,7 +199,7 @@ class ResNetV2(Network):
         return BlockOptions(
             conv=functools.partial(self.conv, dtype=self.dtype),
             norm=norm,
-            act=(lambda x: x) if self.norm in _NONLINEAR else layers.relu,
+            act=layers.identity if self.norm in _NONLINEAR else layers.relu,
             average_shortcut=self.average_shortcut,
         )
 
@@ -217,7 +217,7 @@ def _bit(depths: tuple[int, ...], factor: int) -> ResNetV2:
         widths=tuple(factor * width for width in ResNetV2.widths),
         stem_width=factor * ResNetV2.stem_width,
         zero_pool_border=True,
-        conv=functools.partial(layers.StdConv, epsilon=1e-8),
+        conv=layers.Bound(layers.StdConv, epsilon=1e-8),
         norm=layers.GroupNorm,
     )
 

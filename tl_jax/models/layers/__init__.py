@@ -7,8 +7,10 @@ running statistics are always float32; `dtype` is the type a layer computes in a
 from tl_jax.models.layers.activations import (
     Activation,
     gelu,
+    gelu_tanh,
     hard_sigmoid,
     hard_swish,
+    identity,
     relu,
     relu6,
     sigmoid,
@@ -61,7 +63,14 @@ from tl_jax.models.layers.pool import (
     global_average,
 )
 from tl_jax.models.layers.tracing import as_on_accelerators, as_shapes
-from tl_jax.models.layers.types import Act, Dtype, Initializer, at_least_float32, make_divisible
+from tl_jax.models.layers.types import (
+    Act,
+    Bound,
+    Dtype,
+    Initializer,
+    at_least_float32,
+    make_divisible,
+)
 
 __all__ = [
     "WITH_STATISTICS",
@@ -71,6 +80,7 @@ __all__ = [
     "AvgPool",
     "BatchNorm",
     "BlurPool",
+    "Bound",
     "Conv",
     "Dense",
     "DropBlock",
@@ -102,10 +112,12 @@ __all__ = [
     "convolve",
     "evaluating",
     "gelu",
+    "gelu_tanh",
     "global_average",
     "goog_fan_out",
     "hard_sigmoid",
     "hard_swish",
+    "identity",
     "kaiming_fan_in",
     "kaiming_fan_out",
     "make_divisible",

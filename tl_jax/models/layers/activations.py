@@ -1,20 +1,58 @@
-"""Activation functions as torch defines them."""
+"""Activation functions as torch defines them.
 
-import functools
+They are functions of this module, so that a network that has one as a field can be pickled and
+compared; jax's own are objects that pickle does not find under their names.
+"""
 
 import jax
 from flax import linen as nn
 
 from tl_jax.models.layers.types import Act
 
-relu = jax.nn.relu
-relu6 = jax.nn.relu6
-sigmoid = jax.nn.sigmoid
-silu = jax.nn.silu
-hard_sigmoid = jax.nn.hard_sigmoid
-hard_swish = jax.nn.hard_swish
-# torch's default is exact; JAX's is the tanh approximation.
-gelu = functools.partial(jax.nn.gelu, approximate=False)
+
+def relu(x: jax.Array) -> jax.Array:
+    """Returns max(x, 0)."""
+    return jax.nn.relu(x)
+
+
+def relu6(x: jax.Array) -> jax.Array:
+    """Returns min(max(x, 0), 6)."""
+    return jax.nn.relu6(x)
+
+
+def sigmoid(x: jax.Array) -> jax.Array:
+    """Returns 1 / (1 + exp(-x))."""
+    return jax.nn.sigmoid(x)
+
+
+def silu(x: jax.Array) -> jax.Array:
+    """Returns x * sigmoid(x)."""
+    return jax.nn.silu(x)
+
+
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+    """Returns relu6(x + 3) / 6."""
+    return jax.nn.hard_sigmoid(x)
+
+
+def hard_swish(x: jax.Array) -> jax.Array:
+    """Returns x * hard_sigmoid(x)."""
+    return jax.nn.hard_swish(x)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """Returns the exact GELU, torch's default; JAX's is the tanh approximation."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """Returns the tanh approximation of GELU."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+def identity(x: jax.Array) -> jax.Array:
+    """Returns `x`."""
+    return x
 
 
 class Activation(nn.Module):

@@ -91,7 +91,8 @@ def _moments(
     if axis_name is not None:
         first, second = lax.pmean((first, second), axis_name)
         count = count * lax.psum(1, axis_name)
-    if count < 2:
+    # An empty map is left to the network, which knows how large its images must be.
+    if count < 2 and 0 not in x.shape:
         raise ValueError(
             f"BatchNorm in training mode got an input of shape {x.shape}, one value per channel; "
             "use more images per batch or larger ones, or freeze the layer"

@@ -1,6 +1,8 @@
 """Types that layers share, and arithmetic of widths and precision."""
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,25 @@ from jax.typing import DTypeLike
 Dtype = DTypeLike
 Initializer = Callable[..., jax.Array]
 Act = Callable[[jax.Array], jax.Array]
+
+
+class Bound(functools.partial[Any]):
+    """A function or class with some arguments bound, equal to any other with the same ones.
+
+    A network with such a field equals its copies; plain partials are equal only to themselves.
+
+    >>> Bound(round, ndigits=1) == Bound(round, ndigits=1)
+    True
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Bound) and self._bound() == other._bound()
+
+    def __hash__(self) -> int:
+        return hash(self._bound())
+
+    def _bound(self) -> tuple[Any, ...]:
+        return self.func, self.args, tuple(sorted(self.keywords.items()))
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
