@@ -23,12 +23,6 @@ from tl_jax.weights.state_dict import torch_key
 timm = import_timm()
 
 
-def renamed(quick: tuple[str, ...]) -> list:
-    """Returns the architectures that know other names; the slow ones run in `make test-full`."""
-    names = [name for name, about in ARCHITECTURES.items() if about.rename is not None]
-    return [n if n in quick else pytest.param(n, marks=pytest.mark.full) for n in names]
-
-
 def test_architectures_are_listed_by_pattern():
     assert list_models("resnet[15]?") == ["resnet18", "resnet50"]
     assert list_models("torchvision/squeeze*") == [
@@ -91,13 +85,6 @@ def test_an_unknown_name_names_the_nearest():
 def test_an_unknown_tag_is_an_error_where_the_pretrained_head_is_asked_for():
     with pytest.raises(ValueError, match="did you mean 'resnet50"):
         create_model("resnet50.a1_in1")
-
-
-@pytest.mark.parametrize("name", renamed(quick=("tf_efficientnet_lite0", "vgg11_bn")))
-def test_renaming_leaves_timms_own_keys(name):
-    rename = architecture(name).rename
-    for key in state_dict_keys(name):
-        assert rename(key) == key
 
 
 def test_packaged_keys_become_timms():

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tl_jax import messages
+from tl_jax import arguments, messages
 from tl_jax.models import registry
 from tl_jax.weights import index
 
@@ -58,6 +58,7 @@ def catalogue(
       >>> [entry.name for entry in catalogue("resnet*", max_parameters=6e6)]
       ['resnet10t']
     """
+    _check_options(max_parameters, max_input_size, classes)
     licenses = {index.pretrained_config(n).license or "none" for n in index.pretrained_names()}
     for what, value, known in (
         ("family", family, registry.FAMILIES),
@@ -78,6 +79,16 @@ def catalogue(
         and (classes is None or entry.classes == classes)
         and (license is None or (entry.license or "none") == license)
     ]
+
+
+def _check_options(
+    max_parameters: float | None, max_input_size: int | None, classes: int | None
+) -> None:
+    for name, value in (("max_parameters", max_parameters), ("max_input_size", max_input_size)):
+        if value is not None:
+            arguments.number(name, value)
+    if classes is not None:
+        arguments.whole_number("classes", classes, least=0)
 
 
 def _entry(name: str) -> Entry:

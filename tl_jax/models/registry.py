@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
-from tl_jax import messages
+from tl_jax import arguments
 from tl_jax.models.architecture import Architecture
 from tl_jax.models.families import (
     alexnet,
@@ -31,7 +31,7 @@ from tl_jax.models.families import (
 )
 from tl_jax.models.layers import Dtype
 from tl_jax.models.network import Network
-from tl_jax.weights import index
+from tl_jax.weights import aliases, index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,12 +76,12 @@ _FAMILY_OF = {name: family for family, about in FAMILIES.items() for name in abo
 
 
 def architecture_name(name: str) -> str:
-    """Returns the `arch` of `arch.tag`.
+    """Returns the `arch` of `arch.tag`, also for timm's former names and its hub names.
 
-    >>> architecture_name("resnet50.a1_in1k")
-    'resnet50'
+    >>> architecture_name("resnet50.a1_in1k"), architecture_name("tf_efficientnet_b0_ns")
+    ('resnet50', 'tf_efficientnet_b0')
     """
-    return name.partition(".")[0]
+    return aliases.resolve(name).partition(".")[0]
 
 
 def family_of(arch: str) -> str:
@@ -97,22 +97,31 @@ def architecture(name: str) -> Architecture:
     """Returns an architecture by its name.
 
     Args:
-      name: timm's `arch` or `arch.tag`; the tag names weights only and is ignored.
+      name: timm's `arch` or `arch.tag`, a name that timm used for it before, or `timm/NAME`; the
+        tag names weights only and is ignored.
 
     Raises:
-      ValueError: if there is no such architecture; it names the nearest.
+      TypeError: if the name is not text.
+      ValueError: if there is no such architecture; it names the one that is meant, if there is one.
 
     Examples:
       >>> architecture("resnet50.a1_in1k").classifier
       'fc'
     """
     arch = architecture_name(name)
-    if arch not in ARCHITECTURES:
+    if arch in ARCHITECTURES:
+        return ARCHITECTURES[arch]
+    if aliases.is_repository(name):
+        repository = name.partition(":")[2]
         raise ValueError(
-            f"unknown architecture {arch!r}{messages.hint(arch, ARCHITECTURES)} "
-            f"(list_models() lists all {len(ARCHITECTURES)})"
+            f"{name!r} names a repository: load_pretrained({name!r}) reads it; or give the name of "
+            f"its architecture and weights='hub:{repository}'"
         )
-    return ARCHITECTURES[arch]
+    choices = [*ARCHITECTURES, *index.pretrained_names()] if "/" in name else ARCHITECTURES
+    raise ValueError(
+        f"unknown architecture {arch!r}{aliases.hint(arch, choices)} "
+        f"(list_models() lists all {len(ARCHITECTURES)})"
+    )
 
 
 def create_model(
@@ -175,6 +184,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
       >>> list_models("resnet34*")
       ['resnet34', 'resnet34d']
     """
+    arguments.text("pattern", pattern, "'resnet*'")
     if pretrained:
         names = index.pretrained_names(pattern)
         return [name for name in names if architecture_name(name) in ARCHITECTURES]
