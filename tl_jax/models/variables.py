@@ -1,17 +1,19 @@
 """The variables of a network: their shapes, and their values from a torch state dict."""
 
 import functools
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
-from tl_jax import trees
+from tl_jax import arguments, messages, trees
 from tl_jax.models.layers import as_on_accelerators, as_shapes
 from tl_jax.models.model import Model
 from tl_jax.models.network import Network
-from tl_jax.weights.state_dict import Slot, slots_of_variables, to_flax
+from tl_jax.weights.state_dict import Slot, StateDictError, slots_of_variables, to_flax
 
 # Side in pixels of the images that networks are traced with; every architecture accepts it.
 _IMAGE_SIDE = 96
@@ -45,7 +47,9 @@ def from_state_dict(
 
     Args:
       model: a network of `create_model`.
-      state_dict: key -> array; NumPy arrays, torch tensors, anything `numpy.asarray` takes.
+      state_dict: key -> array; NumPy arrays, torch tensors, anything `numpy.asarray` takes. The
+        keys are timm's, or those of another publisher that the network knows
+        (`Network.timm_key`), such as torchvision.
       except_head: leave the classifier out: its keys in the state dict are dropped, and its
         parameters start fresh, with the network's initializers (zero, with few exceptions).
       may_lack: dotted names of modules that may be missing from the state dict as a whole; they
@@ -56,6 +60,7 @@ def from_state_dict(
 
     Raises:
       StateDictError: naming all missing, unused and mis-shaped keys at once.
+      TypeError: if the arguments are not a network and a state dict.
 
     Examples:
       >>> from tl_jax.models.registry import create_model
@@ -64,6 +69,9 @@ def from_state_dict(
       >>> state_dict = to_state_dict(model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3))))
       >>> variables = from_state_dict(model, state_dict)
     """
+    _check_arguments(model, state_dict)
+    arguments.names("may_lack", may_lack, "['head.pre_logits']")
+    state_dict = _under_timms_names(model, state_dict)
     slots = slots_of(model)
     head = head_keys(model) if except_head else frozenset()
     lacking = [name for name in may_lack if not _any_under(state_dict, name)]
@@ -78,6 +86,55 @@ def from_state_dict(
     loaded = to_flax([slot for slot in slots if not is_fresh[slot]], given)
     fresh = _draw(model, [slot.path for slot in slots if is_fresh[slot]])
     return jax.block_until_ready(trees.unflatten(loaded | fresh))
+
+
+def _check_arguments(model: Network, state_dict: Mapping[str, Any]) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"from_state_dict takes a network of create_model and then the state dict, but the "
+            f"network is {arguments.kind(model)}"
+        )
+    if not isinstance(state_dict, Mapping):
+        is_module = callable(getattr(state_dict, "state_dict", None))
+        is_path = isinstance(state_dict, str | os.PathLike)
+        advice = "give its state_dict()" if is_module else "give a dict of key -> array"
+        if is_path:
+            advice = "load_pretrained(name, weights=PATH) reads a file"
+        raise TypeError(
+            f"from_state_dict takes a state dict, but got {arguments.kind(state_dict)}; {advice}"
+        )
+    nested = [key for key, value in state_dict.items() if isinstance(value, Mapping)]
+    if "params" in nested:
+        raise StateDictError(
+            "got variables of Flax, with 'params'; they need no conversion: apply the network to "
+            "them, or convert them to torch's keys with to_state_dict"
+        )
+    if any(key in ("kernel", "scale", "bias") for name in nested for key in state_dict[name]):
+        raise StateDictError(
+            "got parameters of Flax; they need no conversion: apply the network to "
+            "{'params': params, 'batch_stats': ...}"
+        )
+    if nested:
+        raise StateDictError(
+            f"got a checkpoint with dicts inside, of keys {messages.some(list(state_dict))}; give "
+            f"the one that holds the arrays, such as checkpoint[{nested[0]!r}]"
+        )
+
+
+def _under_timms_names(model: Network, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a state dict under timm's keys, whoever published it."""
+    if not isinstance(model, Network):
+        return dict(state_dict)
+    model.check_fields(model.published_fields(state_dict.keys()))
+    renamed: dict[str, Any] = {}
+    for key, value in state_dict.items():
+        name = model.timm_key(str(key))
+        if name in renamed:
+            raise StateDictError(
+                f"the state dict holds {name!r} under timm's name and as {key!r}; remove one set"
+            )
+        renamed[name] = value
+    return renamed
 
 
 def head_keys(model: Network) -> frozenset[str]:

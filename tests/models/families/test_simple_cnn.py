@@ -84,7 +84,7 @@ def test_dropout_acts_in_training_alone():
 
 
 def test_too_small_images_are_refused():
-    with pytest.raises(ValueError, match="at least 16 pixels"):
+    with pytest.raises(ValueError, match="at least 16x16"):
         jax.eval_shape(MODEL.init, jax.random.key(0), jnp.zeros((1, 15, 40, 3)))
 
 

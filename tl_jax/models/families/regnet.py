@@ -273,6 +273,10 @@ class RegNet(Network):
             return head(x, train=train)
         return self.act(x) if self.block.linear else x
 
+    def timm_key(self, key: str) -> str:
+        """Returns timm's key for one of torchvision's, and any other key as it is."""
+        return rename(key)
+
 
 _TORCHVISION_BLOCK = {
     "f.a.0": "conv1.conv", "f.a.1": "conv1.bn", "f.b.0": "conv2.conv", "f.b.1": "conv2.bn",
@@ -352,7 +356,6 @@ ARCHITECTURES = {
         network,
         stem="stem" if issubclass(network.block, PreBottleneck) else "stem.conv",
         stages=("stem", "s1", "s2", "s3", "s4"),
-        rename=rename,
     )
     for name, network in NETWORKS.items()
 }

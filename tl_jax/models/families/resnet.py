@@ -89,8 +89,6 @@ class ResNet(Network):
             raise ValueError(
                 f"anti_alias is {self.anti_alias!r}; use 'average', 'blur', or '' for none"
             )
-        if not 0.0 <= self.drop_block_rate < 1.0:
-            raise ValueError(f"drop_block_rate is {self.drop_block_rate}; it must lie in [0, 1)")
 
     def body(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns the last feature map, [B, h, w, C]."""
@@ -194,20 +192,21 @@ _32X4D: Fields = {"cardinality": 32, "base_width": 4}
 _32X8D: Fields = {"cardinality": 32, "base_width": 8}
 _64X4D: Fields = {"cardinality": 64, "base_width": 4}
 
-_SE_MODULE = functools.partial(layers.SEModule, kernel_init=layers.kaiming_fan_out)
-_SE: Fields = {"attention": _SE_MODULE}
+_SE: Fields = {"attention": layers.Bound(layers.SEModule, kernel_init=layers.kaiming_fan_out)}
 _ECA: Fields = {"attention": layers.EfficientChannelAttention}
 _AA: Fields = {"anti_alias": "average"}
 _BLUR: Fields = {"anti_alias": "blur"}
 _RS: Fields = {
-    **_D, "conv_pool": True, "attention": functools.partial(_SE_MODULE, ratio=0.25),
-}  # fmt: skip
+    **_D,
+    "conv_pool": True,
+    "attention": layers.Bound(layers.SEModule, kernel_init=layers.kaiming_fan_out, ratio=0.25),
+}
 
 # The pruned networks have the attention kernels of the unpruned widths.
 _PRUNED: Fields = {
     **_D,
     "attention": tuple(
-        functools.partial(layers.EfficientChannelAttention, size) for size in (5, 5, 5, 7)
+        layers.Bound(layers.EfficientChannelAttention, size) for size in (5, 5, 5, 7)
     ),
 }
 # fmt: off

@@ -34,12 +34,6 @@ class SimpleCNN(Network):
 
     def body(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns the last feature map, [B, h, w, C]."""
-        smallest = 2 ** len(self.widths)
-        if min(images.shape[1:3]) < smallest:
-            raise ValueError(
-                f"images of shape {images.shape} are too small for {len(self.widths)} poolings; "
-                f"make them at least {smallest} pixels high and wide"
-            )
         x = images
         for i, width in enumerate(self.widths, 1):
             x = layers.Conv(

@@ -86,6 +86,10 @@ class VGG(Network):
         x = PreLogits(self.drop_rate, conv, name="pre_logits")(x, train=train)
         return layers.global_average(x)
 
+    def timm_key(self, key: str) -> str:
+        """Returns timm's key for one of torchvision's, and any other key as it is."""
+        return rename(key)
+
 
 _TORCHVISION_NAMES = {
     "classifier.0.": "pre_logits.fc1.",
@@ -122,6 +126,6 @@ def stages(network: VGG) -> tuple[str, ...]:
 
 
 ARCHITECTURES = {
-    name: Architecture(network, stem="features.0", stages=stages(network), rename=rename)
+    name: Architecture(network, stem="features.0", stages=stages(network))
     for name, network in NETWORKS.items()
 }
