@@ -6,15 +6,44 @@ from typing import Any
 
 from flax import traverse_util
 
-from tl_jax import messages
+from tl_jax import arguments, messages
 
 Path = tuple[str, ...]
 Tree = Mapping[str, Any]
 
 
 def flatten(tree: Tree) -> dict[Path, Any]:
-    """Returns the leaves of a nested dict by path. Empty sub-dicts are left out."""
+    """Returns the leaves of a nested dict by path. Empty sub-dicts are left out.
+
+    Raises:
+      TypeError: if it is no dict.
+    """
+    if not isinstance(tree, Mapping):
+        raise TypeError(
+            f"expected a nested dict of variables or parameters, but got {arguments.kind(tree)}"
+        )
     return traverse_util.flatten_dict(dict(tree))
+
+
+def params_of(variables: Tree) -> Tree:
+    """Returns the parameters among variables.
+
+    Raises:
+      TypeError: if the variables are no dict.
+      ValueError: if they hold no parameters, such as the parameters themselves.
+    """
+    if not isinstance(variables, Mapping):
+        raise TypeError(
+            "expected variables, {'params': ..., 'batch_stats': ...}, but got "
+            f"{arguments.kind(variables)}"
+        )
+    if "params" not in variables:
+        raise ValueError(
+            "expected variables, {'params': ..., 'batch_stats': ...}, but got a dict of "
+            f"{messages.some([str(name) for name in variables]) or 'nothing'}; parameters alone "
+            "are given as {'params': params}"
+        )
+    return variables["params"]
 
 
 def unflatten(flat: Mapping[Path, Any]) -> dict[str, Any]:
@@ -79,7 +108,8 @@ def label(tree: Tree, rules: Sequence[tuple[str, str]]) -> dict[str, Any]:
     for pattern, _ in specific:
         if not any(matches(dotted(path), pattern) for path in flat):
             raise ValueError(
-                f"pattern {pattern!r} matches no parameter{messages.hint(pattern, names(tree))}"
+                f"pattern {pattern!r} matches no parameter"
+                f"{messages.hint(pattern, names(tree)) or _advice(tree)}"
             )
     labels = {}
     for path in flat:
@@ -91,6 +121,10 @@ def label(tree: Tree, rules: Sequence[tuple[str, str]]) -> dict[str, Any]:
             )
         (labels[path],) = matched
     return unflatten(labels)
+
+
+def _advice(tree: Tree) -> str:
+    return "; give the parameters, variables['params'], alone" if "params" in tree else ""
 
 
 def split(tree: Tree, select: Callable[[str], bool]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -140,7 +174,8 @@ def layer_leaves(tree: Tree, layer: str) -> dict[str, Any]:
     leaves = {path[-1]: leaf for path, leaf in flat.items() if dotted(path[:-1]) == layer}
     if not leaves:
         layers = {dotted(path[:-1]) for path in flat}
-        raise ValueError(f"the network has no layer {layer!r}{messages.hint(layer, layers)}")
+        advice = messages.hint(layer, layers) or _advice(tree)
+        raise ValueError(f"the network has no layer {layer!r}{advice}")
     return leaves
 
 

@@ -24,6 +24,7 @@ from tl_jax.models.families.resnet import BasicBlock, ResNet
 from tl_jax.models.model import Model
 from tl_jax.models.outputs import features
 from tl_jax.models.variables import abstract_variables
+from tl_jax.run.defaults import resolve
 from tl_jax.run.model import build_model, stage_names
 from tl_jax.run.phases import Phase, group_parameters, make_phases
 from tl_jax.training import ema, optim, state, step
@@ -38,7 +39,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("every_layer")]
 
 
 def of(**fields) -> dict:
-    return {"transfer": TransferConfig(**fields)}
+    return {"transfer": TransferConfig(**{"batch_norm": "update", **fields})}
 
 
 # By method: the configuration, whether a leaf is trained, and the groups whose running statistics
@@ -141,11 +142,16 @@ class Setup(NamedTuple):
     phase: Phase
 
 
+def explicit(config: Config) -> Config:
+    return resolve(config, has_batch_norm=True).config
+
+
 def setup(backbone: str, method: str) -> Setup:
     fields = dict(METHODS[method][0])
     model_options = {"drop_path": 0.0, "head_dropout": 0.2} | fields.pop("model", {})
     fields.setdefault("optim", OptimConfig("adamw", 1e-2, weight_decay=0.1, clip_norm=1.0))
-    config = Config(model=ModelConfig(backbone, **model_options), **fields)
+    fields.setdefault("transfer", TransferConfig(batch_norm="update"))
+    config = explicit(Config(model=ModelConfig(backbone, **model_options), **fields))
     model = build_model(config, 3)
     variables = randomised(model, side=SIDES[backbone])
     labels = group_parameters(config, model, stage_names(config, model))
@@ -260,7 +266,7 @@ def test_the_gradient_norm_is_that_of_the_declared_leaves():
     ],
 )
 def test_invalid_plans_are_refused(fields, message):
-    config = Config(model=ModelConfig(NAME), transfer=TransferConfig(**fields))
+    config = explicit(Config(model=ModelConfig(NAME), transfer=TransferConfig(**fields)))
     model = build_model(config, 3)
     with pytest.raises(ValueError, match=message):
         labels = group_parameters(config, model, stage_names(config, model))

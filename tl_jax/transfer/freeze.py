@@ -5,7 +5,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from tl_jax import messages, trees
+from tl_jax import arguments, messages, trees
 from tl_jax.models import layers
 from tl_jax.transfer import groups as parameter_groups
 
@@ -30,6 +30,7 @@ def plan(params: trees.Tree, head: Iterable[str], *, train_backbone: bool) -> di
       >>> plan(params, ["fc"], train_backbone=False)
       {'conv1': {'kernel': 'frozen'}, 'fc': {'kernel': 'head', 'bias': 'head'}}
     """
+    arguments.names("head", head, "['fc']")
     groups = parameter_groups.by_head(params, head)
     return train_only(groups, parameter_groups.select(groups, "all" if train_backbone else HEAD))
 
@@ -46,11 +47,19 @@ def train_only(groups: trees.Tree, trained: Collection[str]) -> dict[str, Any]:
       trained: dotted names of the trained parameters, such as `groups.select` returns; all others
         are labelled "frozen".
 
+    Raises:
+      TypeError: if `trained` is not a collection of names.
+      ValueError: if one of them is not that of a parameter.
+
     Examples:
       >>> groups = {"conv1": {"kernel": "stage0"}, "fc": {"kernel": "head", "bias": "head"}}
       >>> train_only(groups, {"conv1.kernel", "fc.bias"})
       {'conv1': {'kernel': 'stage0'}, 'fc': {'kernel': 'frozen', 'bias': 'head'}}
     """
+    arguments.names("trained", trained, "{'fc.kernel', 'fc.bias'}")
+    known = trees.names(groups)
+    for name in sorted(set(trained) - set(known)):
+        raise ValueError(f"{name!r} is not the name of a parameter{messages.hint(name, known)}")
     return trees.unflatten({
         path: label if trees.dotted(path) in trained else FROZEN
         for path, label in trees.flatten(groups).items()

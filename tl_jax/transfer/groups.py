@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tl_jax import messages, trees
+from tl_jax import arguments, messages, trees
 from tl_jax.models import outputs
 from tl_jax.models.model import Model
 from tl_jax.models.variables import abstract_variables
@@ -95,7 +95,10 @@ def group_names(groups: trees.Tree) -> list[str]:
     >>> group_names({"a": "head", "b": "stage10", "c": "stage2", "d": "slow"})
     ['stage2', 'stage10', 'slow', 'head']
     """
-    names = set(trees.flatten(groups).values())
+    labels = trees.flatten(groups)
+    for path, label in labels.items():
+        arguments.text(f"the group of {trees.dotted(path)}", label, "'stage0' or 'head'")
+    names = set(labels.values())
     stages = sorted(filter(is_stage, names), key=_depth)
     others = sorted(names - {*stages, HEAD})
     return [*stages, *others, *([HEAD] if HEAD in names else [])]
@@ -132,6 +135,7 @@ def select(
       >>> sorted(select(by_head(params, ["fc"]), "head+biases"))
       ['conv1.bias', 'fc.bias', 'fc.kernel']
     """
+    arguments.text("selection", selection, "'head+last:1'")
     labels = {trees.dotted(path): label for path, label in trees.flatten(groups).items()}
     norms = _norm_params(groups, batch_stats or {})
     selected: set[str] = set()

@@ -1,6 +1,9 @@
 """BiT's hyper-rule: a fine-tuning recipe that follows from the size of the data set."""
 
 import dataclasses
+from collections.abc import Sequence
+
+from tl_jax import arguments
 
 _BATCH_SIZE, _LEARNING_RATE = 512, 0.003
 # Images of a smaller area are resized and cropped to smaller sizes.
@@ -80,7 +83,14 @@ def hyper_rule(examples: int, size: tuple[int, int], *, batch_size: int = _BATCH
       >>> rule.steps, rule.boundaries, rule.crop, round(rule.learning_rate, 6)
       (500, (200, 300, 400), 480, 0.000375)
     """
+    if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
+        raise TypeError(f"size is {size!r}; expected height and width in pixels, as in (224, 224)")
     height, width = size
+    for name, value in (
+        ("examples", examples), ("a side of size", height), ("a side of size", width),
+        ("batch_size", batch_size),
+    ):  # fmt: skip
+        arguments.whole_number(name, value)
     if min(examples, height, width, batch_size) < 1:
         raise ValueError(
             f"got {examples} examples of {height}x{width} pixels in batches of {batch_size}; "

@@ -1,12 +1,12 @@
 """Averages of the weights of several networks: WiSE-FT interpolation, uniform and greedy soups."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from tl_jax import trees
+from tl_jax import arguments, trees
 
 Variables = Mapping[str, Any]
 ScoreFn = Callable[[Variables], float]
@@ -32,6 +32,7 @@ def interpolate(start: Variables, tuned: Variables, alpha: float) -> dict[str, A
       >>> interpolate(start, tuned, 0.25)["params"]["w"].tolist()
       [0.25, 0.25]
     """
+    arguments.number("alpha", alpha, "a number in [0, 1]")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; it must lie in [0, 1]")
     _check_same_structure([start, tuned])
@@ -59,6 +60,9 @@ def wise_ft_curve(
       >>> wise_ft_curve(start, tuned, [0.0, 0.5, 1.0], lambda v: v["params"]["w"][0])
       [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)]
     """
+    if not isinstance(alphas, Iterable):
+        raise TypeError(f"alphas is {alphas!r}; expected a list of numbers, such as [0, 0.5, 1]")
+    arguments.function("score", score, "returns the score of variables")
     return [(float(a), float(score(interpolate(start, tuned, a)))) for a in alphas]
 
 
@@ -76,6 +80,7 @@ def uniform_soup(ingredients: Sequence[Variables]) -> dict[str, Any]:
       >>> uniform_soup(runs)["params"]["w"].tolist()
       [3.0, 3.0]
     """
+    _check_list(ingredients)
     if not ingredients:
         raise ValueError("a soup needs at least one set of variables, but got none")
     _check_same_structure(ingredients)
@@ -118,6 +123,8 @@ def greedy_soup(ingredients: Sequence[Variables], score: ScoreFn) -> Soup:
       >>> greedy_soup(runs, lambda v: -abs(float(v["params"]["w"][0]) - 1)).kept
       (0, 1)
     """
+    arguments.function("score", score, "returns the score of variables")
+    _check_list(ingredients)
     uniform_soup(ingredients[:1])  # Raises before the scores cost any time.
     _check_same_structure(ingredients)
     scores = [_checked_score(score(one), index) for index, one in enumerate(ingredients)]
@@ -132,7 +139,16 @@ def greedy_soup(ingredients: Sequence[Variables], score: ScoreFn) -> Soup:
     return soup
 
 
+def _check_list(ingredients: Sequence[Variables]) -> None:
+    if not isinstance(ingredients, Sequence) or isinstance(ingredients, str):
+        raise TypeError(
+            "a soup takes a list of variables, one for each run, but got "
+            f"{arguments.kind(ingredients)}; tl_jax.soup takes folders of runs"
+        )
+
+
 def _checked_score(score: float, index: int) -> float:
+    arguments.number(f"the score with ingredient {index}", score)
     if score != score:
         raise ValueError(f"the score with ingredient {index} is NaN; leave out runs that diverged")
     return float(score)

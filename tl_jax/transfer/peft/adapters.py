@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from tl_jax import messages, trees
+from tl_jax import arguments, messages, trees
 from tl_jax.models import layers
 from tl_jax.models.model import Model
 from tl_jax.models.outputs import output_shapes
@@ -58,10 +58,11 @@ class Adapters(Adaptation):
     act: layers.Act = layers.relu
 
     def __post_init__(self) -> None:
+        arguments.names("at", self.at, "architecture(name).stages")
+        arguments.function("act", self.act, "is the activation, such as jax.nn.relu")
         if not self.at:
             raise ValueError("at is empty; name modules, such as architecture(name).stages")
-        if self.reduction < 1:
-            raise ValueError(f"reduction is {self.reduction}; it must be at least 1")
+        arguments.whole_number("reduction", self.reduction, least=1)
 
     def init(
         self, key: jax.Array, model: Model, variables: Variables, image_shape: Sequence[int]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from tl_jax import messages, trees
+from tl_jax import arguments, messages, trees
 from tl_jax.models import layers
 from tl_jax.models.model import Model, ModelWrapper
 
@@ -101,9 +101,17 @@ class Adapted(ModelWrapper):
 
     adaptation: Adaptation
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.adaptation, Adaptation):
+            raise TypeError(
+                "Adapted takes an adaptation, such as LoRA(rank=8), but got "
+                f"{arguments.kind(self.adaptation)}"
+            )
+
     def apply(self, variables: Variables, *args: Any, **kwargs: Any) -> Any:
         """Applies the adapted network; arguments and results are those of Linen's `apply`."""
-        params = variables["params"]
+        params = trees.params_of(variables)
         effective = {**variables, "params": self.adaptation.effective_params(params)}
         interceptor = self.adaptation.interceptor(params)
         context = nn.intercept_methods(interceptor) if interceptor else contextlib.nullcontext()
@@ -131,12 +139,14 @@ class Adapted(ModelWrapper):
           ValueError: if the variables already hold added leaves, or a pattern of the adaptation
             matches nothing.
         """
-        present = [name for name in trees.names(variables["params"]) if is_added(name)]
+        present = [name for name in trees.names(trees.params_of(variables)) if is_added(name)]
         if present:
             raise ValueError(
                 f"the variables already hold {len(present)} added leaves, first {present[0]!r}; "
                 "start from the network's own, such as merged(variables)"
             )
+        if isinstance(key, int):
+            raise TypeError(f"the random key is {key}; expected jax.random.key({key})")
         shape = image_shape or (1, _IMAGE_SIDE, _IMAGE_SIDE, self.in_channels)
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dict(variables))
         # Compiled as one program; without `jit`, each shape would be compiled separately.
@@ -158,8 +168,20 @@ class Adapted(ModelWrapper):
             )
         return {
             **variables,
-            "params": jax.jit(self.adaptation.effective_params)(variables["params"]),
+            "params": jax.jit(self.adaptation.effective_params)(trees.params_of(variables)),
         }
+
+
+def check_targets(targets: Sequence[str]) -> None:
+    """Raises unless the targets of an adaptation are patterns.
+
+    Raises:
+      TypeError: if they are not a list of texts.
+      ValueError: if there are none.
+    """
+    arguments.names("targets", targets, "('layer4',)")
+    if not targets:
+        raise ValueError("targets is empty; ('*',) adapts all layers")
 
 
 def draw_kernels(

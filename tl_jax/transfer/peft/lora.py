@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tl_jax import trees
+from tl_jax import arguments, trees
 from tl_jax.models.model import Model
 from tl_jax.transfer.peft.base import (
     Adaptation,
     Variables,
+    check_targets,
     draw_kernels,
     leaves_by_module,
     match_targets,
@@ -58,8 +59,9 @@ class LoRA(Adaptation):
     classifier: bool = False
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank is {self.rank}; it must be at least 1")
+        arguments.whole_number("rank", self.rank, least=1)
+        arguments.number("alpha", self.alpha)
+        check_targets(self.targets)
         if not self.alpha > 0:
             raise ValueError(f"alpha is {self.alpha}; it must be positive")
 

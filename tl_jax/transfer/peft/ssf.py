@@ -12,6 +12,7 @@ from tl_jax.models.model import Model
 from tl_jax.transfer.peft.base import (
     Adaptation,
     Variables,
+    check_targets,
     leaves_by_module,
     match_targets,
     without_added,
@@ -46,6 +47,9 @@ class SSF(Adaptation):
 
     targets: tuple[str, ...] = ("*",)
     classifier: bool = False
+
+    def __post_init__(self) -> None:
+        check_targets(self.targets)
 
     def init(
         self, key: jax.Array, model: Model, variables: Variables, image_shape: Sequence[int]
