@@ -7,7 +7,14 @@ import pytest
 from PIL import Image
 
 from tl_jax.data.images import decode
-from tl_jax.data.source import Source, Task, as_source, check_tasks
+from tl_jax.data.source import (
+    Source,
+    Task,
+    as_source,
+    check_tasks,
+    check_trainable,
+    class_counts,
+)
 from tl_jax.data.sources.open import open_source
 
 KINDS = ["digits", "elpv", "folder", "manifest", "npz", "prepared", "tfds"]
@@ -165,6 +172,30 @@ def test_a_wrapped_source_keeps_its_optional_members():
     source = as_source(Rich())
     assert (source.tasks, source.skipped) == (Rich.tasks, Rich.skipped)
     assert source.encoded(1) == (b"png", {"label": 1})
+
+
+def test_examples_have_names_that_stay(opened):
+    kind, _, source = opened
+    names = source.identities()
+    assert len(set(names)) == len(names) == len(source)
+    if kind in ("folder", "manifest"):
+        assert all(name.endswith(".png") and not name.startswith("/") for name in names)
+    assert as_source(Duck()).identities() == ["0", "1"]
+
+
+def test_classes_are_counted_by_name():
+    assert class_counts(Minimal(Task("x", ("a", "b")), labels=[0, 1, 0, -1])) == (
+        "a 2, b 1; 1 without a label"
+    )
+    task = Task("x", ("a", "b"), multi_label=True)
+    assert class_counts(Minimal(task, labels=[[1, 0], [1, 1]])) == "a 2, b 1"
+
+
+@pytest.mark.parametrize("labels", [[1, 1, -1], [0], [-1]])
+def test_one_class_cannot_be_trained_on(labels):
+    with pytest.raises(ValueError, match="got one class to train on: .*two classes or more"):
+        check_trainable(Minimal(Task("x", ("a", "b")), labels=labels))
+    check_trainable(Minimal(Task("x", ("a", "b", "c")), labels=[0, 2]))
 
 
 @pytest.mark.parametrize("names", [("label", "image"), ("a", "label"), ("a", "mask"), ("a", "a")])

@@ -153,10 +153,89 @@ def test_strata_are_divided_one_by_one():
 
 @pytest.mark.parametrize("count", [2, 3, 7, 49, 101])
 @pytest.mark.parametrize("fraction", [0.001, 0.2, 1 / 3, 0.5, 0.999])
-def test_holding_out_rounds_and_leaves_one_on_each_side(count, fraction):
+def test_holding_out_leaves_one_on_each_side(count, fraction):
     rest, held = splits.hold_out(NAMES[:count], fraction=fraction, seed=0, nonempty=True)
     assert sorted(rest + held) == sorted(NAMES[:count])
-    assert len(held) == min(max(round(count * fraction), 1), count - 1)
+    assert rest
+    assert held
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
+def test_the_share_that_is_held_out_is_about_the_fraction(fraction):
+    names = [f"photo {i}.jpg" for i in range(4000)]
+    _, held = splits.hold_out(names, fraction=fraction, seed=3, nonempty=True)
+    assert abs(len(held) / 4000 - fraction) < 4 * (fraction * (1 - fraction) / 4000) ** 0.5
+
+
+def test_what_is_held_out_stays_held_out_when_names_are_added():
+    for count in (30, 60, 100):
+        rest, held = splits.hold_out(NAMES[:count], fraction=0.2, seed=0, nonempty=True)
+        more, more_held = splits.hold_out(NAMES, fraction=0.2, seed=0, nonempty=True)
+        assert set(held) <= set(more_held)
+        assert set(rest) <= set(more)
+
+
+def test_divisions_with_another_salt_are_independent():
+    rest, _ = splits.hold_out(NAMES, fraction=0.2, seed=0, nonempty=True)
+    again, held = splits.hold_out(rest, fraction=0.2, seed=0, nonempty=True, salt="again")
+    assert 8 < len(held) < 30
+    # The same hash would find nothing below the threshold but the one that must be.
+    assert len(splits.hold_out(rest, fraction=0.2, seed=0, nonempty=True)[1]) == 1
+    assert len(again) + len(held) == len(rest)
+
+
+def test_names_that_are_no_unicode_can_be_divided():
+    names = ["caf\udce9.jpg", "\ud800", "a"]
+    assert sorted(splits.shuffled(names, seed=0)) == sorted(names)
+
+
+SPELLINGS = {
+    "train": "train Train TRAIN training Training trn train_set TrainSet trainset train2017",
+    "validation": "val Val valid validation dev VALIDATION val_images validation-set",
+    "test": "test Testing TST test_data TestSet test.2012",
+    "eval": "eval Evaluation",
+}
+
+
+@pytest.mark.parametrize(("name", "spelled"), SPELLINGS.items())
+def test_usual_spellings_mean_one_split(name, spelled):
+    assert [splits.canonical_name(each) for each in spelled.split()] == [name] * len(
+        spelled.split()
+    )
+    assert all(map(splits.is_split_name, spelled.split()))
+
+
+@pytest.mark.parametrize(
+    "name", ["cat", "trained", "test1", "week 1", "неделя", "trainval", "", "12"]
+)
+def test_other_names_stay_as_they_are(name):
+    assert splits.canonical_name(name) == name
+    assert not splits.is_split_name(name)
+
+
+@pytest.mark.parametrize(
+    ("names", "plain"),
+    [
+        (["train", "test"], ["train", "test"]),
+        (["seg_train", "seg_test", "seg_pred"], ["seg_train", "seg_test"]),
+        (["cat", "train", "Validation 2"], ["train", "Validation 2"]),
+        (["train", "car", "bus"], []),
+        (["train", "test tube"], []),
+        (["valid", "invalid"], []),
+    ],
+)
+def test_names_that_differ_in_the_split_alone_are_plainly_splits(names, plain):
+    assert splits.plain_splits(names) == plain
+
+
+def test_a_split_can_be_asked_for_in_any_spelling():
+    assert splits.select("val+Training[:1]", SIZES, name="x") == [
+        ("validation", range(3)),
+        ("train", range(1)),
+    ]
+    assert splits.respelled("TEST[10%:]", ["Testing", "train"], name="x") == "Testing[10%:]"
+    with pytest.raises(ValueError, match=r"no split 'dev' in x; it has train \(Training\), test"):
+        splits.select("dev", {"train": 1, "test": 1}, name="x", spelled={"train": "Training"})
 
 
 @pytest.mark.parametrize(("count", "fraction", "held"), [(1, 0.2, 0), (1, 0.8, 1), (0, 0.5, 0)])

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tl_jax import messages
+
 RESERVED = ("extent", "image", "index", "label", "mask", "path", "size")
 """Keys of examples and batches; no task but the first may have one of these names."""
 
@@ -47,6 +49,10 @@ class Source(abc.ABC):
       split: name of the split.
       tasks: what the images are labelled with; the first task is the main one.
       skipped: the images left out because they cannot be decoded, each as "NAME: REASON".
+      notes: what was decided for the user, a sentence each: how splits were recognised or held out,
+        what was passed over, which spellings were joined.
+      value_range: the values of black and white in the source's images of more than 8 bits or of
+        floats, if the user or the set says so.
 
     Examples:
       >>> class Squares(Source):
@@ -67,6 +73,8 @@ class Source(abc.ABC):
     split: str
     tasks: tuple[Task, ...]
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    value_range: tuple[float, float] | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -98,6 +106,28 @@ class Source(abc.ABC):
         del index
         return None
 
+    def identities(self) -> Sequence[str]:
+        """Returns a name for each example that it keeps on every machine and when the set grows.
+
+        Examples with the same name are the same picture, and no division of the source separates
+        them. The default is the index.
+        """
+        return [str(index) for index in range(len(self))]
+
+    def content_marks(self) -> Sequence[str]:
+        """Returns for each example what cheaply tells that its image was replaced, such as a size.
+
+        The default is nothing at all.
+        """
+        return []
+
+    def single_class_hint(self) -> str:
+        """Returns the end of a message that says where a set of one class may have others."""
+        return ""
+
+
+_MEMBERS = ("name", "split", "class_names", "labels", "__len__", "__getitem__")
+
 
 class SourceLike(Protocol):
     """The members that an object needs for `as_source`."""
@@ -127,10 +157,21 @@ class SourceLike(Protocol):
 def as_source(source: Source | SourceLike) -> Source:
     """Returns `source`, wrapped if its class does not derive from `Source`.
 
-    An object without `tasks` has the single task "label" with its `class_names`. Its `skipped` and
-    `encoded` are used if it has them.
+    An object without `tasks` has the single task "label" with its `class_names`. Its `skipped`,
+    `notes`, `encoded` and `identities` are used if it has them.
+
+    Raises:
+      TypeError: if it lacks a member of `SourceLike`.
     """
-    return source if isinstance(source, Source) else _Wrapped(source)
+    if isinstance(source, Source):
+        return source
+    missing = [name for name in _MEMBERS if not hasattr(source, name)]
+    if missing:
+        raise TypeError(
+            f"got a source of type {type(source).__name__}, without {', '.join(missing)}; expected "
+            "a specification such as 'folder:PATH', or a tl_jax.data.source.Source"
+        )
+    return _Wrapped(source)
 
 
 class _Wrapped(Source):
@@ -140,6 +181,8 @@ class _Wrapped(Source):
         label_task = Task("label", tuple(wrapped.class_names))
         self.tasks = tuple(getattr(wrapped, "tasks", (label_task,)))
         self.skipped = tuple(getattr(wrapped, "skipped", ()))
+        self.notes = tuple(getattr(wrapped, "notes", ()))
+        self.value_range = getattr(wrapped, "value_range", None)
 
     def __len__(self) -> int:
         return len(self._wrapped)
@@ -154,6 +197,10 @@ class _Wrapped(Source):
         read = getattr(self._wrapped, "encoded", None)
         return None if read is None else read(index)
 
+    def identities(self) -> Sequence[str]:
+        name_all = getattr(self._wrapped, "identities", None)
+        return super().identities() if name_all is None else name_all()
+
 
 def check_tasks(name: str, tasks: tuple[Task, ...]) -> None:
     """Checks that the names of a source's tasks are usable as keys of its examples.
@@ -166,4 +213,41 @@ def check_tasks(name: str, tasks: tuple[Task, ...]) -> None:
         raise ValueError(
             f"got the labels {', '.join(map(repr, names))} of {name}; expected distinct names, of "
             f"which only the first may be one of {', '.join(RESERVED)}: rename the others"
+        )
+
+
+def class_counts(source: Source) -> str:
+    """Returns the main task's classes with their numbers of examples, the first ten by name.
+
+    Examples:
+      >>> from tl_jax.data.sources.arrays import from_arrays
+      >>> class_counts(from_arrays(np.zeros((3, 8, 8), np.uint8), ["cat", "dog", "cat"]))
+      'cat 2, dog 1'
+    """
+    labels, names = source.labels(), source.class_names
+    if source.tasks[0].multi_label:
+        counts, num_missing = (labels == 1).sum(axis=0), int((labels < 0).any(axis=1).sum())
+    else:
+        counts = np.bincount(labels[labels >= 0], minlength=len(names))
+        num_missing = int((labels < 0).sum())
+    listed = [f"{name} {count}" for name, count in zip(names, counts, strict=True)]
+    without = f"; {num_missing} without a label" if num_missing else ""
+    return messages.some(listed, quoted=False) + without
+
+
+def check_trainable(source: Source) -> None:
+    """Checks that a classifier can be trained on a source: that two classes have examples.
+
+    Raises:
+      ValueError: if all its labels are of one class; the message guesses where others may be.
+    """
+    task, labels = source.tasks[0], source.labels()
+    if task.multi_label:
+        return
+    present = np.unique(labels[labels >= 0])
+    if len(present) < 2:
+        only = f"are of the class {task.class_names[present[0]]!r}" if len(present) else "have none"
+        raise ValueError(
+            f"got one class to train on: all {len(labels)} labels of split {source.split!r} of "
+            f"{source.name} {only}; expected two classes or more{source.single_class_hint()}"
         )

@@ -1,4 +1,4 @@
-"""Splits of a set: names and slices in TFDS's syntax, and seeded partitions into splits.
+"""Splits of a set: their names, slices in TFDS's syntax, and seeded partitions into splits.
 
 `train`, `train[:90%]`, `train[-100:]`, `train[10%:20%]+test` and `all` mean the same as in TFDS,
 with the same rounding of percentages. A partition depends only on the names and the seed, so it is
@@ -8,11 +8,25 @@ the same on every machine.
 import dataclasses
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from tl_jax import messages
 
-VALIDATION_NAMES = ("validation", "val", "valid")
+# The usual spellings of a split, in lower case; "eval" may be either of the last two.
+_SPELLINGS = {
+    "train": ("train", "training", "trn"),
+    "validation": ("validation", "validate", "valid", "val", "vali", "dev", "devel", "development"),
+    "test": ("test", "testing", "tst"),
+    "eval": ("eval", "evaluation", "evaluate"),
+}
+_ROLES = {spelling: role for role, spellings in _SPELLINGS.items() for spelling in spellings}
+# Words beside them that change nothing: "train_set", "TestData", "images_val", "trainset".
+_FILLERS = frozenset(
+    "data dataset file files folder image images img imgs part photo photos picture pictures "
+    "sample samples set split splits subset".split()
+)
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_]+")
 
 _BOUND = r"-?[\d_]+(?:\.\d*)?%?"
 _SLICE = re.compile(
@@ -21,8 +35,120 @@ _SLICE = re.compile(
 
 
 def canonical_name(split: str) -> str:
-    """Returns "validation" for "val" and "valid", and any other name as it is."""
-    return "validation" if split in VALIDATION_NAMES else split
+    """Returns the usual name of a split that is spelled otherwise, and any other name as it is.
+
+    Examples:
+      >>> [canonical_name(name) for name in ("Training", "val", "TEST_SET", "dev", "week 1")]
+      ['train', 'validation', 'test', 'validation', 'week 1']
+    """
+    words = _words(split)
+    if any(word.isdecimal() and len(word) != 4 for word in words):
+        return split  # "test2" may stand beside "test1"; a year, as in "val2017", stands alone.
+    words = [word for word in words if not word.isdecimal()]
+    return _ROLES[words[0]] if len(words) == 1 and words[0] in _ROLES else split
+
+
+def is_split_name(name: str) -> bool:
+    """Returns whether a name is one of the usual spellings of a split."""
+    return canonical_name(name) in _SPELLINGS
+
+
+def plain_splits(names: Iterable[str]) -> list[str]:
+    """Returns those of some names that are plainly splits of one set.
+
+    They are when two differ in nothing but the word for a split, as "seg_train" and "seg_test".
+
+    Examples:
+      >>> plain_splits(["train", "test", "seg_train", "car"]), plain_splits(["train", "car"])
+      (['train', 'test'], [])
+    """
+    by_rest: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for name in names:
+        words = [word for word in _words(name) if not word.isdecimal()]
+        roles = [word for word in words if word in _ROLES]
+        if len(roles) == 1:
+            rest = tuple(word for word in words if word not in _ROLES)
+            by_rest.setdefault(rest, {}).setdefault(_ROLES[roles[0]], []).append(name)
+    return [
+        name
+        for by_role in by_rest.values()
+        if len(by_role) > 1
+        for members in by_role.values()
+        for name in members
+    ]
+
+
+def _words(name: str) -> list[str]:
+    """Returns the words and numbers of a name in lower case, without those that change nothing."""
+    words = [word.lower() for word in _WORD.findall(unicodedata.normalize("NFKC", name))]
+    words = [_without_filler(word) for word in words]
+    return [word for word in words if word not in _FILLERS]
+
+
+def _without_filler(word: str) -> str:
+    """Returns "train" for "trainset"."""
+    for filler in _FILLERS:
+        if word.endswith(filler) and word.removesuffix(filler) in _ROLES:
+            return word.removesuffix(filler)
+    return word
+
+
+def resolve(split: str, known: Iterable[str]) -> str | None:
+    """Returns the one of some splits that a name means: itself, or another spelling of it."""
+    names = list(known)
+    if split in names:
+        return split
+    same = [name for name in names if canonical_name(name) == canonical_name(split)]
+    return same[0] if len(same) == 1 else None
+
+
+def unknown(
+    split: str, known: Iterable[str], *, name: str, spelled: Mapping[str, str] | None = None
+) -> ValueError:
+    """Returns the error for a split that a set does not have; it lists those that it has.
+
+    Args:
+      split: what was asked for.
+      known: the splits of the set.
+      name: name of the set.
+      spelled: how the set itself writes its splits, where that differs.
+    """
+    names = list(known)
+    return ValueError(
+        f"no split {split!r} in {name}; it has {listed(names, spelled or {})}"
+        f"{messages.hint(split, names)} (slices are written `train[:90%]`)"
+    )
+
+
+def listed(names: Iterable[str], spelled: Mapping[str, str]) -> str:
+    """Returns names of splits as text, with the set's own spelling where that differs.
+
+    Examples:
+      >>> listed(["train", "test"], {"test": "Testing"})
+      'train, test (Testing)'
+    """
+    return ", ".join(
+        f"{name} ({spelled[name]})" if spelled.get(name, name) != name else name for name in names
+    )
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Returns names of splits in the usual order: train, validation, test, then the others."""
+    usual = list(_SPELLINGS)
+    return sorted(
+        names, key=lambda name: (usual.index(name) if name in usual else len(usual), name)
+    )
+
+
+def has_role(name: str) -> str | None:
+    """Returns the split that a word in a name means, such as "test" for "PublicTest", or None.
+
+    Examples:
+      >>> [has_role(name) for name in ("PublicTest", "Training", "cat")]
+      ['test', 'train', None]
+    """
+    roles = {_ROLES[word] for word in _words(name) if word in _ROLES}
+    return roles.pop() if len(roles) == 1 else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,13 +235,56 @@ def _parse_slice(term: str, spec: str) -> Slice:
     return Slice(split, start, stop, percent)
 
 
-def select(spec: str, sizes: Mapping[str, int], *, name: str) -> list[tuple[str, range]]:
+def parse_known(
+    spec: str, known: Iterable[str], *, name: str, spelled: Mapping[str, str] | None = None
+) -> list[Slice]:
+    """Parses a specification whose splits, in any usual spelling, are known; see `parse`.
+
+    Raises:
+      ValueError: if it cannot be read, or a split is unknown (see `unknown`).
+    """
+    names, slices = list(known), []
+    for each in parse(spec, names):
+        split = resolve(each.split, names)
+        if split is None:
+            raise unknown(each.split, names, name=name, spelled=spelled)
+        slices.append(dataclasses.replace(each, split=split))
+    return slices
+
+
+def respelled(
+    spec: str, known: Iterable[str], *, name: str, spelled: Mapping[str, str] | None = None
+) -> str:
+    """Returns a specification with the set's own names in the place of other spellings.
+
+    Raises:
+      ValueError: as `parse_known`.
+
+    Examples:
+      >>> respelled("val[:50%]+Training", ["train", "validation"], name="birds")
+      'validation[:50%]+train'
+    """
+
+    def bound(value: float | None, percent: bool) -> str:
+        return "" if value is None else f"{value:g}%" if percent else str(value)
+
+    def written(each: Slice) -> str:
+        if each.start is None and each.stop is None:
+            return each.split
+        return f"{each.split}[{bound(each.start, each.percent)}:{bound(each.stop, each.percent)}]"
+
+    return "+".join(written(each) for each in parse_known(spec, known, name=name, spelled=spelled))
+
+
+def select(
+    spec: str, sizes: Mapping[str, int], *, name: str, spelled: Mapping[str, str] | None = None
+) -> list[tuple[str, range]]:
     """Returns the splits that a specification names, each with the selected positions.
 
     Args:
       spec: the specification, as in `parse`.
       sizes: number of examples of each split of the set.
-      name: name of the set, for messages.
+      name, spelled: as in `unknown`.
 
     Raises:
       ValueError: if it cannot be read, names an unknown split, or selects no example.
@@ -124,13 +293,7 @@ def select(spec: str, sizes: Mapping[str, int], *, name: str) -> list[tuple[str,
       >>> select("train[75%:]+test", {"train": 8, "test": 3}, name="birds")
       [('train', range(6, 8)), ('test', range(0, 3))]
     """
-    slices = parse(spec, sizes)
-    for each in slices:
-        if each.split not in sizes:
-            raise ValueError(
-                f"no split {each.split!r} in {name}; it has {', '.join(sizes)}"
-                f"{messages.hint(each.split, sizes)} (slices are written `train[:90%]`)"
-            )
+    slices = parse_known(spec, sizes, name=name, spelled=spelled)
     selected = [(each.split, each.positions(sizes[each.split])) for each in slices]
     check_not_empty(spec, sum(len(positions) for _, positions in selected), name=name)
     return selected
@@ -144,7 +307,12 @@ def check_not_empty(spec: str, count: int, *, name: str) -> None:
 
 def shuffled(names: Iterable[str], *, seed: int) -> list[str]:
     """Returns the names in an order that depends only on the names and the seed."""
-    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+    return sorted(names, key=lambda name: _digest(f"{seed}:{name}"))
+
+
+def _digest(text: str) -> bytes:
+    # Names of files that are not UTF-8 have surrogates in the place of their bytes.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def partition(names: Sequence[str], *, shares: Sequence[float], seed: int) -> list[list[str]]:
@@ -182,22 +350,30 @@ def partition_strata(
 
 
 def hold_out(
-    names: Sequence[str], *, fraction: float, seed: int, nonempty: bool
+    names: Sequence[str], *, fraction: float, seed: int, nonempty: bool, salt: str = ""
 ) -> tuple[list[str], list[str]]:
-    """Divides the names of one stratum into those to train on and those to hold out.
+    """Divides names into those to train on and those to hold out.
+
+    A name is held out if its hash lies in the lowest `fraction` of all hashes. So it stays on its
+    side whatever names are added, and the share that is held out is only about `fraction`. With
+    `nonempty`, the one name that is held out of a small class may go back when others are added; no
+    rule could prevent that.
 
     Args:
-      names: members of the stratum; at least two if `nonempty`.
-      fraction: share that is held out, rounded to whole names.
+      names: each once; at least two if `nonempty`.
+      fraction: share that is held out, on average.
       seed: chooses the names.
-      nonempty: keep at least one name on each side.
+      nonempty: keep at least one name on each side: that with the lowest hash is held out and that
+        with the highest is not.
+      salt: makes divisions of one set with the same seed independent.
     """
-    count = round(len(names) * fraction)
+    digests = {name: _digest(f"{salt}{seed}:{name}") for name in names}
+    order = sorted(names, key=digests.__getitem__)
+    limit = fraction * 2**64
+    count = sum(int.from_bytes(digests[name][:8], "big") < limit for name in order)
     if nonempty:
-        count = min(max(count, 1), len(names) - 1)
-    share = count / max(len(names), 1)
-    held_out, rest = partition(names, shares=(share, 1 - share), seed=seed)
-    return rest, held_out
+        count = min(max(count, 1), len(order) - 1)
+    return order[count:], order[:count]
 
 
 def check_fraction(fraction: float, *, name: str) -> None:

@@ -1,7 +1,7 @@
 """Subsets of a source: a few examples of each class, and stratified parts to train on and hold out.
 
-A subset depends only on the labels, their order and the seed, so it is the same on every machine.
-Its `record` identifies it in the `run.json` of a run.
+A subset depends only on the labels, the examples' names and the seed, so it is the same on every
+machine. Its `record` identifies it in the `run.json` of a run.
 """
 
 import hashlib
@@ -27,11 +27,18 @@ class Subset(Source):
     """
 
     def __init__(
-        self, source: Source, split: str, indices: Sequence[int], record: Mapping[str, Any]
+        self,
+        source: Source,
+        split: str,
+        indices: Sequence[int],
+        record: Mapping[str, Any],
+        note: str = "",
     ) -> None:
         self.source = source
         self.name, self.split = source.name, split
         self.tasks, self.skipped = source.tasks, source.skipped
+        self.value_range = source.value_range
+        self.notes = (*source.notes, note) if note else source.notes
         self.indices = tuple(sorted(indices))
         digest = hashlib.sha256(np.asarray(self.indices, "<i8").tobytes()).hexdigest()
         self.record = {**record, "count": len(self.indices), "sha256": digest}
@@ -52,12 +59,26 @@ class Subset(Source):
         """As in `Source`."""
         return self.source.encoded(self.indices[index])
 
+    def identities(self) -> Sequence[str]:
+        """As in `Source`."""
+        names = self.source.identities()
+        return [names[index] for index in self.indices]
+
+    def content_marks(self) -> Sequence[str]:
+        """As in `Source`."""
+        marks = self.source.content_marks()
+        return [marks[index] for index in self.indices] if marks else []
+
+    def single_class_hint(self) -> str:
+        """As in `Source`."""
+        return self.source.single_class_hint()
+
 
 def few_shot(source: Source | SourceLike, shots: int, *, seed: int) -> Subset:
     """Returns a few examples of each class, drawn at random.
 
     The draws are nested: five shots contain the one shot of the same seed. Examples without a label
-    are never drawn.
+    are never drawn, and no picture is drawn twice (see `Source.identities`).
 
     Args:
       source: a source with one label per image.
@@ -83,21 +104,30 @@ def few_shot(source: Source | SourceLike, shots: int, *, seed: int) -> Subset:
             f"{source.name} has the multi-label task {task.name!r}; few-shot subsets need one "
             "label per image: take a slice, or a stratified part (`carve`)"
         )
-    strata = _strata(source)
-    classes = [strata.get((label,), []) for label in range(len(task.class_names))]
+    labels, identities = source.labels(), source.identities()
+    by_class = [np.flatnonzero(labels == label) for label in range(len(task.class_names))]
+    orders = []
+    for indices in by_class:
+        first: dict[str, int] = {}
+        for index in splits.shuffled(map(str, indices.tolist()), seed=seed):
+            first.setdefault(identities[int(index)], int(index))
+        orders.append(list(first.values()))
     too_few = [
-        f"{name} ({len(names)})"
-        for name, names in zip(task.class_names, classes, strict=True)
-        if len(names) < shots
+        f"{name} ({len(order)})"
+        for name, order in zip(task.class_names, orders, strict=True)
+        if len(order) < shots
     ]
     if too_few:
         raise ValueError(
             f"classes of split {source.split!r} of {source.name} with fewer than {shots} examples: "
             f"{messages.some(too_few)}; choose fewer shots"
         )
-    indices = [int(name) for names in classes for name in splits.shuffled(names, seed=seed)[:shots]]
     record = {"kind": "few_shot", "seed": seed, "shots": shots}
-    return Subset(source, source.split, indices, record)
+    note = (
+        f"{shots} examples of each class of split {source.split!r} are drawn with the seed {seed}"
+    )
+    drawn = [index for order in orders for index in order[:shots]]
+    return Subset(source, source.split, drawn, record, note)
 
 
 def carve(
@@ -105,9 +135,10 @@ def carve(
 ) -> tuple[Subset, Subset]:
     """Divides a source into a part to train on and a part to hold out, stratified by its labels.
 
-    The fraction is taken of each class, rounded, and leaves each part at least one example of it.
-    Examples without a label, and those of each combination of labels of a multi-label task, are
-    divided in the same way but without that minimum.
+    An example is held out if the hash of its name (`Source.identities`) lies below the fraction: it
+    stays held out when the source grows, copies of one picture stay together, and the share is
+    about the fraction. Each part has at least one picture of each class, and at least one of
+    a multi-label task.
 
     Args:
       source: the source to divide.
@@ -124,19 +155,23 @@ def carve(
     if held_out == source.split:
         raise ValueError(f"got held_out={held_out!r}, which is the split's name; expected another")
     task = source.tasks[0]
-    strata = _strata(source)
-    classes = {} if task.multi_label else {(i,): name for i, name in enumerate(task.class_names)}
-    single = [classes[key] for key, names in strata.items() if key in classes and len(names) < 2]
-    if single:
+    indices_of, strata = _strata(source)
+    single = [
+        task.class_names[label] for label, names in strata.items() if label >= 0 and len(names) < 2
+    ]
+    if single and not task.multi_label:
         raise ValueError(
             f"classes of split {source.split!r} of {source.name} with a single example: "
             f"{messages.some(single)}; a class needs two, one to train on and one to hold out"
         )
     indices: tuple[list[int], list[int]] = ([], [])
-    for key, names in strata.items():
-        parts = splits.hold_out(names, fraction=fraction, seed=seed, nonempty=key in classes)
+    salt = f"carve{_depth(source)}:"  # Independent of divisions of the source itself.
+    for label, names in strata.items():
+        parts = splits.hold_out(
+            names, fraction=fraction, seed=seed, nonempty=label >= 0 and len(names) > 1, salt=salt
+        )
         for part, chosen in zip(indices, parts, strict=True):
-            part += map(int, chosen)
+            part += [index for name in chosen for index in indices_of[name]]
     if not all(indices):
         raise ValueError(
             f"holding out {fraction} of the {len(source)} examples of {source.name} leaves "
@@ -144,16 +179,32 @@ def carve(
             "choose another fraction"
         )
     record = {"kind": "carve", "seed": seed, "fraction": fraction}
+    note = (
+        f"about {fraction:g} of each class of split {source.split!r} is held out as {held_out!r}, "
+        f"by a hash of each picture's name and the seed {seed}"
+    )
     return (
-        Subset(source, source.split, indices[0], record),
-        Subset(source, held_out, indices[1], record),
+        Subset(source, source.split, indices[0], record, note),
+        Subset(source, held_out, indices[1], record, note),
     )
 
 
-def _strata(source: Source) -> dict[tuple[int, ...], list[str]]:
-    """Returns the indices of the examples of each label, or set of labels, as strings."""
-    labels = source.labels()
-    strata: dict[tuple[int, ...], list[str]] = {}
-    for index, row in enumerate(labels.reshape(len(labels), -1).tolist()):
-        strata.setdefault(tuple(row), []).append(str(index))
-    return dict(sorted(strata.items()))
+def _strata(source: Source) -> tuple[dict[str, list[int]], dict[int, list[str]]]:
+    """Returns the indices of each picture, and the pictures of each class.
+
+    Pictures without a label are those of the class -1; all of a multi-label task are of class 0.
+    """
+    labels, is_multi_label = source.labels(), source.tasks[0].multi_label
+    indices_of: dict[str, list[int]] = {}
+    for index, name in enumerate(source.identities()):
+        indices_of.setdefault(name, []).append(index)
+    strata: dict[int, list[str]] = {}
+    for name, indices in indices_of.items():
+        label = 0 if is_multi_label else int(labels[indices[0]])
+        strata.setdefault(label, []).append(name)
+    return indices_of, dict(sorted(strata.items()))
+
+
+def _depth(source: Source) -> int:
+    """Returns how many subsets a source is inside of one another."""
+    return 1 + _depth(source.source) if isinstance(source, Subset) else 0
