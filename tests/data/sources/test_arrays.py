@@ -31,11 +31,18 @@ def test_a_list_may_hold_images_of_any_sizes():
 @pytest.mark.parametrize(
     ("labels", "names", "expected", "classes"),
     [
-        ([2, 0, -1], None, [2, 0, -1], ("0", "1", "2")),
+        ([1, 0, -1], None, [1, 0, -1], ("0", "1")),
+        ([2, 0, -1], None, [1, 0, -1], ("0", "2")),
+        ([1, 2, 3], None, [0, 1, 2], ("1", "2", "3")),
+        ([1, 2, 3], ("none", "a", "b", "c"), [1, 2, 3], ("none", "a", "b", "c")),
+        (["10", "9", "2"], None, [2, 1, 0], ("2", "9", "10")),
+        (["1.0", "1", " 2"], None, [0, 0, 1], ("1", "2")),
+        (["e\u0301", "\u00e9", "a "], None, [1, 1, 0], ("a", "\u00e9")),
+        ([b"a", "\u00e9".encode(), b"a"], None, [0, 1, 0], ("a", "\u00e9")),
         (np.array([[1], [0], [1]]), ("no", "yes"), [1, 0, 1], ("no", "yes")),
         (["dog", "cat", "dog"], None, [1, 0, 1], ("cat", "dog")),
         (["dog", "cat", "dog"], ("dog", "emu", "cat"), [0, 2, 0], ("dog", "emu", "cat")),
-        (np.array([3, 1, 0], np.uint8), None, [3, 1, 0], ("0", "1", "2", "3")),
+        (np.array([3, 1, 0], np.uint8), None, [2, 1, 0], ("0", "1", "3")),
     ],
 )
 def test_labels_are_indices_or_names(labels, names, expected, classes):
@@ -65,11 +72,11 @@ def test_an_unknown_label_of_many_stays_unknown():
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((2, 4, 4)), "scaled by 255"),
+        (np.ones((2, 4, 4)), "values from 1 to 1; .* such as 0 1 "),
         (np.zeros((2, 3, 4, 5), np.uint8), r"transpose\(0, 2, 3, 1\)"),
         (np.zeros((2, 4), np.uint8), r"expected uint8 \[H, W\]"),
         (np.zeros((2, 0, 4), np.uint8), r"expected uint8 \[H, W\]"),
-        ([pictures(4, 4), np.zeros((4, 4))], "image 1 of arrays; expected uint8"),
+        ([pictures(4, 4), np.zeros((4, 4))], "image 1 of arrays, .* expected uint8"),
     ],
 )
 def test_images_of_another_form_say_how_to_mend_them(images, message):
@@ -91,6 +98,16 @@ def test_what_is_no_array_is_refused(images):
         ([0, 2], ["a", "b"], "labels from 0 to 2"),
         ([-2, 0], None, "labels from -2 to 0"),
         ([-1, -1], None, "holds no label"),
+        ([-1, 1], None, "-1 stands for a missing label; write 0 and 1"),
+        ([1, 2], ["a", "b"], "subtract 1, the first class is 0"),
+        ([0.0, np.nan], None, "-1 where one is missing"),
+        ([True, False], None, r"labels.astype\(int\)"),
+        (["a", np.nan], None, "'nan' stands for a missing label"),
+        (["a", None], None, r"np.array\(labels, dtype=str\)"),
+        (np.array([[0.2, 0.8], [1.0, 0.0]]), None, r"labels.argmax\(axis=1\)"),
+        (["a", ""], None, "'' is no name"),
+        (["eel\nbig", "a"], None, "has a line break"),
+        (["Cat", "cat"], None, "differ in case only"),
         (["cta", "dog"], ["cat", "dog"], "did you mean 'cat'"),
         ([0, 1], ["a", "a"], "each once"),
         (np.array([[1, 0], [2, 0]]), None, "labels from 0 to 2"),
@@ -100,3 +117,9 @@ def test_what_is_no_array_is_refused(images):
 def test_labels_that_do_not_fit_are_refused(labels, names, message):
     with pytest.raises(ValueError, match=message):
         from_arrays(pictures(2, 4, 4), labels, names)
+
+
+def test_labels_without_gaps_need_no_note():
+    assert from_arrays(pictures(3, 4, 4), [0, 1, 2]).notes == ()
+    (note,) = from_arrays(pictures(3, 4, 4), [0, 1, 3]).notes
+    assert note == "the classes are the numbers that occur as labels: 0, 1, 3"

@@ -3,7 +3,6 @@
 import io
 import json
 import pickle
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +49,10 @@ def write(tmp_path, save_image):
         return path
 
     return write_table
+
+
+PAIR = ("train", "validation")
+SPLITS = ("train", "train", "test", "test")
 
 
 def png(seed):
@@ -180,18 +183,149 @@ def test_without_splits_rows_are_held_out_class_by_class(write, open_in):
     path = write("t.csv", rows_of(["a"] * 8 + ["b"] * 16 + [None] * 4))
     train, held = open_in(path), open_in(path, "validation")
     assert sorted([*train.rows, *held.rows]) == list(range(28))
-    assert Counter(held.labels().tolist()) == {0: 2, 1: 4, -1: 1}
+    assert set(held.labels()) >= {0, 1}
+    assert 3 <= len(held) <= 12
+    assert "no column of splits in t.csv: about 0.25 of each class" in held.notes[0]
     assert open_in(path, "val", seed=1).rows.tolist() != held.rows.tolist()
     assert open_in(path, "val").rows.tolist() == held.rows.tolist()
 
 
-def test_rows_of_one_file_are_held_out_together(write, open_in):
-    rows = [{"image": f"{i // 3}.png", "label": "ab"[i % 2]} for i in range(60)]
+def test_rows_of_one_file_are_held_out_together(write, open_in, tmp_path):
+    ways = "{}.png", "./{}.png", "x/../{}.png", f"{tmp_path}/in/{{}}.png"
+    (tmp_path / "in" / "x").mkdir(parents=True)
+    rows = [{"image": ways[i // 20].format(i % 20), "label": "ab"[i % 2]} for i in range(80)]
     path = write("t.csv", rows)
-    names = [{source[i]["path"] for i in range(len(source))} for source in
-             (open_in(path), open_in(path, "validation"))]  # fmt: skip
-    assert len(names[0]) + len(names[1]) == 20
-    assert not names[0] & names[1]
+    for pair in (("train", "validation"), ("train[:30%]", "train[30%:]")):
+        parts = [open_in(path, split) for split in pair]
+        assert "60 rows of t.csv name a picture that an earlier row names" in parts[0].notes
+        names = [set(part.identities()) for part in parts]
+        assert not names[0] & names[1]
+        assert sum(map(len, parts)) == 4 * (len(names[0]) + len(names[1]))
+    assert "7.png" in {
+        name for part in ("train", "val") for name in open_in(path, part).identities()
+    }
+
+
+def test_rows_stay_held_out_when_the_table_grows(write, open_in):
+    before = [set(open_in(write("t.csv", rows_of("ab" * 20)), s).identities()) for s in PAIR]
+    after = [set(open_in(write("t.csv", rows_of("ab" * 40)[::-1]), s).identities()) for s in PAIR]
+    assert before[0] < after[0]
+    assert before[1] < after[1]
+
+
+def test_bytes_stay_held_out_when_the_table_grows(open_in, tmp_path):
+    held = []
+    for count in (20, 40):
+        cells = [png(i) for i in range(count)][:: -1 if count > 20 else 1]
+        table = {"image": cells, "label": [i % 2 for i in range(count)]}
+        pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "t.parquet")
+        held.append(set(open_in(tmp_path / "t.parquet", "validation").identities()))
+    assert held[0] < held[1]
+
+
+def test_rows_of_one_file_with_two_labels_are_named(write, open_in):
+    path = write("t.csv", rows_of("abab"))
+    (path.parent / "link.png").symlink_to("1.png")
+    path.write_text(path.read_text() + "\n./0.png,b\nlink.png,a\n2.png,\n")
+    with pytest.raises(ValueError, match=r"(?s)^2 pictures of .* with different labels:") as caught:
+        open_in(path)
+    assert "0.png: line 2, line 6\n" in str(caught.value)
+    assert "1.png: line 3, line 7\n" in str(caught.value)
+
+
+def test_a_file_in_two_splits_is_named(write, open_in):
+    path = write("t.csv", rows_of("abab", ["train", "Train", "test", "more"]))
+    path.write_text(path.read_text() + "\n./1.png,b,test\n0.png,a,more\n")
+    with pytest.raises(
+        ValueError, match=r"(?s)^1 pictures of .* two splits:.*1\.png: line 3, line 6"
+    ):
+        open_in(path)
+
+
+@pytest.mark.parametrize("column", ["Split", "SPLIT", "subset", "Set", "usage", "whatever"])
+def test_splits_are_known_in_any_spelling(write, open_in, column):
+    names = ["Training", "train", "TEST", "Testing", "val", "dev"]
+    rows = [{**row, column: names[i]} for i, row in enumerate(rows_of("ababab"))]
+    path = write("t.csv", rows)
+    assert split_names(f"manifest:{path}") == ("train", "validation", "test")
+    assert [len(open_in(path, s)) for s in ("train", "Training", "valid", "test")] == [2] * 4
+    said = "splits: train (Training, train), validation (val, dev), test (TEST, Testing)"
+    assert said in open_in(path).notes
+    with pytest.raises(ValueError, match=r"no split 'x' in .*; it has train \(Training, train\), "):
+        open_in(path, "x")
+
+
+def test_values_that_are_no_splits_are_said(write, open_in):
+    path = write("t.csv", [{**row, "fold": i % 3} for i, row in enumerate(rows_of("ab" * 4))])
+    assert "the column 'fold' is not read as splits: it holds '0', '1', '2'" in open_in(path).notes
+    parted = [{**row, "a": s, "b": s} for row, s in zip(rows_of("abab"), SPLITS, strict=True)]
+    with pytest.raises(ValueError, match="columns 'a', 'b' of .* all have splits"):
+        open_in(write("t.csv", parted))
+    flags = [{**row, "is_valid": i % 2 == 0} for i, row in enumerate(rows_of("abab"))]
+    with pytest.raises(ValueError, match="'is_valid' of .* seems to say which rows are of a split"):
+        open_in(write("t.csv", flags))
+
+
+def test_spellings_of_one_number_or_name_are_one_class(write, open_in):
+    labels = ["1", "1.0", " 1", "01", "2", "10", "3.0"]
+    source = open_in(write("t.csv", rows_of(labels, ["train"] * 7)))
+    assert source.class_names == ("1", "2", "3", "10")
+    assert source.labels().tolist() == [0, 0, 0, 0, 1, 3, 2]
+    assert "spellings joined to one class: '1' and '1.0' and ' 1' and '01'" in source.notes
+    source = open_in(write("t.csv", rows_of(["\u00e9", "e\u0301", "None", "007"], ["train"] * 4)))
+    assert source.class_names == ("007", "None", "\u00e9")
+    assert any("read as classes: 'None'" in note for note in source.notes)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [("eel\nbig", "has a line break"), ("nan", "stands for a missing label"), ("A b", "case only")],
+)
+def test_names_that_cannot_be_those_of_classes_are_refused(write, open_in, label, message):
+    with pytest.raises(ValueError, match=message):
+        open_in(write("t.jsonl", rows_of([label, "a b"], ["train"] * 2)))
+
+
+def test_one_hot_columns_are_one_task(write, open_in):
+    rows = [
+        {"image": f"{i}.png", "cat": int(i == 0), "dog": float(i == 1), "emu": i == 2,
+         "split": "train"} for i in range(3)
+    ]  # fmt: skip
+    source = open_in(write("t.jsonl", rows), labels=("cat", "dog", "emu"))
+    assert source.tasks == (Task("label", ("cat", "dog", "emu")),)
+    assert source.labels().tolist() == [0, 1, 2]
+    assert "the columns 'cat', 'dog', 'emu' are one-hot: each is a class" in source.notes
+    rows[0]["dog"] = 1
+    assert len(open_in(write("t.jsonl", rows), labels=("cat", "dog", "emu")).tasks) == 3
+
+
+def test_paths_of_windows_and_in_blanks_are_found(write, open_in):
+    path = write("t.csv", [{"image": f"sub/{i}.png", "label": "ab"[i % 2]} for i in range(4)])
+    path.write_text(path.read_text().replace("sub/0", " sub\\0").replace("sub/1", "sub\\1"))
+    whole = open_in(path, "all")
+    assert [Path(whole[i]["path"]).name for i in range(4)] == [f"{i}.png" for i in range(4)]
+    assert whole.identities()[0] == "sub/0.png"
+
+
+def test_columns_are_known_in_any_case_and_a_missing_header_is_named(write, open_in):
+    path = write("t.csv", rows_of("abab", ["train"] * 4))
+    path.write_text(path.read_text().replace("image,label", "FileName,Label"))
+    assert open_in(path).tasks == (Task("Label", ("a", "b")),)
+    path.write_text("0.png,a\n1.png,b\n")
+    with pytest.raises(ValueError, match="write image,label above it"):
+        open_in(path)
+
+
+def test_corrupt_images_are_left_out_before_a_part_is_held_out(write, open_in):
+    path = write("t.csv", rows_of("ab" * 6))
+    for i in (0, 2, 4, 6):
+        (path.parent / f"{i}.png").write_bytes(b"no image")
+    parts = [open_in(path, split, on_corrupt="skip") for split in PAIR]
+    assert all(set(part.labels()) == {0, 1} for part in parts)
+    assert sum(map(len, parts)) == 8
+    assert sorted(text.split(" (")[0] for part in parts for text in part.skipped) == [
+        "line 2", "line 4", "line 6", "line 8"
+    ]  # fmt: skip
 
 
 def test_held_out_rows_do_not_depend_on_where_the_table_is(write, open_in, tmp_path):
@@ -201,10 +335,10 @@ def test_held_out_rows_do_not_depend_on_where_the_table_is(write, open_in, tmp_p
     assert [Path(open_in(moved, "validation")[i]["path"]).name for i in range(4)] == before
 
 
-def test_sets_of_labels_are_held_out_set_by_set(write, open_in):
+def test_a_multi_label_task_is_held_out_as_a_whole(write, open_in):
     path = write("t.jsonl", rows_of([["a"]] * 8 + [["a", "b"]] * 4 + [["b"]]))
     held = open_in(path, "validation")
-    assert Counter(map(tuple, held.labels().tolist())) == {(1, 0): 2, (1, 1): 1}
+    assert 1 <= len(held) <= 9
 
 
 def test_slices_are_random_parts_and_complete(write, open_in):
@@ -323,7 +457,7 @@ def test_bytes_are_decoded_once_for_as_long_as_the_table_stays(open_in, tmp_path
 
     decoded = []
     real = decode.decode
-    monkeypatch.setattr(decode, "decode", lambda data: decoded.append(1) or real(data))
+    monkeypatch.setattr(decode, "decode", lambda data, **k: decoded.append(1) or real(data))
     write_table([png(0), b"no image", png(2)])
     for _ in range(2):
         with pytest.raises(decode.CorruptImageError, match="row 2: "):
@@ -348,7 +482,7 @@ def test_images_are_not_decoded_without_verification(write, tmp_path):
 
 def test_split_names_are_those_of_the_column(write):
     named = write("t.csv", rows_of("abc", ["x", "y", "val"]))
-    assert split_names(f"manifest:{named}") == ("x", "y", "validation")
+    assert split_names(f"manifest:{named}") == ("validation", "x", "y")
     assert split_names(f"manifest:{write('u.csv', rows_of('ab'))}") == ("train", "validation")
 
 
@@ -369,4 +503,5 @@ def test_a_manifest_is_opened_by_its_specification(write, tmp_path):
         image_column="shot",
         on_corrupt="skip",
     )
-    assert (source.name, len(source), source.tasks[0].name) == (f"manifest:{path}", 4, "kind")
+    assert (source.name, source.tasks[0].name) == (f"manifest:{path}", "kind")
+    assert set(source.labels()) == {0, 1}

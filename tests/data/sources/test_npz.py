@@ -24,10 +24,11 @@ def test_files_are_read_as_keras_and_medmnist_write_them(tmp_path, layout):
     values = (train, labels[0], test, labels[1])
     np.savez(tmp_path / "a.npz", **dict(zip(LAYOUTS[layout], values, strict=True)))
     source = open_source(f"npz:{tmp_path / 'a.npz'}", "test")
-    # The classes are those of all splits: 5 occurs in the test split alone.
-    assert source.class_names == tuple("012345")
+    # The classes are those of all splits: 5 occurs in the test split alone, and 4 in none.
+    assert source.class_names == tuple("01235")
     np.testing.assert_array_equal(source[2]["image"][..., 1], test[2])
-    assert source.labels().tolist() == [1, 0, 5]
+    assert source.labels().tolist() == [1, 0, 4]
+    assert any("numbers that occur as labels: 0, 1, 2, 3, 5" in note for note in source.notes)
     both = open_source(f"npz:{tmp_path / 'a.npz'}", "train[80%:]+test[:1]")
     assert both.labels().tolist() == [0, 1, 1]
     np.testing.assert_array_equal(both[1]["image"][..., 0], train[9])
@@ -44,7 +45,20 @@ def test_files_without_splits_are_the_training_split(tmp_path):
         open_source(f"npz:{path}", "validation")
 
 
-@pytest.mark.parametrize("key", ["val", "valid", "validation"])
+def test_labels_from_one_make_no_class_zero(tmp_path):
+    np.savez(tmp_path / "a.npz", images=pictures(6, 4, 4), labels=[1, 2, 3, 1, 2, 3])
+    source = open_source(f"npz:{tmp_path}/a.npz", "train")
+    assert (source.class_names, source.labels().tolist()) == (tuple("123"), [0, 1, 2] * 2)
+
+
+def test_two_arrays_of_one_split_are_refused(tmp_path):
+    arrays = {"x_val": pictures(2, 4, 4), "y_val": [0, 1], "x_valid": pictures(2, 4, 4)}
+    np.savez(tmp_path / "a.npz", **arrays, y_valid=[0, 1])
+    with pytest.raises(ValueError, match="'x_val' and 'x_valid' of .* both mean the split 'valid"):
+        open_source(f"npz:{tmp_path}/a.npz", "validation")
+
+
+@pytest.mark.parametrize("key", ["val", "valid", "validation", "Validation", "DEV"])
 def test_validation_splits_have_one_name(tmp_path, key):
     arrays = {"train_images": pictures(2, 4, 4), "train_labels": [0, 1]}
     arrays |= {f"{key}_images": pictures(1, 4, 4), f"{key}_labels": [1]}

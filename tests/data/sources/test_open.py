@@ -2,7 +2,7 @@
 
 import pytest
 
-from tl_jax.data.sources.open import open_source, split_names
+from tl_jax.data.sources.open import open_source, own_splits, split_names
 
 
 def test_a_folder_is_opened(tmp_path, save_image):
@@ -13,7 +13,8 @@ def test_a_folder_is_opened(tmp_path, save_image):
     held = open_source(
         spec, "validation", data_dir=str(tmp_path / "d"), seed=3, validation_fraction=0.5
     )
-    assert (held.name, len(held), held.class_names) == (spec, 4, ("a", "b"))
+    assert (held.name, held.class_names) == (spec, ("a", "b"))
+    assert set(held.labels()) == {0, 1}
     assert list((tmp_path / "d").rglob("*.json"))
 
 
@@ -37,7 +38,7 @@ def test_a_misspelt_source_names_the_nearest(spec, nearest):
 
 @pytest.mark.parametrize("spec", ["elpv", "tfds:mnist", "digits", "npz:x.npz", "prepared:x"])
 def test_prepared_sets_take_no_skipping(spec, tmp_path):
-    with pytest.raises(ValueError, match="got on_corrupt='skip'.* uses (none|only labels): leave"):
+    with pytest.raises(ValueError, match="got on_corrupt='skip'.* uses (none|only .*): leave"):
         open_source(spec, "train", data_dir=tmp_path, on_corrupt="skip")
 
 
@@ -45,7 +46,7 @@ def test_prepared_sets_take_no_skipping(spec, tmp_path):
     ("spec", "options", "used"),
     [
         ("digits", {"labels": ("a",)}, "none"),
-        ("folder:x", {"labels": ("a",)}, "only on_corrupt"),
+        ("folder:x", {"labels": ("a",)}, "only on_corrupt and value_range"),
         ("elpv", {"image_column": "a"}, "only labels"),
     ],
 )
@@ -68,6 +69,23 @@ def test_results_of_checks_are_kept_on_this_machine(spec, tmp_path, save_image, 
     (tmp_path / "x.csv").write_text("image,label\nx/a/0.png,a\nx/a/1.png,a\n")
     with pytest.raises(ValueError, match="expected a folder of this machine"):
         open_source(spec, "train", data_dir="gs://bucket/sets")
+
+
+def test_a_set_without_splits_has_none_of_its_own_and_is_opened_as_a_whole(tmp_path, save_image):
+    for name in ("a", "b"):
+        for i in range(3):
+            save_image(tmp_path / "in" / name / f"{i}.png", seed=i)
+    save_image(tmp_path / "in" / "c" / "0.png")
+    rows = [f"in/{name}/{i}.png,{name}" for name in "ab" for i in range(3)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,label", *rows, "in/c/0.png,c"]))
+    for spec in (f"folder:{tmp_path / 'in'}", f"manifest:{tmp_path / 't.csv'}"):
+        assert own_splits(spec) == ()
+        assert split_names(spec) == ("train", "validation")
+        whole = open_source(spec, "all", data_dir=tmp_path / "d")
+        assert (len(whole), whole.class_names) == (7, ("a", "b", "c"))
+    (tmp_path / "t.csv").write_text("\n".join(["image,label,split", *(f"{r},dev" for r in rows)]))
+    assert own_splits(f"manifest:{tmp_path / 't.csv'}") == ("validation",)
+    assert own_splits("digits") == ("train", "validation", "test")
 
 
 def test_every_kind_is_listed():

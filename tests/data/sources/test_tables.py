@@ -140,3 +140,25 @@ def test_other_metadata_is_passed_over(tmp_path, facts):
     table = pyarrow.table({"image": ["x"]}).replace_schema_metadata({"huggingface": facts})
     pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
     assert tables.read(tmp_path / "t.parquet").class_names == {}
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_another_separator_is_seen_in_the_first_line_and_said(tmp_path, separator):
+    path = tmp_path / "t.csv"
+    path.write_bytes(f"image{separator}label\r\na.png{separator}x, y\r\n".encode("utf-8-sig"))
+    table = tables.read(path)
+    assert dict(table.columns) == {"image": ["a.png"], "label": ["x, y"]}
+    assert "are separated by" in table.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("image,label\na,b\nc,caf\xe9\n", "line 3 is not UTF-8 .*; save it as UTF-8"),
+        ('image,label\na,b\nc,"x"y\n', "line 3: .*quotes in cells doubled"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_named(tmp_path, content, message):
+    (tmp_path / "t.csv").write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=message):
+        tables.read(tmp_path / "t.csv")

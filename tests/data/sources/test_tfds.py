@@ -130,6 +130,28 @@ def test_split_names_are_those_of_the_set(data_dir):
     assert split_names(f"prepared:{data_dir}/tiny") == ("train",)
 
 
+def test_a_split_is_known_in_any_spelling(data_dir):
+    whole = open_source("tfds:tiny", "train", data_dir=data_dir)
+    part = open_source("tfds:tiny", "Training[:70%]", data_dir=data_dir)
+    assert (part.split, len(part)) == ("Training[:70%]", 7)
+    assert part.identities() == whole.identities()[:7]
+    assert len(set(whole.identities())) == 10
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "gone"])
+def test_damaged_records_are_named(data_dir, tmp_path, damage):
+    shutil.copytree(data_dir / "tiny", tmp_path / "tiny")
+    (file,) = (tmp_path / "tiny").rglob("*.array_record-*")
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-500] if damage == "cut" else b"")
+    source = open_source(f"prepared:{tmp_path / 'tiny'}", "train")
+    for read in (source.labels, source.identities, lambda: source[3]):
+        with pytest.raises(ValueError, match=rf"{file.name}' is damaged or was not copied whole"):
+            read()
+
+
 def test_a_config_can_be_named(elpv_dir):
     assert len(open_source("tfds:elpv/defect:1.0.0", "test", data_dir=elpv_dir)) == 654
 
@@ -281,3 +303,14 @@ def test_another_file_format_says_how_to_convert(data_dir, tmp_path):
         (copy / path.name.replace("array_record", "tfrecord")).write_bytes(text)
     with pytest.raises(ValueError, match=r"prepared as tfrecord files.*convert_format"):
         open_source("tfds:tiny", "train", data_dir=tmp_path)
+
+
+def test_tfds_writes_a_set_without_a_word(monkeypatch, capfd):
+    class Talkative:
+        def download_and_prepare(self, download_config):
+            print("Downloading and preparing dataset Unknown size")
+            for _ in tfds.core.utils.tqdm(range(2), desc="Generating splits"):
+                pass
+
+    tfds_source.write(Talkative())
+    assert capfd.readouterr() == ("", "")

@@ -1,17 +1,18 @@
 """The source of images in memory: NumPy arrays."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tl_jax import messages
 from tl_jax.data import splits
 from tl_jax.data.images import decode
+from tl_jax.data.images.values import Range, check_range, suggested, to_8_bits
 from tl_jax.data.source import Example, Source, Task
+from tl_jax.data.sources.array_labels import Labels, encode_labels
 
 Images = np.ndarray | Sequence[np.ndarray]
-Labels = np.ndarray | Sequence[int] | Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +20,9 @@ class ArraySource(Source):
     """Images in memory.
 
     Attributes:
-      name, split, tasks, skipped: as in `Source`; nothing is skipped.
-      images: uint8 [N, H, W] or [N, H, W, 1, 3 or 4], or one such array per image.
+      name, split, tasks, skipped, notes: as in `Source`; nothing is skipped.
+      images: [N, H, W] or [N, H, W, 1, 3 or 4], or one such array per image; uint8, or any
+        numbers if there is a `value_range`.
       targets: int32 [N], or int8 [N, classes] for a multi-label task.
     """
 
@@ -29,12 +31,16 @@ class ArraySource(Source):
     tasks: tuple[Task, ...]
     images: Images
     targets: np.ndarray
+    value_range: Range | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, index: int) -> Example:
         image, target = self.images[index], self.targets[index]
+        if self.value_range is not None and image.dtype != np.uint8:
+            image = to_8_bits(image, self.value_range)
         if image.ndim == 2 or image.shape[-1] == 1:
             image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
         elif image.shape[-1] == 4:
@@ -45,6 +51,12 @@ class ArraySource(Source):
         """As in `Source`."""
         return self.targets
 
+    def content_marks(self) -> Sequence[str]:
+        """As in `Source`: hashes of the pixels."""
+        return [
+            hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in self.images
+        ]
+
 
 def from_arrays(
     images: Images,
@@ -53,6 +65,7 @@ def from_arrays(
     *,
     name: str = "arrays",
     split: str = "train",
+    value_range: Range | None = None,
 ) -> ArraySource:
     """Makes a source of images and labels in memory.
 
@@ -62,10 +75,13 @@ def from_arrays(
       labels: the classes' indices [N] (or [N, 1]), -1 where one is missing; or their names [N]; or
         for a multi-label task [N, classes]: 1 or True for a class that the image has, 0 for one
         that it does not have, -1 if that is not known.
-      class_names: in the order of the indices. The default is the names sorted, or "0", "1", ...
-        up to the largest index: name them if other splits may have other classes.
+      class_names: in the order of the indices. The default is the names sorted (as numbers, if all
+        are numbers), or the numbers that occur: labels 1, 2 and 5 are the classes "1", "2" and "5"
+        with the indices 0, 1 and 2. Name them if other splits may have other classes.
       name: what messages and records call the source.
       split: name of the split.
+      value_range: the values of black and white in images that are not uint8, such as (0, 1) or
+        (0, 4095); images of uint8 are 0 to 255 always.
 
     Raises:
       ValueError: if there are not as many labels as images, or they have another form.
@@ -76,10 +92,10 @@ def from_arrays(
       >>> source.class_names, source.labels().tolist()
       (('cat', 'dog'), [0, 1, 0])
     """
-    check_images(images, name=name)
-    task, targets = encode_labels(labels, class_names, name=name)
+    value_range = check_images(images, name=name, value_range=value_range)
+    task, targets, notes = encode_labels(labels, class_names, name=name)
     check_count(images, targets, name=name)
-    return ArraySource(name, split, (task,), images, targets)
+    return ArraySource(name, split, (task,), images, targets, value_range, notes)
 
 
 def select_split(
@@ -114,105 +130,72 @@ def select_split(
     joined: Images
     if len(chosen) == 1:
         joined = chosen[0]
-    elif len(arrays) == len(chosen) and len({array.shape[1:] for array in arrays}) == 1:
+    elif len(arrays) == len(chosen) and len({(a.dtype, a.shape[1:]) for a in arrays}) == 1:
         joined = np.concatenate(arrays)
     else:
         joined = [image for part in chosen for image in part]
     return ArraySource(name, spec, (task,), joined, joined_targets)
 
 
-def encode_labels(
-    labels: Labels, class_names: Sequence[str] | None = None, *, name: str
-) -> tuple[Task, np.ndarray]:
-    """Returns the task and the encoded labels of the labels that `from_arrays` takes.
-
-    Raises:
-      ValueError: if the labels have another form, or do not match the class names.
-    """
-    values = np.asarray(labels)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    are_names = values.ndim == 1 and values.dtype.kind in "US"
-    are_indices = values.ndim == 1 and values.dtype.kind in "iu"
-    are_vectors = values.ndim == 2 and values.dtype.kind in "iub"
-    if not (are_names or are_indices or are_vectors):
-        raise ValueError(
-            f"got labels of type {values.dtype} and shape {list(values.shape)} in {name}; expected "
-            "whole numbers [N], names [N], or 0 and 1 for each class [N, classes]: "
-            "labels.astype(int), or labels.argmax(axis=1) of probabilities"
-        )
-    values = values.astype(str if are_names else np.int64)
-    if are_indices and values.max(initial=-1) < 0:
-        raise ValueError(f"{name} holds no label; expected at least one")
-    if class_names is not None:
-        classes = [str(each) for each in class_names]
-    elif are_names:
-        classes = sorted(set(values.tolist()))
-    else:
-        classes = [str(i) for i in range(values.shape[1] if are_vectors else values.max() + 1)]
-    if len(set(classes)) < len(classes):
-        raise ValueError(f"got the class names {classes} for {name}; expected each once")
-    task = Task("label", tuple(classes), multi_label=are_vectors)
-    if are_names:
-        indices = {each: i for i, each in enumerate(classes)}
-        unknown = sorted(set(values.tolist()) - set(classes))
-        if unknown:
-            raise ValueError(
-                f"label {unknown[0]!r} in {name} is none of the {len(classes)} class names"
-                f"{messages.hint(unknown[0], classes)}"
-            )
-        return task, np.asarray([indices[each] for each in values.tolist()], np.int32)
-    if are_vectors and len(classes) != values.shape[1]:
-        raise ValueError(
-            f"got {len(classes)} class names for labels {list(values.shape)} in {name}; expected "
-            "one name per column"
-        )
-    highest = 1 if are_vectors else len(classes) - 1
-    if values.min(initial=0) < -1 or values.max(initial=0) > highest:
-        raise ValueError(
-            f"got labels from {values.min(initial=0)} to {values.max(initial=0)} in {name}; "
-            f"expected -1 (missing) to {highest}"
-        )
-    return task, values.astype(np.int8 if are_vectors else np.int32)
-
-
-def check_images(images: Images, *, name: str) -> None:
+def check_images(images: Images, *, name: str, value_range: Range | None = None) -> Range | None:
     """Checks that images have a form that `from_arrays` takes.
+
+    Returns:
+      The range, or None if it is not used because all images are uint8.
 
     Raises:
       TypeError: if they are neither an array nor a list of arrays.
-      ValueError: if they have another type or shape.
+      ValueError: if they have another type or shape, or values that are not finite.
     """
+    value_range = check_range(value_range)
     if isinstance(images, str) or not isinstance(images, np.ndarray | Sequence):
         raise TypeError(
             f"got images of type {type(images).__name__} in {name}; expected a NumPy array or a "
             "list of them"
         )
     if isinstance(images, np.ndarray) and images.dtype != object:
-        _check_image(images.shape[1:], images.dtype, name)
-        return
+        _check_image(images, images.shape[1:], name, value_range)
+        return None if images.dtype == np.uint8 else value_range
     for index, image in enumerate(images):
         if not isinstance(image, np.ndarray):
             raise TypeError(
                 f"image {index} of {name} is a {type(image).__name__}; expected a NumPy array"
             )
-        _check_image(image.shape, image.dtype, f"image {index} of {name}")
+        _check_image(image, image.shape, f"image {index} of {name}", value_range)
+    return None if all(image.dtype == np.uint8 for image in images) else value_range
 
 
-def _check_image(shape: tuple[int, ...], dtype: np.dtype, name: str) -> None:
+def _check_image(
+    images: np.ndarray, shape: tuple[int, ...], name: str, value_range: Range | None
+) -> None:
+    """Checks one image of this shape, or the array of all of them."""
+    dtype = images.dtype
     channels_last = len(shape) == 2 or (len(shape) == 3 and shape[-1] in (1, 3, 4))
-    if channels_last and dtype == np.uint8 and 0 not in shape:
-        return
-    if not channels_last and len(shape) == 3 and shape[0] in (1, 3, 4):
-        remedy = ": move the channels to the end, images.transpose(0, 2, 3, 1)"
-    elif dtype.kind == "f":
-        remedy = ": floats in [0, 1] must be scaled by 255 first"
-    else:
-        remedy = ""
-    raise ValueError(
-        f"got images {dtype}{list(shape)} in {name}; expected uint8 [H, W] or [H, W, 1, 3 or 4]"
-        f"{remedy}"
-    )
+    got = f"got images {dtype}{list(shape)} in {name}"
+    if not channels_last or 0 in shape:
+        channels_first = len(shape) == 3 and shape[0] in (1, 3, 4)
+        move = ": move the channels to the end, images.transpose(0, 2, 3, 1)"
+        raise ValueError(
+            f"{got}; expected uint8 [H, W] or [H, W, 1, 3 or 4]{move if channels_first else ''}"
+        )
+    if dtype.kind not in "biuf":
+        raise ValueError(f"{got}; expected uint8, 0 to 255")
+    if dtype != np.uint8 and images.size:
+        _check_values(images, got, value_range)
+
+
+def _check_values(images: np.ndarray, got: str, value_range: Range | None) -> None:
+    """Checks numbers other than uint8: all finite, and with values of black and white."""
+    low, high = float(images.min()), float(images.max())
+    if not np.isfinite([low, high]).all():
+        raise ValueError(f"{got} that hold NaN or infinity; replace these values by numbers")
+    if value_range is None:
+        black, white = suggested(low, high)
+        raise ValueError(
+            f"{got}, values from {low:g} to {high:g}; expected uint8, or the values of black and "
+            f"white as value_range, such as {black:g} {white:g} (data.value_range in a "
+            "configuration)"
+        )
 
 
 def check_count(images: Images, targets: np.ndarray, *, name: str) -> None:

@@ -9,6 +9,7 @@ electroluminescence images", Solar Energy 185, 2019.
 import dataclasses
 import importlib.util
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,8 +158,10 @@ def build(data_dir: str | Path | None = None) -> Elpv:
     folder = data_dir or os.environ.get("TFDS_DATA_DIR") or files.cache_dir() / "tfds"
     root = tfds_source.expanded(folder)
     builder = Elpv(config="defect", data_dir=root, file_format="array_record")
+    if not builder.data_path.exists():
+        print(f"the images of elpv are written to {root}, once", file=sys.stderr)
     try:
-        builder.download_and_prepare()
+        tfds_source.write(builder)
     except OSError:
         # Another process of this machine may have renamed its folder first.
         if not builder.data_path.exists():

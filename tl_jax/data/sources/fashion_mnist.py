@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from tl_jax import files
 from tl_jax.data import splits
 from tl_jax.data.source import Task
 from tl_jax.data.sources import arrays, debian
@@ -57,15 +58,17 @@ def open(address: str, split: str, options: OpenOptions) -> arrays.ArraySource:
       ValueError: if a file is damaged, or the split is unknown.
     """
     del options
-    path = Path(address).expanduser() if address else INSTALLED
-    files = _read_files(path)
+    path = files.user_path(address) if address else INSTALLED
+    contents = _read_files(path)
     targets = {
-        name: read_idx(files[_LABELS.format(prefix)], f"{prefix} labels of {path}").astype(np.int32)
+        name: read_idx(contents[_LABELS.format(prefix)], f"{prefix} labels of {path}").astype(
+            np.int32
+        )
         for name, prefix in _PREFIXES.items()
     }
     wanted = {each.split for each in splits.parse(split, _PREFIXES)} & _PREFIXES.keys()
     images = {
-        name: read_idx(files[_IMAGES.format(_PREFIXES[name])], f"{name} images of {path}")
+        name: read_idx(contents[_IMAGES.format(_PREFIXES[name])], f"{name} images of {path}")
         for name in wanted
     }
     return arrays.select_split(

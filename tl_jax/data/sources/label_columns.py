@@ -1,29 +1,78 @@
 """Turns the labels in a table's column, names or numbers or lists of them, into arrays."""
 
-import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tl_jax import messages
+from tl_jax.data import class_names
 from tl_jax.data.source import Task
 from tl_jax.data.sources import tables
 
 _SEPARATOR = "|"
-_INTEGER = re.compile(r"[+-]?\d+")
 
 
-def encode(table: tables.Table, column: str) -> tuple[Task, np.ndarray]:
-    """Returns the task of a column, and the labels of all rows.
+def encode_all(
+    table: tables.Table, columns: Sequence[str]
+) -> tuple[list[tuple[Task, np.ndarray]], tuple[str, ...]]:
+    """Returns the tasks of columns with the labels of all rows, and notes on what was decided.
 
-    Returns:
-      The task, with the column's name and its classes, sorted (as numbers, if all are whole
-      numbers) or in the order that the file itself gives; and the labels, int32 [rows], or int8
-      [rows, classes] if a cell holds a list; -1 where a cell is empty.
+    Several columns of 0 and 1, with a single 1 in each row, are one task: the columns are classes.
 
     Raises:
-      ValueError: if cells are not labels, with a list of them; or if the whole column is empty.
+      ValueError: as `encode`.
+    """
+    if (labels := _one_hot(table, columns)) is not None:
+        note = f"the columns {messages.some(columns)} are one-hot: each is a class"
+        class_names.check(columns, place=str(table.path))
+        return [(Task("label", tuple(columns)), labels)], (note,)
+    encoded = list[tuple[Task, np.ndarray]]()
+    notes = list[str]()
+    for column in columns:
+        task, labels, said = encode(table, column)
+        encoded.append((task, labels))
+        notes += said
+    if len(columns) > 1:
+        notes.append(
+            f"the main labels are those of {columns[0]!r}; {messages.some(columns[1:])} follow"
+        )
+    return encoded, tuple(notes)
+
+
+def _one_hot(table: tables.Table, columns: Sequence[str]) -> np.ndarray | None:
+    """Returns the place of the only 1 in each row, int32 [rows], -1 in empty rows, or None."""
+    if len(columns) < 2:
+        return None
+    values = np.full((len(table), len(columns)), np.nan)
+    for place, column in enumerate(columns):
+        for row, cell in enumerate(table.columns[column]):
+            if cell is None or cell == "":
+                continue
+            number = class_names.number(str(cell)) if isinstance(cell, str | int | float) else None
+            if isinstance(cell, bool):
+                number = float(cell)
+            if number not in (0.0, 1.0):
+                return None
+            values[row, place] = number
+    is_empty = np.isnan(values).all(axis=1)
+    if is_empty.all() or np.isnan(values[~is_empty]).any() or (values[~is_empty].sum(1) != 1).any():
+        return None
+    return np.where(is_empty, -1, np.nan_to_num(values).argmax(axis=1)).astype(np.int32)
+
+
+def encode(table: tables.Table, column: str) -> tuple[Task, np.ndarray, tuple[str, ...]]:
+    """Returns the task of a column, the labels of all rows, and notes on what was decided.
+
+    Returns:
+      The task, with the column's name and its classes, sorted (as numbers, if all are numbers) or
+      in the order that the file itself gives; the labels, int32 [rows], or int8 [rows, classes] if
+      a cell holds a list, -1 where a cell is empty; and notes, such as which spellings of a class
+      were joined.
+
+    Raises:
+      ValueError: if cells are not labels, with a list of them; if names cannot be those of classes;
+        or if the whole column is empty.
     """
     values = table.columns[column]
     if table.path.suffix.lower() in (".csv", ".tsv") and any(_SEPARATOR in v for v in values if v):
@@ -44,20 +93,28 @@ def encode(table: tables.Table, column: str) -> tuple[Task, np.ndarray]:
                 "expected a name, a whole number, a list of these, or nothing",
             )
         )
-    classes = known or _sorted({name for names in names_by_row for name in names or ()})
+    notes: tuple[str, ...] = ()
+    classes = known or ()
+    if known is None:
+        spelled = dict.fromkeys(name for names in names_by_row for name in names or ())
+        class_of = class_names.joined(spelled, numbers=True)
+        notes = class_names.notes(class_of)
+        names_by_row = [names and tuple(class_of[name] for name in names) for names in names_by_row]
+        classes = class_names.in_order(set(class_of.values()))
+        class_names.check(classes, place=f"column {column!r} of {table.path}")
     if not classes:
         raise ValueError(f"column {column!r} of {table.path} holds no label; expected at least one")
     indices = {name: index for index, name in enumerate(classes)}
     if not any(isinstance(value, list) for value in values):
         labels = [indices[names[0]] if names else -1 for names in names_by_row]
-        return Task(column, classes), np.asarray(labels, np.int32)
+        return Task(column, classes), np.asarray(labels, np.int32), notes
     vectors = np.zeros((len(names_by_row), len(classes)), np.int8)
     for vector, names in zip(vectors, names_by_row, strict=True):
         if names is None:
             vector[:] = -1
         else:
             vector[[indices[name] for name in names]] = 1
-    return Task(column, classes, multi_label=True), vectors
+    return Task(column, classes, multi_label=True), vectors, notes
 
 
 def present(task: Task, targets: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -66,13 +123,6 @@ def present(task: Task, targets: np.ndarray, rows: np.ndarray) -> np.ndarray:
     if task.multi_label:
         return (labels == 1).any(axis=0)
     return np.isin(np.arange(len(task.class_names)), labels)
-
-
-def _sorted(names: Iterable[str]) -> tuple[str, ...]:
-    in_order = sorted(names)
-    if all(_INTEGER.fullmatch(name) for name in in_order):
-        in_order.sort(key=int)
-    return tuple(in_order)
 
 
 def _names(value: Any, known: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -95,7 +145,7 @@ def _names(value: Any, known: tuple[str, ...] | None) -> tuple[str, ...] | None:
     if not isinstance(value, str | int):
         raise ValueError(f"got {value!r} of type {type(value).__name__}")
     if known is None:
-        return (str(value).strip(),)
+        return (str(value),)
     if isinstance(value, str):
         if value not in known:
             raise ValueError(f"got {value!r}, none of the file's {len(known)} classes")

@@ -6,59 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from tl_jax import messages
+from tl_jax import files, messages
 from tl_jax.data import splits
 from tl_jax.data.images import decode, verify
 from tl_jax.data.source import Example, Source, Task, check_tasks
-from tl_jax.data.sources import label_columns, tables
+from tl_jax.data.sources import label_columns, manifest_columns, manifest_rows, tables
+from tl_jax.data.sources.manifest_images import ImageColumn
+from tl_jax.data.sources.manifest_rows import Labels
 from tl_jax.data.sources.options import OpenOptions
 
-OPTIONS = frozenset({"on_corrupt", "labels", "image_column"})
-IMAGE_COLUMNS = ("image", "path", "file", "file_name")
-SPLIT_COLUMN = "split"
+OPTIONS = frozenset({"on_corrupt", "labels", "image_column", "value_range"})
 
-_SLICE_SEED = 0
-
-# The task of a column, and the labels of all rows.
-Labels = tuple[Task, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageColumn:
-    """The column of a table that holds the images.
-
-    Attributes:
-      table: the table, without its columns.
-      cells: a path, bytes, or a dict of `bytes` and `path` for each row.
-    """
-
-    table: tables.Table
-    cells: tables.Cells
-
-    def content(self, row: int) -> tuple[Path | bytes, str]:
-        """Returns the file or the bytes of a row's image, and its name.
-
-        The name is the path of the file, or the row: "row 3 of birds.parquet".
-
-        Raises:
-          ValueError: if the cell holds no image.
-        """
-        cell = self.cells[row]
-        value = cell.get("bytes") or cell.get("path") if isinstance(cell, dict) else cell
-        if isinstance(value, bytes) and value:
-            return value, self._place(row)
-        if isinstance(value, str) and value:
-            path = self.table.path.parent / value
-            return path, str(path)
-        raise ValueError(f"{self.table.place(row)}: got {cell!r}; expected a path or bytes")
-
-    def key(self, row: int) -> str:
-        """Returns a name of a row's image that is the same on every machine."""
-        cell = self.cells[row]
-        return cell if isinstance(cell, str) else self._place(row)
-
-    def _place(self, row: int) -> str:
-        return f"{self.table.place(row)} of {self.table.path.name}"
+_WHOLE = "all"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +28,7 @@ class ManifestSource(Source):
     of the table).
 
     Attributes:
-      name, split, tasks, skipped: as in `Source`.
+      name, split, tasks, skipped, notes, value_range: as in `Source`.
       images: the column of images.
       rows: int64 [N], the rows of the split, from 0.
       targets: the labels of all rows for each task: int32, or int8 [rows, classes].
@@ -82,6 +41,8 @@ class ManifestSource(Source):
     rows: np.ndarray
     targets: tuple[np.ndarray, ...]
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    value_range: tuple[float, float] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -89,7 +50,8 @@ class ManifestSource(Source):
     def __getitem__(self, index: int) -> Example:
         row = int(self.rows[index])
         content, name = self.images.content(row)
-        return {"image": decode.decode(content, name=name), **self._labels(row), "path": name}
+        image = decode.decode(content, name=name, value_range=self.value_range)
+        return {"image": image, **self._labels(row), "path": name}
 
     def labels(self) -> np.ndarray:
         """As in `Source`."""
@@ -101,6 +63,18 @@ class ManifestSource(Source):
         content, name = self.images.content(row)
         data = content.read_bytes() if isinstance(content, Path) else content
         return data, {**self._labels(row), "path": name}
+
+    def content_marks(self) -> Sequence[str]:
+        """As in `Source`: the sizes of the files, or of the bytes in the table."""
+        contents = (self.images.content(int(row))[0] for row in self.rows)
+        return [
+            str(each.stat().st_size if isinstance(each, Path) else len(each)) for each in contents
+        ]
+
+    def identities(self) -> Sequence[str]:
+        """As in `Source`: the files' paths, or hashes of the bytes in the table."""
+        names = manifest_rows.picture_names(self.images, read_bytes=True)
+        return [names[row] for row in self.rows]
 
     def _labels(self, row: int) -> Example:
         return {
@@ -123,9 +97,12 @@ def open(address: str, split: str, options: OpenOptions) -> ManifestSource:
     multi-label task. The classes are those of the whole table, sorted: by name, or as numbers if
     all are numbers.
 
-    The column `split` gives the splits. Without one there are `train` and `validation`, held out
-    class by class (label set by label set of a multi-label task); rows of one file stay together.
-    Slices are written as in TFDS and cut from an order hashed from the images' names.
+    The column `split` gives the splits (or another whose values are plainly splits); "Training",
+    "val" and other usual spellings mean "train", "validation" and "test". Without one there are
+    `train` and `validation`: a picture is held out if the hash of its name is among the lowest
+    fifth (`validation_fraction`), and each class has one on both sides. "all" is the whole table.
+    Rows of one picture stay together, and their labels must agree. Slices are written as in TFDS
+    and cut from an order hashed from the images' names.
 
     Args:
       address: the table: .csv, .tsv, .jsonl or .parquet.
@@ -138,118 +115,105 @@ def open(address: str, split: str, options: OpenOptions) -> ManifestSource:
         not a name; the training split lacks a class. All such rows are listed together.
       CorruptImageError: if images cannot be decoded.
     """
-    path = Path(address).expanduser()
+    path = files.user_path(address)
     table = tables.read(path)
-    image_column = _image_column(table, options.image_column)
-    labels = []
-    for column in options.labels or ("label",):
-        _check_column(table, column)
-        labels.append(label_columns.encode(table, column))
-    tasks = tuple(task for task, _ in labels)
-    check_tasks(str(path), tasks)
+    image_column = manifest_columns.image_column(table, options.image_column)
+    columns = tuple(
+        manifest_columns.existing(table, each)
+        for each in options.labels or (manifest_columns.LABEL_COLUMN,)
+    )
+    split_column, notes = manifest_columns.split_column(table, (image_column, *columns))
+    labels, label_notes = label_columns.encode_all(table, columns)
+    check_tasks(str(path), tuple(task for task, _ in labels))
     # The table's other columns are dropped: those of Parquet could not be sent to processes.
     images = ImageColumn(dataclasses.replace(table, columns={}), table.columns[image_column])
-    if SPLIT_COLUMN in table.columns:
-        rows_by_split = _named_splits(table)
-    else:
-        rows_by_split = _held_out(images, labels[0], options)
-    _check_training_split(table, rows_by_split, labels)
+    parts = _divided(table, images, labels, split_column, split, options)
+    _check_training_split(table, parts.rows, labels)
+    notes = (*table.notes, *notes, *label_notes, *parts.notes)
     source = ManifestSource(
         name=f"manifest:{path}",
         split=split,
-        tasks=tasks,
+        tasks=tuple(task for task, _ in labels),
         images=images,
-        rows=_select_rows(split, rows_by_split, images),
+        rows=manifest_rows.select(split, parts.rows, images, parts.names, parts.spelled),
         targets=tuple(targets for _, targets in labels),
+        notes=notes,
+        value_range=options.value_range,
     )
     _check_files(source)
-    return _without_corrupt(source, options) if options.verify else source
+    if not options.verify:
+        return source
+    source = _without_corrupt(source, options)
+    wanted = {each.split for each in splits.parse(split, parts.rows)}
+    named = [text for name in parts.skipped if name in wanted for text in parts.skipped[name]]
+    return dataclasses.replace(source, skipped=(*named, *source.skipped))
 
 
 def split_names(address: str, options: OpenOptions) -> tuple[str, ...]:
-    """Returns the names in the column `split`, or of the splits that are held out."""
+    """Returns the names of the splits in the table, or of those that are held out."""
     del options
-    columns = tables.read(Path(address).expanduser()).columns
-    if SPLIT_COLUMN not in columns:
-        return ("train", "validation")
-    names = (str(value).strip() for value in columns[SPLIT_COLUMN] if value)
-    return tuple(dict.fromkeys(map(splits.canonical_name, names)))
+    return own_splits(address) or manifest_rows.HELD_OUT
 
 
-def _image_column(table: tables.Table, name: str | None) -> str:
-    if name is not None:
-        _check_column(table, name)
-        return name
-    for name in IMAGE_COLUMNS:
-        if name in table.columns:
-            return name
-    raise ValueError(
-        f"{table.path} has the columns {messages.some(list(table.columns))}; expected the images "
-        f"in one called {', '.join(IMAGE_COLUMNS)}, or its name as image_column"
-    )
+def own_splits(address: str) -> tuple[str, ...]:
+    """Returns the usual names of the splits that the table has; none if it has no such column."""
+    table = tables.read(files.user_path(address))
+    used = [name for name in table.columns if name.strip().casefold() == "label"]
+    column, _ = manifest_columns.split_column(table, used)
+    return () if column is None else tuple(manifest_columns.rows_by_split(table, column)[0])
 
 
-def _check_column(table: tables.Table, column: str) -> None:
-    if column not in table.columns:
-        raise ValueError(
-            f"no column {column!r} in {table.path}; it has {messages.some(list(table.columns))}"
-            f"{messages.hint(column, table.columns)}"
-        )
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """How a table is divided.
 
-
-def _named_splits(table: tables.Table) -> dict[str, np.ndarray]:
-    """Returns the rows of each split that the table names."""
-    names = [str(value).strip() if value else "" for value in table.columns[SPLIT_COLUMN]]
-    empty = [table.place(row) for row, name in enumerate(names) if not name]
-    if empty:
-        raise ValueError(
-            messages.report(
-                f"{len(empty)} rows of {table.path} have no split:",
-                empty,
-                "fill the column 'split' (train, validation, test ...), or remove the whole column",
-            )
-        )
-    canonical = np.asarray([splits.canonical_name(name) for name in names])
-    return {str(name): np.flatnonzero(canonical == name) for name in dict.fromkeys(canonical)}
-
-
-def _held_out(images: ImageColumn, labels: Labels, options: OpenOptions) -> dict[str, np.ndarray]:
-    """Returns the rows of the training and validation splits, held out by label.
-
-    All rows of one file are in the same part; the label of its first row is its stratum.
+    Attributes:
+      rows: the rows of each split.
+      spelled: how the table writes the splits.
+      names: a name for the picture of each row.
+      skipped: the corrupt images of each split that were left out before it was divided.
+      notes: what was decided, as sentences.
     """
-    fraction = options.validation_fraction
-    splits.check_fraction(fraction, name="validation_fraction")
-    (task, targets), table = labels, images.table
-    rows_by_file: dict[str, list[int]] = {}
-    for row in range(len(table)):
-        rows_by_file.setdefault(images.key(row), []).append(row)
-    strata: dict[tuple[int, ...], list[str]] = {}
-    for key, rows in rows_by_file.items():
-        strata.setdefault(tuple(np.atleast_1d(targets[rows[0]]).tolist()), []).append(key)
-    classes = set() if task.multi_label else strata.keys() - {(-1,)}
-    single = [
-        f"{table.place(rows_by_file[strata[label][0]][0])}: the only image of class "
-        f"{task.class_names[label[0]]!r}"
-        for label in sorted(classes)
-        if len(strata[label]) < 2
-    ]
-    if single:
-        raise ValueError(
-            messages.report(
-                f"{len(single)} classes of {table.path} have one image:",
-                single,
-                "a class needs two, one to train on and one to hold out; or write a column 'split'",
-            )
-        )
-    rows_by_split: dict[str, list[int]] = {"train": [], "validation": []}
-    for label, keys in sorted(strata.items()):
-        parts = splits.hold_out(
-            keys, fraction=fraction, seed=options.seed, nonempty=label in classes
-        )
-        for rows, part in zip(rows_by_split.values(), parts, strict=True):
-            rows += [row for key in part for row in rows_by_file[key]]
-    return {split: np.sort(np.asarray(rows, np.int64)) for split, rows in rows_by_split.items()}
+
+    rows: Mapping[str, np.ndarray]
+    spelled: Mapping[str, str]
+    names: Sequence[str]
+    skipped: Mapping[str, Sequence[str]]
+    notes: tuple[str, ...]
+
+
+def _divided(
+    table: tables.Table,
+    images: ImageColumn,
+    labels: Sequence[Labels],
+    split_column: str | None,
+    split: str,
+    options: OpenOptions,
+) -> _Parts:
+    """Divides a table as its column says, or holds a part of it out."""
+    names = manifest_rows.picture_names(images, read_bytes=split_column is None)
+    if split_column is not None:
+        rows, spelled = manifest_columns.rows_by_split(table, split_column)
+        said = manifest_rows.check_pictures(images, names, labels, rows)
+        return _Parts(rows, spelled, names, {}, (f"splits: {splits.listed(rows, spelled)}", *said))
+    notes = manifest_rows.check_pictures(images, names, labels, {})
+    if split == _WHOLE:
+        return _Parts({_WHOLE: np.arange(len(table))}, {}, names, {}, notes)
+    reasons = {}
+    if options.verify and options.on_corrupt == "skip":
+        every = np.arange(len(table))
+        _check_file_of_rows(images, every, f"{table.path}")
+        reasons = _corrupt_rows(images, every, options)
+    rows, bad = manifest_rows.hold_out(table, names, labels[0], options, corrupt=list(reasons))
+    skipped = {
+        name: [_problem(images, row, reasons[row]) for row in each] for name, each in bad.items()
+    }
+    how = (
+        f"no column of splits in {table.path.name}: about {options.validation_fraction:g} of each "
+        f"class is held out as 'validation', by a hash of the images' names and the seed "
+        f"{options.seed}"
+    )
+    return _Parts(rows, {}, names, skipped, (how, *notes))
 
 
 def _check_training_split(
@@ -272,72 +236,70 @@ def _check_training_split(
         )
 
 
-def _select_rows(
-    spec: str, rows_by_split: Mapping[str, np.ndarray], images: ImageColumn
-) -> np.ndarray:
-    """Returns the rows that a split's specification selects, slice by slice, each in order."""
-    sizes = {name: len(rows) for name, rows in rows_by_split.items()}
-    if spec not in sizes:
-        spec = splits.canonical_name(spec)
-    selected = []
-    for split, positions in splits.select(spec, sizes, name=f"manifest:{images.table.path}"):
-        rows = rows_by_split[split]
-        if len(positions) < len(rows):
-            row_of = {f"{images.key(row)}#{row}": row for row in rows}
-            order = splits.shuffled(row_of, seed=_SLICE_SEED)
-            rows = np.sort([row_of[key] for key in order[positions.start : positions.stop]])
-        selected.append(rows)
-    return np.concatenate(selected).astype(np.int64)
-
-
 def _check_files(source: ManifestSource) -> None:
-    table, problems = source.images.table, []
-    for row in source.rows.tolist():
+    place = f"split {source.split!r} of {source.images.table.path}"
+    _check_file_of_rows(source.images, source.rows, place)
+
+
+def _check_file_of_rows(images: ImageColumn, rows: np.ndarray, place: str) -> None:
+    table, problems = images.table, []
+    for row in rows.tolist():
         try:
-            content, _ = source.images.content(row)
+            content, name = images.content(row)
         except ValueError as error:
             problems.append(str(error))
         else:
             if isinstance(content, Path) and not content.is_file():
-                problems.append(f"{table.place(row)}: no file {content}")
+                problems.append(f"{table.place(row)}: no file {name}")
     if problems:
         raise ValueError(
             messages.report(
-                f"{len(problems)} images in split {source.split!r} of {table.path} are missing:",
+                f"{len(problems)} images in {place} are missing:",
                 problems,
                 f"paths are relative to {table.path.parent.resolve()}; fix or remove these rows",
             )
         )
 
 
-def _without_corrupt(source: ManifestSource, options: OpenOptions) -> ManifestSource:
-    """Returns a source without the images that cannot be decoded, as `on_corrupt` says."""
-    images, table = source.images, source.images.table
+def _corrupt_rows(images: ImageColumn, rows: np.ndarray, options: OpenOptions) -> dict[int, str]:
+    """Returns the rows whose images cannot be decoded, each with the reason."""
+    table = images.table
     record = verify.record_path(table.path, options.local_data_dir)
     paths: dict[int, Path] = {}
     packed = []
-    for row in source.rows.tolist():
+    for row in rows.tolist():
         content, _ = images.content(row)
         if isinstance(content, Path):
             paths[row] = content
         else:
             packed.append(row)
-    in_files = verify.corrupt_files(list(dict.fromkeys(paths.values())), record)
+    in_files = verify.corrupt_files(
+        list(dict.fromkeys(paths.values())), record, value_range=options.value_range
+    )
     in_table = verify.corrupt_rows(
         table.path,
         packed,
         lambda row: images.content(row)[0],
         record.with_name(f"{record.stem}-bytes.json"),
+        value_range=options.value_range,
     )
     reasons = {row: in_files[path] for row, path in paths.items() if path in in_files} | in_table
+    return dict(sorted(reasons.items()))
+
+
+def _problem(images: ImageColumn, row: int, reason: str) -> str:
+    content, name = images.content(row)
+    return f"{images.table.place(row)}{f' ({name})' if isinstance(content, Path) else ''}: {reason}"
+
+
+def _without_corrupt(source: ManifestSource, options: OpenOptions) -> ManifestSource:
+    """Returns a source without the images that cannot be decoded, as `on_corrupt` says."""
+    reasons = _corrupt_rows(source.images, source.rows, options)
     if not reasons:
         return source
-    corrupt = sorted(reasons)
-    problems = [
-        f"{table.place(row)}{f' ({paths[row]})' if row in paths else ''}: {reasons[row]}"
-        for row in corrupt
-    ]
-    place = f"split {source.split!r} of {table.path}"
+    corrupt = list(reasons)
+    problems = [_problem(source.images, row, reason) for row, reason in reasons.items()]
+    place = f"split {source.split!r} of {source.images.table.path}"
     if options.on_corrupt == "raise":
         raise verify.corrupt_error(place, problems)
     rows = source.rows[~np.isin(source.rows, corrupt)]

@@ -1,5 +1,6 @@
 """The source of images and labels in a `.npz` file of NumPy arrays."""
 
+import dataclasses
 import re
 import zipfile
 import zlib
@@ -8,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from tl_jax import files
 from tl_jax.data import splits
-from tl_jax.data.sources import arrays
+from tl_jax.data.sources import array_labels, arrays
 from tl_jax.data.sources.options import OpenOptions
 
-OPTIONS: frozenset[str] = frozenset()
+OPTIONS = frozenset({"value_range"})
 
 _IMAGES, _LABELS = "x|images?|data", "y|labels?|targets?"
 
@@ -30,14 +32,13 @@ def open(address: str, split: str, options: OpenOptions) -> arrays.ArraySource:
     Args:
       address: the file.
       split: name of the split, a slice such as "train[:90%]", or a sum of these.
-      options: none of them is used.
+      options: `value_range` is used.
 
     Raises:
       FileNotFoundError: if there is no such file.
       ValueError: if it cannot be read, its arrays have other names or shapes, or the split is
         unknown.
     """
-    del options
     path = _existing(address)
     name = f"npz:{path}"
 
@@ -55,22 +56,28 @@ def open(address: str, split: str, options: OpenOptions) -> arrays.ArraySource:
         class_names = list(read("class_names")) if "class_names" in archive.files else None
         labels = {each: read(label_key) for each, (_, label_key) in keys.items()}
         # The images of other splits are not read.
-        wanted = {each.split for each in splits.parse(split, keys)} & keys.keys()
-        images = {each: read(keys[each][0]) for each in wanted}
+        wanted = {splits.resolve(each.split, keys) for each in splits.parse(split, keys)}
+        images = {each: read(keys[each][0]) for each in keys if each in wanted}
     if len({(values.shape[1:], values.dtype.kind) for values in labels.values()}) > 1:
         forms = ", ".join(f"{each} {v.dtype}{list(v.shape)}" for each, v in labels.items())
         raise ValueError(
             f"the splits of {name} have labels of several forms: {forms}; write all in one form"
         )
-    task, encoded = arrays.encode_labels(
+    task, encoded, notes = array_labels.encode_labels(
         np.concatenate(list(labels.values())), class_names, name=name
     )
     ends = np.cumsum([len(values) for values in labels.values()])[:-1]
     targets = dict(zip(labels, np.split(encoded, ends), strict=True))
+    value_range = None
     for each, values in images.items():
-        arrays.check_images(values, name=f"{name}, {keys[each][0]!r}")
+        value_range = value_range or arrays.check_images(
+            values, name=f"{name}, {keys[each][0]!r}", value_range=options.value_range
+        )
         arrays.check_count(values, targets[each], name=f"split {each!r} of {name}")
-    return arrays.select_split(images, targets, split, task=task, name=name)
+    source = arrays.select_split(images, targets, split, task=task, name=name)
+    spelled = {each: images_key for each, (images_key, _) in keys.items()}
+    notes = (f"splits: {splits.listed(keys, spelled)}", *notes)
+    return dataclasses.replace(source, value_range=value_range, notes=notes)
 
 
 def split_names(address: str, options: OpenOptions) -> tuple[str, ...]:
@@ -82,7 +89,7 @@ def split_names(address: str, options: OpenOptions) -> tuple[str, ...]:
 
 
 def _existing(address: str) -> Path:
-    path = Path(address).expanduser()
+    path = files.user_path(address)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; expected a .npz file, as np.savez writes it")
     if not zipfile.is_zipfile(path):
@@ -94,13 +101,18 @@ def _find_keys(files: Sequence[str], path: Path) -> dict[str, tuple[str, str]]:
     """Returns the names of the arrays of images and of labels of each split."""
 
     def by_split(words: str) -> dict[str, str]:
-        keys = {}
+        keys = dict[str, str]()
         for file in files:
             match = re.fullmatch(rf"(?:{words})(?:_(\w+))?|(\w+)_(?:{words})", file, re.IGNORECASE)
             if match:
-                split = (match[1] or match[2] or "train").lower()
-                keys[splits.canonical_name(split)] = file
-        return keys
+                split = splits.canonical_name((match[1] or match[2] or "train").lower())
+                if split in keys:
+                    raise ValueError(
+                        f"the arrays {keys[split]!r} and {file!r} of {path} both mean the split "
+                        f"{split!r}; expected one of each: leave one out"
+                    )
+                keys[split] = file
+        return {split: keys[split] for split in splits.in_order(keys)}
 
     images, labels = by_split(_IMAGES), by_split(_LABELS)
     if not images or images.keys() != labels.keys():

@@ -25,7 +25,7 @@ class Kind(Protocol):
     """The interface of the module of a kind of source; `address` is what follows the colon."""
 
     OPTIONS: frozenset[str]
-    """Which of `on_corrupt`, `labels` and `image_column` it uses."""
+    """Which of `on_corrupt`, `labels`, `image_column` and `value_range` it uses."""
 
     def open(self, address: str, split: str, options: OpenOptions) -> Source:
         """Opens a split."""
@@ -44,6 +44,7 @@ def open_source(
     on_corrupt: OnCorrupt = "raise",
     labels: Sequence[str] = (),
     image_column: str | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> Source:
     """Opens a split of labelled images.
 
@@ -70,6 +71,9 @@ def open_source(
         learn, the main one first; the default is a manifest's `label`, and all classes of the
         others.
       image_column: column of a manifest that holds the images; the default is found by its name.
+      value_range: the values of black and white in images of more than 8 bits or of floats, such
+        as (0, 4095); the default is what the files say. The sets that come with packages have 8
+        bits and do not take it.
 
     Raises:
       ValueError: if the specification, an option or the split is wrong, or the set is unusable.
@@ -82,8 +86,9 @@ def open_source(
       (8, 8, 3)
     """
     options = OpenOptions(
-        data_dir, seed, validation_fraction, on_corrupt, tuple(labels), image_column
-    )
+        data_dir, seed, validation_fraction, on_corrupt, tuple(labels), image_column,
+        value_range=value_range,
+    )  # fmt: skip
     return open_with_options(spec, split, options)
 
 
@@ -94,6 +99,7 @@ def open_with_options(spec: str, split: str, options: OpenOptions) -> Source:
         "on_corrupt": None if options.on_corrupt == "raise" else options.on_corrupt,
         "labels": options.labels or None,
         "image_column": options.image_column,
+        "value_range": options.value_range,
     }
     for name, value in given.items():
         if value is not None and name not in kind.OPTIONS:
@@ -103,6 +109,12 @@ def open_with_options(spec: str, split: str, options: OpenOptions) -> Source:
                 f"{used}: leave {name} out"
             )
     return kind.open(address, split, options)
+
+
+def uses(spec: str, option: str) -> bool:
+    """Returns whether a source of this specification takes an option, such as "on_corrupt"."""
+    kind, _ = _parse(spec)
+    return option in kind.OPTIONS
 
 
 def split_names(spec: str, *, data_dir: str | Path | None = None) -> tuple[str, ...]:
@@ -121,6 +133,32 @@ def split_names(spec: str, *, data_dir: str | Path | None = None) -> tuple[str, 
     """
     kind, address = _parse(spec)
     return kind.split_names(address, OpenOptions(data_dir))
+
+
+def own_splits(spec: str, *, data_dir: str | Path | None = None) -> tuple[str, ...]:
+    """Returns the names of the splits that a set itself has.
+
+    They are those of `split_names`, but none for a folder or manifest of which a part would be held
+    out; the split "all" opens such a set as a whole.
+
+    Args:
+      spec, data_dir: as in `split_names`.
+
+    Raises:
+      ValueError, FileNotFoundError, ModuleNotFoundError: as `open_source`.
+    """
+    kind, address = _parse(spec)
+    match spec.partition(":")[0]:
+        case "folder":
+            from tl_jax.data.sources import folder
+
+            return folder.own_splits(address)
+        case "manifest":
+            from tl_jax.data.sources import manifest
+
+            return manifest.own_splits(address)
+        case _:
+            return kind.split_names(address, OpenOptions(data_dir))
 
 
 def _parse(spec: str) -> tuple[Kind, str]:

@@ -5,6 +5,9 @@ import os
 from pathlib import Path
 from typing import Literal, get_args
 
+from tl_jax import files
+from tl_jax.data.images.values import check_range
+
 OnCorrupt = Literal["raise", "skip"]
 
 
@@ -21,6 +24,8 @@ class OpenOptions:
         out and list them in the source's `skipped`.
       labels: the columns or features to learn, the main one first.
       image_column: column of a manifest that holds the images; None is found by its name.
+      value_range: the values of black and white in images of more than 8 bits or of floats, as in
+        `decode.decode`.
       verify: decode every image of a folder or manifest when it is opened. Otherwise corrupt images
         are found when they are read.
     """
@@ -32,8 +37,10 @@ class OpenOptions:
     labels: tuple[str, ...] = ()
     image_column: str | None = None
     verify: bool = True
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "value_range", check_range(self.value_range))
         if self.on_corrupt not in get_args(OnCorrupt):
             raise ValueError(f"got on_corrupt={self.on_corrupt!r}; expected 'raise' or 'skip'")
 
@@ -51,4 +58,4 @@ class OpenOptions:
                 f"got data_dir={self.data_dir!r}; expected a folder of this machine, in which "
                 "'folder:' and 'manifest:' record the images they have checked"
             )
-        return Path(self.data_dir).expanduser()
+        return files.user_path(self.data_dir)

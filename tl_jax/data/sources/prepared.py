@@ -1,16 +1,49 @@
 """The source of a folder of any name that TFDS or `python -m tl_jax prepare` wrote."""
 
+import dataclasses
+import json
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from tl_jax import messages
+from tl_jax import files, messages
+from tl_jax.data.images.values import Range
+from tl_jax.data.source import Task
 from tl_jax.data.sources import tfds as tfds_source
 from tl_jax.data.sources.options import OpenOptions
 
-OPTIONS = frozenset({"labels"})
+OPTIONS = frozenset({"labels", "value_range"})
+LABELS = "labels.json"
+"""File of a set that `prepare` wrote: its tasks, and the values of black and white."""
 
 _MAX_DEPTH = 3
+
+
+def write_labels(folder: Path, tasks: Sequence[Task], value_range: Range | None) -> None:
+    """Writes what `open` reads beside the records, of which TFDS's own files keep not all.
+
+    TFDS stores the names of classes a line each, so that one with a line break becomes two.
+    """
+    content = {
+        "tasks": [dataclasses.asdict(task) for task in tasks],
+        "value_range": value_range,
+    }
+    files.write_text(folder / LABELS, json.dumps(content, indent=1) + "\n")
+
+
+def stored_names(class_names: Sequence[str]) -> list[str]:
+    """Returns names that TFDS reads as it wrote them, for classes of these names."""
+    names = [name if _survives(name) else json.dumps(name) for name in class_names]
+    if len(set(names)) < len(names):
+        names = [json.dumps(name) for name in class_names]
+    return names
+
+
+def _survives(name: str) -> bool:
+    is_unicode = name == name.encode("utf-8", "replace").decode()
+    return bool(name) and is_unicode and name == name.strip() and not set(name) & set("\r\n")
 
 
 def open(address: str, split: str, options: OpenOptions) -> tfds_source.TfdsSource:
@@ -20,15 +53,48 @@ def open(address: str, split: str, options: OpenOptions) -> tfds_source.TfdsSour
       address: the folder with `dataset_info.json`, or one with a single such folder at most three
         levels below (NAME/CONFIG/VERSION); on any file system that TFDS reads.
       split: in TFDS's syntax, such as `train[:90%]`.
-      options: `labels` is used as in `tfds.from_builder`.
+      options: `labels` is used as in `tfds.from_builder`; by default a set that `prepare` wrote
+        has its tasks in the order in which it was prepared. `value_range` is by default the one
+        that it was prepared with.
 
     Raises:
       FileNotFoundError: if there is no prepared set.
-      ValueError: if there are several; otherwise as `tfds.open`.
+      ValueError: if there are several, or its `labels.json` is damaged; otherwise as `tfds.open`.
     """
-    return tfds_source.from_builder(
-        _builder(address), split, name=f"prepared:{address}", labels=options.labels
+    builder, name = _builder(address), f"prepared:{address}"
+    tasks, value_range = _read_labels(tfds.core.Path(builder.data_path))
+    source = tfds_source.from_builder(
+        builder, split, name=name, labels=options.labels or tuple(tasks)
     )
+    for task in source.tasks if tasks else ():
+        if len(tasks[task.name].class_names) != len(task.class_names):
+            raise ValueError(
+                f"{builder.data_path}/{LABELS} names {len(tasks[task.name].class_names)} classes "
+                f"of {task.name!r}, and the records have {len(task.class_names)}; prepare the set "
+                "again"
+            )
+    return dataclasses.replace(
+        source,
+        tasks=tuple(tasks.get(task.name, task) for task in source.tasks),
+        value_range=options.value_range or value_range,
+    )
+
+
+def _read_labels(folder: tfds.core.Path) -> tuple[dict[str, Task], Range | None]:
+    """Returns the tasks by name and the range that `write_labels` wrote; none for other sets."""
+    file = folder / LABELS
+    if not file.exists():
+        return {}, None
+    try:
+        content = json.loads(file.read_text())
+        tasks = [
+            Task(each["name"], tuple(each["class_names"]), each["multi_label"])
+            for each in content["tasks"]
+        ]
+        value_range = content["value_range"]
+        return {t.name: t for t in tasks}, None if value_range is None else (*value_range,)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); prepare the set again") from error
 
 
 def split_names(address: str, options: OpenOptions) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_SEPARATOR_NAMES = {",": "commas", "\t": "tabs", ";": "semicolons"}
 _MAX_CELL_CHARACTERS = 2**27
 
 
@@ -40,6 +42,8 @@ class Table:
       unit: what messages call a row: "line" of a text file, "row" of Parquet.
       numbers: number of each row in the file, from 1.
       class_names: names of the integers in a column, where the file itself gives them.
+      text_columns: the columns that may hold text.
+      notes: how the file was read, where that was not as its name says.
     """
 
     path: Path
@@ -47,6 +51,8 @@ class Table:
     unit: str
     numbers: list[int] | range
     class_names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    text_columns: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -60,7 +66,8 @@ def read(path: Path) -> Table:
     """Reads a table.
 
     CSV (or TSV) and JSONL are UTF-8 text. The first line of CSV has the names of the columns; its
-    cells are strings, and empty ones are None. JSONL has one object per line; keys that a line does
+    cells are strings, and empty ones are None. Semicolons or tabs separate them if the first line
+    has these and no commas. JSONL has one object per line; keys that a line does
     not have are None. A column of Parquet is read when it is used.
 
     Raises:
@@ -77,10 +84,8 @@ def read(path: Path) -> Table:
         )
     if suffix == ".parquet":
         return _read_parquet(path)
-    try:
-        table, problems = _read_jsonl(path) if suffix == ".jsonl" else _read_csv(path)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"cannot read {path}: {error}; save it as UTF-8 text") from error
+    text = _read_text(path)
+    table, problems = _read_jsonl(path, text) if suffix == ".jsonl" else _read_csv(path, text)
     if problems:
         raise ValueError(
             messages.report(
@@ -92,13 +97,34 @@ def read(path: Path) -> Table:
     return table
 
 
-def _read_csv(path: Path) -> tuple[Table, list[str]]:
+def _read_text(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        # Spreadsheets write a byte order mark, which is not part of the first name.
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"cannot read {path}: line {line} is not UTF-8 ({error.reason}); save it as UTF-8 text"
+        ) from error
+
+
+def _separator(path: Path, text: str) -> tuple[str, tuple[str, ...]]:
+    """Returns what separates the cells, and a note if it is not what the name of the file says."""
+    first, usual = text.lstrip().partition("\n")[0], _SEPARATORS[path.suffix.lower()]
+    others = [each for each in _SEPARATOR_NAMES if each != usual and each in first]
+    if usual in first or len(others) != 1:
+        return usual, ()
+    return others[0], (f"the cells of {path.name} are separated by {_SEPARATOR_NAMES[others[0]]}",)
+
+
+def _read_csv(path: Path, text: str) -> tuple[Table, list[str]]:
     """Returns the table, and what is wrong with the lines that are not in it."""
     csv.field_size_limit(_MAX_CELL_CHARACTERS)
     rows, numbers, problems = [], [], []
-    # Spreadsheets write a byte order mark, which is not part of the first name.
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=_SEPARATORS[path.suffix.lower()], strict=True)
+    separator, notes = _separator(path, text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
         names = [name.strip() for name in next(reader, [])]
         if not any(names) or len(set(names)) < len(names):
             raise ValueError(
@@ -112,30 +138,34 @@ def _read_csv(path: Path) -> tuple[Table, list[str]]:
                 problems.append(
                     f"line {reader.line_num}: {len(row)} cells under {len(names)} column names"
                 )
+    except csv.Error as error:
+        raise ValueError(
+            f"cannot read {path}: line {reader.line_num}: {error}; save it as UTF-8 text, quotes "
+            "in cells doubled"
+        ) from error
     columns = {name: [row[place] for row in rows] for place, name in enumerate(names)}
-    return Table(path, columns, "line", numbers), problems
+    return Table(path, columns, "line", numbers, text_columns=tuple(names), notes=notes), problems
 
 
-def _read_jsonl(path: Path) -> tuple[Table, list[str]]:
+def _read_jsonl(path: Path, text: str) -> tuple[Table, list[str]]:
     """Returns the table, and what is wrong with the lines that are not in it."""
     rows, numbers, problems = [], [], []
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                problems.append(f"line {number}: {error}")
-                continue
-            if isinstance(row, dict):
-                rows.append(row)
-                numbers.append(number)
-            else:
-                problems.append(f"line {number}: a {type(row).__name__}, not an object in braces")
-    names = dict.fromkeys(name for row in rows for name in row)
+    for number, line in enumerate(io.StringIO(text), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            problems.append(f"line {number}: {error}")
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+            numbers.append(number)
+        else:
+            problems.append(f"line {number}: a {type(row).__name__}, not an object in braces")
+    names = tuple(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in names}
-    return Table(path, columns, "line", numbers), problems
+    return Table(path, columns, "line", numbers, text_columns=names), problems
 
 
 def _read_parquet(path: Path) -> Table:
@@ -153,8 +183,15 @@ def _read_parquet(path: Path) -> Table:
     count = file.metadata.num_rows
     if not count:
         raise ValueError(f"{path} holds no row; expected one per image")
-    columns = _ParquetColumns(path, file)
-    return Table(path, columns, "row", range(1, count + 1), _class_names(file))
+    text = tuple(field.name for field in file.schema_arrow if "string" in str(field.type))
+    return Table(
+        path,
+        _ParquetColumns(path, file),
+        "row",
+        range(1, count + 1),
+        class_names=_class_names(file),
+        text_columns=text,
+    )
 
 
 def _class_names(file: "pyarrow.parquet.ParquetFile") -> dict[str, tuple[str, ...]]:

@@ -1,8 +1,12 @@
 """The source of sets that TensorFlow Datasets wrote to array_record files; needs no TensorFlow."""
 
+import contextlib
 import dataclasses
+import functools
+import hashlib
+import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,13 +14,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder
 
-from tl_jax import messages
+from tl_jax import files, messages
 from tl_jax.data import splits
 from tl_jax.data.images import decode
 from tl_jax.data.source import RESERVED, Example, Source, Task, check_tasks
 from tl_jax.data.sources.options import OpenOptions
 
-OPTIONS = frozenset({"labels"})
+OPTIONS = frozenset({"labels", "value_range"})
 
 _RECORDS_AT_ONCE = 256
 
@@ -36,9 +40,10 @@ class TfdsSource(Source):
     """One split of a prepared set; examples hold `image`, `label` and the set's other features.
 
     Attributes:
-      name, split, tasks, skipped: as in `Source`; nothing is skipped.
+      name, split, tasks, skipped, value_range: as in `Source`; nothing is skipped.
       image_key: name of the feature that holds the image.
       records: the records of the split, their images encoded.
+      files: the files that they are in.
     """
 
     name: str
@@ -46,6 +51,9 @@ class TfdsSource(Source):
     tasks: tuple[Task, ...]
     image_key: str
     records: Records
+    value_range: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -53,26 +61,72 @@ class TfdsSource(Source):
     def __getitem__(self, index: int) -> Example:
         data, example = self.encoded(index)
         name = f"{index} of split {self.split!r} of {self.name}"
-        return {"image": decode.decode(data, name=name), **example}
+        image = decode.decode(data, name=name, value_range=self.value_range)
+        return {"image": image, **example}
 
     def labels(self) -> np.ndarray:
-        """As in `Source`; reads every record, and decodes no image."""
+        """As in `Source`; the first call reads every record, and decodes no image."""
+        return self._scanned[0].copy()
+
+    def identities(self) -> Sequence[str]:
+        """As in `Source`: hashes of the encoded images; reads every record, as `labels`."""
+        return self._scanned[1]
+
+    @functools.cached_property
+    def _scanned(self) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Labels and hashes of all records, from one pass over them."""
         task, count = self.tasks[0], len(self)
-        labels = []
+        labels, hashes = [], list[str]()
         for start in range(0, count, _RECORDS_AT_ONCE):
             indices = range(start, min(start + _RECORDS_AT_ONCE, count))
-            labels += [_encode(task, r[task.name]) for r in self.records.__getitems__(indices)]
-        return np.asarray(labels, np.int8 if task.multi_label else np.int32)
+            with self._damage_named():
+                records = self.records.__getitems__(indices)
+                self._check_filled(records)
+            labels += [_encode(task, record[task.name]) for record in records]
+            hashes += [hashlib.sha256(record[self.image_key]).hexdigest() for record in records]
+        return np.asarray(labels, np.int8 if task.multi_label else np.int32), tuple(hashes)
+
+    def _check_filled(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Raises RuntimeError for records without content, which a file that was cut off gives."""
+        if any(record[self.image_key] is None for record in records):
+            raise RuntimeError("there is nothing in some records")
+
+    @contextlib.contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        """Replaces array_record's errors, which name no file, by one that does."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise ValueError(
+                f"cannot read the records of split {self.split!r} of {self.name}: {error}; "
+                f"{messages.some(_damaged(self.files))} is damaged or was not copied whole: copy "
+                "it again, or prepare the set again"
+            ) from error
 
     def encoded(self, index: int) -> tuple[bytes, Example]:
         """As in `Source`."""
-        example = dict(self.records[index])
+        with self._damage_named():
+            example = dict(self.records[index])
+            self._check_filled([example])
         data = bytes(example.pop(self.image_key))
         labels = [_encode(task, example[task.name]) for task in self.tasks]
         example.update(zip([task.name for task in self.tasks], labels, strict=True))
         if isinstance(path := example.get("path"), bytes):
             example["path"] = path.decode("utf-8", "backslashreplace")
         return data, {**example, "label": labels[0]}
+
+
+def _damaged(paths: Sequence[str]) -> list[str]:
+    """Returns those of some files that cannot be opened; all if each can."""
+    from array_record.python import array_record_module  # type: ignore[import-untyped]
+
+    damaged = []
+    for path in paths:
+        try:
+            array_record_module.ArrayRecordReader(path).close()
+        except RuntimeError:
+            damaged.append(path)
+    return damaged or list(paths)
 
 
 def _encode(task: Task, value: Any) -> int | np.ndarray:
@@ -104,12 +158,25 @@ def open(address: str, split: str, options: OpenOptions) -> TfdsSource:
         no classes.
     """
     builder = _builder(address, options)
-    return from_builder(builder, split, name=f"tfds:{address}", labels=options.labels)
+    source = from_builder(builder, split, name=f"tfds:{address}", labels=options.labels)
+    return dataclasses.replace(source, value_range=options.value_range)
 
 
 def split_names(address: str, options: OpenOptions) -> tuple[str, ...]:
     """Returns the names of the set's splits."""
     return tuple(_builder(address, options).info.splits)
+
+
+def write(builder: tfds.core.DatasetBuilder) -> None:
+    """Lets TFDS write a set, without its bars and its lines of unknown sizes."""
+    tfds.display_progress_bar(enable=False)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+            )
+    finally:
+        tfds.display_progress_bar(enable=True)
 
 
 def _builder(address: str, options: OpenOptions) -> tfds.core.DatasetBuilder:
@@ -134,7 +201,7 @@ def _builder(address: str, options: OpenOptions) -> tfds.core.DatasetBuilder:
 def expanded(path: str | Path) -> str:
     """Returns a path with the home folder filled in; "gs://..." stays as it is."""
     # TFDS's own kind of path: pathlib would make "gs:/" of "gs://".
-    return os.fspath(tfds.core.Path(path).expanduser())
+    return files.user_address(path)
 
 
 def from_builder(
@@ -166,10 +233,10 @@ def from_builder(
         )
     tasks = _select_tasks(name, features, supervised[1], labels)
     check_tasks(name, tasks)
-    _check_split(name, split, builder.info.splits)
+    own_split = _own_split(name, split, builder.info.splits)
     try:
         records = builder.as_data_source(
-            split=split, decoders={key: tfds.decode.SkipDecoding() for key in images}
+            split=own_split, decoders={key: tfds.decode.SkipDecoding() for key in images}
         )
     except NotImplementedError as error:
         raise ValueError(
@@ -177,7 +244,9 @@ def from_builder(
             "array_record. Convert them: `tfds convert_format --out_file_format=array_record "
             f"--dataset_dir={builder.data_dir}`"
         ) from error
-    return TfdsSource(name, split, tasks, image_key, records)
+    parts = builder.info.splits[own_split].file_instructions
+    files = tuple(dict.fromkeys(os.fspath(part.filename) for part in parts))
+    return TfdsSource(name, split, tasks, image_key, records, files=files)
 
 
 def _select_tasks(
@@ -212,12 +281,12 @@ def _select_tasks(
     return (tasks[main], *others)
 
 
-def _check_split(name: str, split: str, known: tfds.core.splits.SplitDict) -> None:
+def _own_split(name: str, split: str, known: tfds.core.splits.SplitDict) -> str:
+    """Returns a split's specification as the set itself spells it."""
     try:
         count = known[split].num_examples
-    except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"no split {split!r} in {name}; it has {', '.join(sorted(known))}"
-            f"{messages.hint(split.split('[')[0], known)} (slices are written `train[:90%]`)"
-        ) from error
+    except (KeyError, ValueError):
+        split = splits.respelled(split, sorted(known), name=name)
+        count = known[split].num_examples
     splits.check_not_empty(split, count, name=name)
+    return split

@@ -1,0 +1,76 @@
+"""The column of a manifest that holds the images: paths, bytes, or both in a struct."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+from tl_jax.data.class_names import printable
+from tl_jax.data.sources import tables
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageColumn:
+    """The column of a table that holds the images.
+
+    Attributes:
+      table: the table, without its columns.
+      cells: a path, bytes, or a dict of `bytes` and `path` for each row.
+    """
+
+    table: tables.Table
+    cells: tables.Cells
+
+    def content(self, row: int) -> tuple[Path | bytes, str]:
+        """Returns the file or the bytes of a row's image, and its name.
+
+        The name is the path of the file, or the row: "row 3 of birds.parquet".
+
+        Raises:
+          ValueError: if the cell holds no image.
+        """
+        cell = self.cells[row]
+        value = cell.get("bytes") or cell.get("path") if isinstance(cell, dict) else cell
+        if isinstance(value, bytes) and value:
+            return value, self.place(row)
+        if isinstance(value, str) and value:
+            path = self._file(value)
+            return path, printable(str(path))
+        raise ValueError(f"{self.table.place(row)}: got {cell!r}; expected a path or bytes")
+
+    def path(self, row: int) -> Path | None:
+        """Returns the file of a row's image, or None if the table has its bytes, or nothing."""
+        cell = self.cells[row]
+        value = (
+            (None if cell.get("bytes") else cell.get("path")) if isinstance(cell, dict) else cell
+        )
+        return self._file(value) if isinstance(value, str) and value else None
+
+    def key(self, row: int) -> str:
+        """Returns what the table has for a row's image: its path, or the place of the row."""
+        cell = self.cells[row]
+        return cell if isinstance(cell, str) else self.place(row)
+
+    def bytes_name(self, row: int) -> str:
+        """Returns a hash of the bytes of a row's image."""
+        cell = self.cells[row]
+        value = cell.get("bytes") if isinstance(cell, dict) else cell
+        if not isinstance(value, bytes):
+            return self.place(row)
+        return hashlib.sha256(value).hexdigest()
+
+    def place(self, row: int) -> str:
+        """Returns what messages call a row's image in the table: "row 3 of birds.parquet"."""
+        return f"{self.table.place(row)} of {self.table.path.name}"
+
+    def _file(self, value: str) -> Path:
+        """Returns the file that a cell means.
+
+        Where there is none of that name, blanks around it are left out, and the separators of
+        Windows are replaced.
+        """
+        folder = self.table.path.parent
+        path = folder / Path(value).expanduser()
+        if value == value.strip() and "\\" not in value:
+            return path
+        meant = folder / Path(value.strip().replace("\\", "/")).expanduser()
+        return meant if meant.is_file() and not path.is_file() else path
