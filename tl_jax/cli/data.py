@@ -1,5 +1,6 @@
 """The command that checks and packs a set of images: `prepare`."""
 
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ def prepare(
     labels: tuple[str, ...] = (),
     image_column: str | None = None,
     data_dir: str | None = None,
+    value_range: tuple[float, float] | None = None,
     workers: int | None = None,
 ) -> None:
     """Decodes every image once, lists those that cannot be decoded, and packs the others.
@@ -33,6 +35,8 @@ def prepare(
       labels: Columns of a manifest that hold the labels, the main one first.
       image_column: Column of a manifest that holds the images.
       data_dir: Folder of prepared sets, for "tfds:" and "elpv".
+      value_range: Values of black and white in images of more than 8 bits or of floats, such as
+        0 4095; the set remembers it.
       workers: Threads that decode; the default is one for each core.
     """
     # Imported here: these import TFDS's writer and matplotlib, which no other command needs.
@@ -42,10 +46,8 @@ def prepare(
     prepared = prepare_source(
         source, out, splits=splits or None, max_side=max_side, encoding=encoding, seed=seed,
         validation_fraction=validation_fraction, labels=labels, image_column=image_column,
-        data_dir=data_dir, workers=workers,
+        data_dir=data_dir, value_range=value_range, workers=workers,
     )  # fmt: skip
     print(summary(prepared.report))
-    print(
-        f"open it as prepared:{prepared.folder}, which also has report.md, contact_sheet.png and "
-        "quarantine.jsonl"
-    )
+    address = shlex.quote(f"prepared:{prepared.folder}")
+    print(f"open it as {address}, which also has report.md, contact_sheet.png and quarantine.jsonl")

@@ -33,7 +33,8 @@ def paths(tmp_path, save_image):
 
 
 def source_of(*paths):
-    return FolderSource("folder:x", "train", (Task("label", ("dog",)),), paths, (0,) * len(paths))
+    tasks, root = (Task("label", ("dog",)),), Path("x")
+    return FolderSource("folder:x", "train", tasks, root, paths, (0,) * len(paths))
 
 
 def read(path, *, max_side=None, encoding="as-is"):

@@ -1,8 +1,11 @@
 """Preparing: records hold what was read, corrupt images are named, all or nothing is kept."""
 
+import dataclasses
 import hashlib
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,7 +13,6 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow
@@ -23,8 +25,12 @@ from tests.support.folders import digests
 from tests.support.slim import ROOT
 from tl_jax.data.images import decode
 from tl_jax.data.prepare import contact_sheet, pack
+from tl_jax.data.prepare.image_reader import ImageReader
 from tl_jax.data.prepare.pack import prepare_source
+from tl_jax.data.prepare.records import write_records
+from tl_jax.data.source import Source, Task
 from tl_jax.data.sources.open import open_source, split_names
+from tl_jax.data.sources.tfds import TfdsSource
 
 
 @pytest.fixture
@@ -46,7 +52,7 @@ def records(folder, split="train"):
 
 def test_files_are_stored_byte_for_byte_with_their_labels(faulty_root, prepared):
     classes = ("dog", "крас ный", "写真 1")
-    for split, count in (("train", 13), ("val", 7)):
+    for split, count in (("train", 13), ("validation", 7)):
         stored = records(prepared.folder, split)
         assert len(stored) == count
         for name, record in stored.items():
@@ -56,7 +62,7 @@ def test_files_are_stored_byte_for_byte_with_their_labels(faulty_root, prepared)
 
 def test_the_prepared_source_equals_the_folder(faulty_root, prepared, tmp_path):
     spec = f"prepared:{prepared.folder}"
-    assert set(split_names(spec)) == {"train", "val"}
+    assert set(split_names(spec)) == {"train", "validation"}
     packed = open_source(spec, "train")
     folder = open_source(f"folder:{faulty_root}", "train", data_dir=tmp_path, on_corrupt="skip")
     assert packed.class_names == folder.class_names
@@ -125,9 +131,9 @@ def test_the_seed_chooses_what_the_sheet_shows(root, run, save_image):
 
 
 def test_some_splits_can_be_prepared_alone(run):
-    prepared = run(splits=("val",))
-    assert list(tfds.builder_from_directory(prepared.folder).info.splits) == ["val"]
-    assert list(prepared.report["splits"]) == ["val"]
+    prepared = run(splits=("validation",))
+    assert list(tfds.builder_from_directory(prepared.folder).info.splits) == ["validation"]
+    assert list(prepared.report["splits"]) == ["validation"]
 
 
 def test_a_folder_without_splits_gets_those_of_its_source(tmp_path, save_image):
@@ -140,7 +146,7 @@ def test_a_folder_without_splits_gets_those_of_its_source(tmp_path, save_image):
     assert set(records(prepared.folder, "validation")) == {
         path.relative_to(tmp_path / "flat").as_posix() for path in source.paths
     }
-    assert len(records(prepared.folder)) == 14
+    assert len(records(prepared.folder)) == 20 - len(source)
 
 
 def test_several_labels_lists_and_missing_ones_are_kept(tmp_path, save_image):
@@ -216,7 +222,9 @@ def test_wrong_options_are_refused(run, tmp_path, options, message):
 def test_a_split_without_a_good_image_is_an_error(root, run, tmp_path):
     for path in (root / "val").rglob("*.*"):
         path.write_bytes(b"")
-    with pytest.raises(decode.CorruptImageError, match="none of the 6 images in split 'val'"):
+    with pytest.raises(
+        decode.CorruptImageError, match="none of the 6 images in split 'validation'"
+    ):
         run()
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
@@ -232,8 +240,8 @@ def test_splits_may_have_names_of_other_letters(root, run):
 def test_a_class_without_a_good_image_is_a_warning(root, run):
     for path in (root / "val/dog").iterdir():
         path.write_bytes(b"")
-    warnings = run(splits=("val",)).report["warnings"]
-    assert "no image of 'dog' (label) in split 'val'" in warnings
+    warnings = run(splits=("validation",)).report["warnings"]
+    assert "no image of 'dog' (label) in split 'validation'" in warnings
 
 
 def test_splits_of_different_classes_are_refused(root, run, save_image):
@@ -242,13 +250,94 @@ def test_splits_of_different_classes_are_refused(root, run, save_image):
         run()
 
 
-def test_missing_records_are_noticed_and_nothing_is_kept(run, tmp_path, monkeypatch):
-    stored = {"train": range(11), "val": range(6)}
-    builder = SimpleNamespace(as_data_source=lambda decoders: stored)
-    monkeypatch.setattr(tfds, "builder_from_directory", lambda folder: builder)
-    with pytest.raises(OSError, match="11 of the 12 images of split 'train' were written"):
+def test_records_that_read_back_differently_are_noticed_and_nothing_is_kept(
+    run, tmp_path, monkeypatch
+):
+    real = TfdsSource.encoded
+
+    def changed(source, index):
+        data, example = real(source, index)
+        return data, {**example, "label": 0}
+
+    monkeypatch.setattr(TfdsSource, "encoded", changed)
+    with pytest.raises(OSError, match="12 images of split 'train' were read back.*крас ный"):
         run()
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_records_that_were_cut_off_are_named(prepared, tmp_path):
+    shutil.copytree(prepared.folder, tmp_path / "cut")
+    (file,) = (tmp_path / "cut").glob("*-train.array_record*")
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(ValueError, match=f"cannot read the records of split 'train'.*{file.name}"):
+        open_source(f"prepared:{tmp_path / 'cut'}", "train").labels()
+
+
+ODD_NAMES = (
+    "eel\nbig", " cat ", "cat", "1", "1.0", "007", 'a,b "c"', "tab\tx", "e\u0301", "\U0001f600",
+    "x" * 300, "caf\udce9", "", "a\r", "a\u2028b", '" cat "',
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Odd(Source):
+    """Two images of each class of odd names; the second task's labels are missing for some."""
+
+    name: str = "odd"
+    split: str = "train"
+    tasks: tuple[Task, ...] = (Task("kind", ODD_NAMES), Task("other", ODD_NAMES[::-1]))
+
+    def __len__(self):
+        return 2 * len(ODD_NAMES)
+
+    def __getitem__(self, index):
+        image = np.full((4, 4, 3), index, np.uint8)
+        return {"image": image, "label": index // 2, "other": index // 2 if index % 2 else -1}
+
+
+def test_class_names_of_any_kind_are_read_back_as_they_were(tmp_path):
+    source, reader = Odd(), ImageReader(None, None, "as-is")
+    written = write_records({"train": source}, reader, tmp_path, num_threads=1, progress=False)
+    packed = open_source(f"prepared:{written.folder}", "train")
+    assert packed.tasks == source.tasks
+    for i in range(len(packed)):
+        example = packed[i]
+        expected = source[int(example["image"][0, 0, 0])]
+        assert (example["label"], example["other"]) == (expected["label"], expected["other"])
+    names = tfds.builder_from_directory(written.folder).info.features["kind"].names
+    assert len(names) == len(ODD_NAMES)  # TFDS alone counts the same classes.
+
+
+def test_sets_prepared_without_a_file_of_labels_open_as_before(prepared, tmp_path):
+    shutil.copytree(prepared.folder, tmp_path / "old")
+    (tmp_path / "old" / "labels.json").unlink()
+    old, new = (
+        open_source(f"prepared:{at}", "train") for at in (tmp_path / "old", prepared.folder)
+    )
+    assert old.tasks == new.tasks
+    (tmp_path / "old" / "labels.json").write_text('{"tasks": [')
+    with pytest.raises(ValueError, match=r"labels\.json is damaged .*prepare the set again"):
+        open_source(f"prepared:{tmp_path / 'old'}", "train")
+
+
+def test_the_range_of_values_is_reported_and_kept(tmp_path):
+    for i in range(4):
+        path = tmp_path / "set" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.asarray([[0, 4095 - i]], np.uint16)).save(path)
+    spec, options = f"folder:{tmp_path}/set", {"splits": ("train",), "progress": False}
+    dark = prepare_source(spec, tmp_path / "dark", **options).report["warnings"]
+    assert re.match(
+        r"largest value 409\d of 65535 in 2 of 2 images: they are nearly black", dark[0]
+    )
+    assert dark[0].endswith("such as 0 4095")
+    for name, more in (("as-is", {}), ("small", {"encoding": "png"})):
+        out = tmp_path / name
+        report = prepare_source(spec, out, value_range=(0, 4095), **options, **more).report
+        assert not [line for line in report["warnings"] if "largest value" in line]
+        packed = open_source(f"prepared:{out}", "train")
+        assert packed.value_range == (0, 4095)
+        assert packed[0]["image"].max() == 255
 
 
 def test_a_failure_at_the_end_leaves_nothing(run, tmp_path, monkeypatch):
@@ -260,7 +349,7 @@ def test_a_failure_at_the_end_leaves_nothing(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "rename", refuse)
     with pytest.raises(PermissionError, match="no renaming"):
-        run(splits=("val",))
+        run(splits=("validation",))
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
@@ -270,7 +359,7 @@ def test_a_full_disk_is_explained(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(contact_sheet, "draw", fail)
     with pytest.raises(OSError, match="the disk is full, and nothing was kept"):
-        run(splits=("val",))
+        run(splits=("validation",))
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
@@ -297,8 +386,8 @@ import sys, time
 from pathlib import Path
 from tl_jax.data.images import decode
 from tl_jax.data.prepare.pack import prepare_source
-real = decode.decode_with_format
-decode.decode_with_format = lambda data: time.sleep(0.1) or real(data)
+real = decode.open_image
+decode.open_image = lambda *args, **options: time.sleep(0.1) or real(*args, **options)
 prepare_source(sys.argv[1], Path(sys.argv[2]), progress=False)
 """
 
@@ -327,13 +416,13 @@ def test_the_folder_of_a_running_process_is_left_alone(run, tmp_path):
     other = tmp_path / f".out.{socket.gethostname()}.{process.pid}.part"
     other.mkdir()
     try:
-        run(splits=("val",))
+        run(splits=("validation",))
         assert other.exists()
     finally:
         process.kill()
         process.wait()
     (tmp_path / "out").rename(tmp_path / "elsewhere")
-    run(splits=("val",))
+    run(splits=("validation",))
     assert not other.exists()
 
 
@@ -351,14 +440,14 @@ def test_nothing_is_printed_but_a_bar_on_request(faulty_root, tmp_path, capfd):
 def decoded(monkeypatch):
     """How often each image is decoded, by digest."""
     counts = Counter()
-    real = decode.decode_with_format
+    real = decode.open_image
 
     def count(data, **options):
         content = data.read_bytes() if isinstance(data, Path) else data
         counts[hashlib.sha256(content).hexdigest()] += 1
         return real(data, **options)
 
-    monkeypatch.setattr(decode, "decode_with_format", count)
+    monkeypatch.setattr(decode, "open_image", count)
     return counts
 
 

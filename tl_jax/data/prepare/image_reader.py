@@ -68,7 +68,7 @@ class ImageReader:
             else:
                 data, example = encoded
             name, label = self._relative(example.get("path", name)), example["label"]
-            decoded = decode.decode_with_format(data)
+            decoded = decode.decode_with_format(data, value_range=source.value_range)
         except (decode.CorruptImageError, OSError) as error:
             if isinstance(error, OSError) and error.errno in _MACHINE_ERRORS:
                 raise

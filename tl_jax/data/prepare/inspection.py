@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 
 from tl_jax.data.images import decode
+from tl_jax.data.images.values import Extremes
 from tl_jax.data.source import Task
 
 Labels = Mapping[str, tuple[int, ...]]
@@ -27,6 +28,7 @@ class ImageInfo:
       height, width: size of the decoded image, in pixels.
       file_digest: hash of its bytes.
       pixel_digest: hash of its decoded pixels and their shape.
+      extremes: its smallest and largest value.
     """
 
     split: str
@@ -39,6 +41,7 @@ class ImageInfo:
     width: int
     file_digest: bytes
     pixel_digest: bytes
+    extremes: Extremes
 
     @classmethod
     def of(
@@ -66,6 +69,7 @@ class ImageInfo:
             width=width,
             file_digest=hashlib.sha256(data).digest()[:16],
             pixel_digest=pixels.digest()[:16],
+            extremes=decoded.extremes,
         )
 
 

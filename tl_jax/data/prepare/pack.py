@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from PIL import Image
 
-from tl_jax import messages
+from tl_jax import files, messages
 from tl_jax.data.prepare import contact_sheet
 from tl_jax.data.prepare.image_reader import Encoding, ImageReader
 from tl_jax.data.prepare.inspection import CorruptImage, ImageInfo, class_names
@@ -60,6 +60,7 @@ def prepare_source(
     labels: Sequence[str] = (),
     image_column: str | None = None,
     data_dir: str | Path | None = None,
+    value_range: tuple[float, float] | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> PreparedSet:
@@ -79,6 +80,7 @@ def prepare_source(
         of quality 95 if the file's format is lossy, and as PNG otherwise. "jpeg" and "png" store
         all images in that format.
       seed, validation_fraction, labels, image_column, data_dir: as in `open_source`.
+      value_range: as in `open_source`; the set remembers it, and is opened with it.
       workers: threads that decode; the default is one per core.
       progress: show a bar on the terminal.
 
@@ -93,6 +95,7 @@ def prepare_source(
       >>> prepared.report["images"], prepared.report["corrupt"]
       (450, 0)
     """
+    out = files.user_path(out)
     _check_options(out, max_side, encoding, workers)
     # The reader decodes every image, so they are not verified on opening.
     options = OpenOptions(
@@ -102,17 +105,20 @@ def prepare_source(
         labels=tuple(labels),
         image_column=image_column,
         verify=False,
+        value_range=value_range,
     )
     sources = _open_splits(spec, splits or split_names(spec, data_dir=data_dir), options)
     tasks = next(iter(sources.values())).tasks
-    path = Path(spec.partition(":")[2]).expanduser()
+    path = files.user_path(spec.partition(":")[2])
     base = path if path.is_dir() else path.parent if path.is_file() else None
     reader = ImageReader(base, max_side, encoding)
     with _temporary_folder(out) as part, _disk_full_explained(out):
         written = write_records(
             sources, reader, part, num_threads=workers or os.cpu_count() or 1, progress=progress
         )
-        report = make_report(written.images, written.corrupt, tasks, source=spec)
+        report = make_report(
+            written.images, written.corrupt, tasks, source=spec, value_range=options.value_range
+        )
         _write_texts(written.folder, report, written.corrupt)
         sheet = _draw_sheet(sources, written.images, tasks[0], report, seed=seed)
         sheet.save(written.folder / SHEET)

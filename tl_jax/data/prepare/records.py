@@ -2,20 +2,24 @@
 
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
+from tl_jax import messages
 from tl_jax.data.images import decode
 from tl_jax.data.prepare.image_reader import GoodImage, ImageReader
 from tl_jax.data.prepare.inspection import CorruptImage, ImageInfo
 from tl_jax.data.source import Source, Task
+from tl_jax.data.sources import prepared
+from tl_jax.data.sources import tfds as tfds_source
+from tl_jax.data.sources.options import OpenOptions
 
 Records = Iterator[tuple[int, dict[str, Any]]]
 
@@ -54,12 +58,15 @@ def write_records(
 
     Raises:
       CorruptImageError: if none of a split's images can be decoded.
-      OSError: if the folder does not hold every image that was read.
+      OSError: if what is read back from the folder is not what was written.
     """
-    tasks = next(iter(sources.values())).tasks
+    first = next(iter(sources.values()))
+    tasks = first.tasks
     images: list[ImageInfo] = []
     corrupt: list[CorruptImage] = []
-    bar = tqdm.tqdm(total=sum(map(len, sources.values())), unit=" images", disable=not progress)
+    bar = tqdm.tqdm(
+        total=sum(map(len, sources.values())), unit=" images", disable=None if progress else True
+    )
 
     def records(source: Source) -> Records:
         before = len(images)
@@ -77,23 +84,17 @@ def write_records(
                 "images, or leave the split out"
             )
 
-    tfds.display_progress_bar(enable=False)  # TFDS does not know how many images there are.
-    try:
-        with bar:
-            builder = _Builder(
-                {split: records(source) for split, source in sources.items()},
-                tasks,
-                description=f"Prepared from {next(iter(sources.values())).name}.",
-                data_dir=folder,
-            )
-            with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints that it downloads.
-                builder.download_and_prepare(
-                    download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-                )
-    finally:
-        tfds.display_progress_bar(enable=True)
+    with bar:
+        builder = _Builder(
+            {split: records(source) for split, source in sources.items()},
+            tasks,
+            description=f"Prepared from {first.name}.",
+            data_dir=folder,
+        )
+        tfds_source.write(builder)
     written = WrittenSet(Path(builder.data_path), images, corrupt)
-    _check_complete(written, sources)
+    prepared.write_labels(written.folder, tasks, first.value_range)
+    _check_read_back(written, sources, tasks)
     return written
 
 
@@ -118,7 +119,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         features = {"image": tfds.features.Image(shape=(None, None, 3))}
         for task in self._tasks:
-            label = tfds.features.ClassLabel(names=list(task.class_names))
+            label = tfds.features.ClassLabel(names=prepared.stored_names(task.class_names))
             features[task.name] = tfds.features.Sequence(label) if task.multi_label else label
         features["path"] = tfds.features.Text()
         return tfds.core.DatasetInfo(
@@ -173,14 +174,31 @@ def _record(image: GoodImage, tasks: Sequence[Task]) -> dict[str, Any]:
     return record
 
 
-def _check_complete(written: WrittenSet, sources: Mapping[str, Source]) -> None:
-    stored = tfds.builder_from_directory(written.folder).as_data_source(
-        decoders={"image": tfds.decode.SkipDecoding()}
-    )
+def _check_read_back(
+    written: WrittenSet, sources: Mapping[str, Source], tasks: Sequence[Task]
+) -> None:
+    """Compares classes, and names and labels of all images, with what was to be written."""
     for split in sources:
-        expected = sum(image.split == split for image in written.images)
-        if len(stored[split]) != expected:
+        stored = prepared.open(str(written.folder), split, OpenOptions())
+        if stored.tasks != tuple(tasks):
+            raise OSError(f"{written.folder} holds the classes {stored.tasks}, not {tasks}")
+        images = [image for image in written.images if image.split == split]
+        expected = collections.Counter(
+            (image.name, *(image.labels[task.name] for task in tasks)) for image in images
+        )
+        found = collections.Counter(
+            _facts(stored.encoded(index)[1], tasks) for index in range(len(stored))
+        )
+        if found != expected:
+            names = [str(facts[0]) for facts in ((expected - found) | (found - expected))]
             raise OSError(
-                f"{len(stored[split])} of the {expected} images of split {split!r} were written to "
-                f"{written.folder}; check the disk and try again"
+                f"{len(stored)} images of split {split!r} were read back from {written.folder}, "
+                f"and {len(images)} written; they differ in {messages.some(sorted(set(names)))}: "
+                "check the disk and try again"
             )
+
+
+def _facts(example: Mapping[str, Any], tasks: Sequence[Task]) -> tuple[Any, ...]:
+    """Returns the name and the labels of an example that was read back."""
+    labels = (tuple(np.atleast_1d(example[task.name]).tolist()) for task in tasks)
+    return (example["path"], *labels)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tl_jax import messages
+from tl_jax.data.images.values import Range, range_warnings
 from tl_jax.data.prepare import duplicates
 from tl_jax.data.prepare.inspection import CorruptImage, ImageInfo, class_names
 from tl_jax.data.source import Task
@@ -24,6 +25,7 @@ def make_report(
     tasks: Sequence[Task],
     *,
     source: str,
+    value_range: Range | None = None,
 ) -> Report:
     """Returns the report on a set.
 
@@ -32,6 +34,7 @@ def make_report(
       corrupt: the others.
       tasks: what the images are labelled with, the main task first.
       source: the specification that the set was opened by.
+      value_range: the values of black and white that the user gave.
     """
     splits = {}
     names = [image.split for image in images] + [image.split for image in corrupt]
@@ -67,9 +70,11 @@ def make_report(
         "width": _spread(image.width for image in images),
         "formats": dict(Counter(image.format for image in images).most_common()),
         "modes": dict(Counter(image.mode for image in images).most_common()),
+        "value_range": value_range,
         "duplicates": groups,
     }
-    return {**report, "warnings": _warnings(report)}
+    of_values = range_warnings([image.extremes for image in images], value_range)
+    return {**report, "warnings": [*of_values, *_warnings(report)]}
 
 
 def _task_report(images: Sequence[ImageInfo], task: Task) -> dict[str, Any]:
