@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -190,6 +191,7 @@ def test_departures_from_the_weights_are_named(changes, sentences):
         {"crop_pct": 87.5},
         {"size": (0, 9)},
         {"mean": (0.5,)},
+        {"value_range": (4095, 0)},
         {"mean": (0.5, 0.5), "std": (1.0, 1.0)},
     ],
 )
@@ -198,10 +200,85 @@ def test_wrong_values_are_refused(field):
         Preprocess(**field)
 
 
-@pytest.mark.parametrize("images", [[], "cat.png"])
-def test_a_list_of_images_is_asked_for(images):
-    with pytest.raises(ValueError, match="expected a list of at least one image"):
-        preprocess(images, Preprocess())
+@pytest.mark.parametrize(
+    ("images", "shape"),
+    [
+        (noise(9, 9), (1, 8, 8, 3)),
+        (noise(9, 9, 3), (1, 8, 8, 3)),
+        (noise(2, 9, 9, 4), (2, 8, 8, 3)),
+        (noise(5, 9, 9), (5, 8, 8, 3)),
+        (jnp.zeros((9, 9, 3), jnp.uint8), (1, 8, 8, 3)),
+        (Image.new("L", (9, 9)), (1, 8, 8, 3)),
+        ((noise(9, 9), Image.new("RGB", (5, 4))), (2, 8, 8, 3)),
+    ],
+)
+def test_one_image_is_one_and_several_are_several(images, shape):
+    assert preprocess(images, Preprocess(size=(8, 8))).shape == shape
+
+
+def test_a_path_or_the_bytes_of_a_file_are_one_image(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(noise(9, 9, 3)).save(path)
+    for image in (path, str(path), path.read_bytes()):
+        assert preprocess(image, Preprocess(size=(8, 8))).shape == (1, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "expected at least one"),
+        (noise(3, 9, 9), r"transpose\(1, 2, 0\), or write several gray images as images\[\.\.\.,"),
+        (noise(2, 3, 9, 9), r"transpose\(0, 2, 3, 1\)"),
+        (noise(9, 9, 5), r"shape \(9, 9, 5\); expected one image"),
+        (np.zeros((0, 9, 9, 3), np.uint8), r"shape \(0, 9, 9, 3\); expected"),
+        (np.zeros(5, np.uint8), "expected one image"),
+        (np.ones((9, 9, 3)), r"values from 1 to 1; .* value_range=\(0, 1\)"),
+    ],
+)
+def test_what_is_no_image_is_named(images, message):
+    with pytest.raises(ValueError, match=message):
+        preprocess(images, Preprocess(size=(8, 8)))
+
+
+@pytest.mark.parametrize("images", [5, None, [[1, 2], [3, 4]]])
+def test_other_types_are_refused(images):
+    with pytest.raises(TypeError, match="expected"):
+        preprocess(images, Preprocess(size=(8, 8)))
+
+
+def test_the_range_of_values_is_part_of_the_transform():
+    pixels, config = noise(9, 9, 3), Preprocess(size=(8, 8))
+    expected = preprocess(pixels, config)
+    ranged = dataclasses.replace(config, value_range=(0, 255))
+    np.testing.assert_array_equal(preprocess(pixels.astype(float), ranged), expected)
+    np.testing.assert_array_equal(preprocess(pixels, ranged), expected)
+    scaled = preprocess(pixels / 255, config, value_range=(0, 1))
+    np.testing.assert_array_equal(scaled, expected)
+
+
+@pytest.mark.parametrize("shape", [(3, 900, 3), (700, 2, 3)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos", "box"])
+@pytest.mark.parametrize("crop_pct", [0.875, 1.0, 1.2])
+def test_long_images_are_timms_and_never_resized_whole(shape, interpolation, crop_pct, monkeypatch):
+    config = Preprocess(size=(48, 48), crop_pct=crop_pct, interpolation=interpolation)
+    image = Image.fromarray(noise(*shape))
+    expected = by_timm(image, config)
+    sizes, real = [], Image.Image.resize
+
+    def resize(self, size, *args, **options):
+        sizes.append(size)
+        return real(self, size, *args, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", resize)
+    ours = np.asarray(preprocess(image, config))[0]
+    assert np.max(sizes) <= 60  # The crop, and the rows that the filter reaches.
+    levels = np.abs(ours - expected) * 255 * np.asarray(config.std)
+    assert levels.max() <= 1.01
+
+
+def test_an_image_of_one_row_fits_a_border():
+    config = Preprocess(size=(32, 32), crop_mode="border")
+    assert preprocess(noise(1, 8000, 3), config).shape == (1, 32, 32, 3)
 
 
 def test_eval_images_are_uint8_of_the_models_size():

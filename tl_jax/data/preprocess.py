@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
@@ -10,9 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from tl_jax import arguments, files
 from tl_jax.weights.index import PretrainedConfig
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from tl_jax.data.images.decode import ImageLike
 
 # Pillow is imported by the functions that resize: a machine that only runs steps may not have it.
@@ -20,6 +24,10 @@ if TYPE_CHECKING:
 # The names that timm and Pillow use; the weights of the index use the first two.
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "box", "hamming", "lanczos")
 CROP_MODES = ("center", "squash", "border")
+# Above this many times the pixels of the crop the resized image is never made as a whole.
+_MAX_RESIZED = 32
+_FILTER_REACH = 4  # Pixels of the smaller side of the two; Lanczos, the widest filter, takes 3.
+_MAX_CHANNELS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +43,8 @@ class Preprocess:
       interpolation: "bicubic", "bilinear", "lanczos", "hamming" or "box", antialiased, or
         "nearest".
       mean, std: of the channels, for values in [0, 1]; three, or one for gray images.
+      value_range: the values of black and white in images of more than 8 bits or of floats; None
+        for what the files say. Images of 8 bits are 0 to 255 always.
 
     Raises:
       ValueError: on construction, if a field has another value.
@@ -46,6 +56,7 @@ class Preprocess:
     interpolation: str = "bicubic"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS or self.crop_mode not in CROP_MODES:
@@ -63,6 +74,10 @@ class Preprocess:
                 f"got mean={self.mean} and std={self.std}; expected three values each, one "
                 "per channel, or one each for gray images"
             )
+        if self.value_range is not None:
+            from tl_jax.data.images.values import check_range
+
+            check_range(self.value_range)
 
     @classmethod
     def of(
@@ -74,6 +89,17 @@ class Preprocess:
           config: entry of the weight index.
           input_size: side, or height and width, to use in place of the weights' own.
         """
+        if not isinstance(config, PretrainedConfig):
+            advice = (
+                f"pretrained_config({config!r})"
+                if isinstance(config, str)
+                else (
+                    "pretrained_config(name) returns it for a name, Preprocess(...) makes another"
+                )
+            )
+            raise TypeError(
+                f"expected the configuration of weights, but got {arguments.kind(config)}: {advice}"
+            )
         size = config.input_size[1:] if input_size is None else input_size
         return cls(
             size=(size, size) if isinstance(size, int) else (size[0], size[1]),
@@ -152,49 +178,143 @@ def normalize(images: ArrayLike, mean: Sequence[float], std: Sequence[float]) ->
     return (values - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
 
-def preprocess(images: Sequence["ImageLike"], config: Preprocess | PretrainedConfig) -> jax.Array:
+def preprocess(
+    images: "ImageLike | Iterable[ImageLike]",
+    config: Preprocess | PretrainedConfig,
+    *,
+    value_range: tuple[float, float] | None = None,
+) -> jax.Array:
     """Prepares images for a network: resized, cropped and normalised.
 
     Args:
-      images: paths, Pillow images or uint8 arrays ([H, W] or [H, W, 1, 3 or 4]), of any sizes.
+      images: a list of images, or a single one, in the forms of `as_images`, of any sizes.
       config: a `Preprocess`, or an entry of the weight index.
+      value_range: the values of black and white in images of more than 8 bits and in arrays that
+        are not uint8, such as (0, 1); the default is that of `config`.
 
     Returns:
-      float32 [len(images), height, width, channels].
+      float32 [number of images, height, width, channels]; one for a single image.
 
     Raises:
-      CorruptImageError, FileNotFoundError, TypeError, ValueError: as `decode.as_rgb`; ValueError
-        if `images` is empty.
+      CorruptImageError, FileNotFoundError, TypeError, ValueError: as `decode.as_rgb` and
+        `as_images`.
 
     Examples:
       >>> photo = np.zeros((30, 40, 3), np.uint8)
-      >>> preprocess([photo], Preprocess(size=(16, 16))).shape
+      >>> preprocess([photo, photo], Preprocess(size=(16, 16))).shape
+      (2, 16, 16, 3)
+      >>> preprocess(photo / 255, Preprocess(size=(16, 16)), value_range=(0, 1)).shape
       (1, 16, 16, 3)
     """
-    if isinstance(images, str) or len(images) == 0:
-        raise ValueError(f"got {images!r}; expected a list of at least one image")
     if not isinstance(config, Preprocess):
         config = Preprocess.of(config)
-    return normalize(
-        np.stack([eval_image(image, config) for image in images]), config.mean, config.std
-    )
+    if value_range is not None:
+        config = dataclasses.replace(config, value_range=value_range)
+    prepared = [eval_image(image, config) for image in as_images(images)]
+    return normalize(np.stack(prepared), config.mean, config.std)
+
+
+def as_images(images: "ImageLike | Iterable[ImageLike]") -> "list[ImageLike]":
+    """Returns a list of images, of a single one too.
+
+    Args:
+      images: a path, the bytes of a file, a Pillow image; an array of one image, [H, W] or
+        [H, W, 1, 3 or 4], or of several, [N, H, W] or [N, H, W, 1, 3 or 4]; or a list of these,
+        each of one image. Arrays are NumPy's, or others that NumPy can read.
+
+    Raises:
+      ValueError: if there is no image, or an array has another shape.
+      TypeError: if it is none of these.
+    """
+    from PIL import Image
+
+    if isinstance(images, str | Path):
+        return [files.user_path(images)]
+    if isinstance(images, bytes | Image.Image):
+        return [images]
+    if hasattr(images, "__array__"):
+        return _split_batch(np.asarray(images))
+    if not isinstance(images, Iterable):
+        raise TypeError(
+            f"got images of type {type(images).__name__}; expected paths, Pillow images or arrays"
+        )
+    listed: list[ImageLike] = [
+        files.user_path(each) if isinstance(each, str | Path) else each for each in images
+    ]
+    if not listed:
+        raise ValueError("got no image; expected at least one")
+    return listed
+
+
+def _split_batch(array: np.ndarray) -> "list[ImageLike]":
+    """Returns the images of an array of one image or of several."""
+    shape, channels = array.shape, (1, 3, 4)
+    is_image = array.ndim == 2 or (array.ndim == 3 and shape[-1] in channels)
+    channels_first = array.ndim in (3, 4) and shape[-1] not in channels and shape[-3] in channels
+    # Gray images of a few columns are more likely one image of an odd number of channels.
+    is_gray_batch = array.ndim == 3 and shape[-1] > _MAX_CHANNELS
+    is_batch = is_gray_batch or (array.ndim == 4 and shape[-1] in channels)
+    if 0 in shape or channels_first or not (is_image or is_batch):
+        order = "1, 2, 0" if array.ndim == 3 else "0, 2, 3, 1"
+        remedies = []
+        if channels_first:
+            remedies.append(f"move the channels to the end, images.transpose({order})")
+        if array.ndim == 3 and array.size:
+            remedies.append("write several gray images as images[..., None]")
+        raise ValueError(
+            f"got an array of shape {shape}; expected one image, [H, W] or [H, W, 1, 3 or 4], or "
+            f"several, [N, H, W] or [N, H, W, 1, 3 or 4]{': ' * bool(remedies)}"
+            f"{', or '.join(remedies)}"
+        )
+    return [array] if is_image else list(array)
 
 
 def eval_image(image: "ImageLike", config: Preprocess) -> np.ndarray:
     """Resizes and crops one image to uint8 [height, width, channels], as timm does.
 
     Source: `transforms_imagenet_eval` in timm/data/transforms_factory.py; the resize is Pillow's.
+    An image so long and narrow that resizing it whole would take much memory is only resized where
+    it is cropped; values may then differ by one level of 255.
     """
-    from PIL import Image
-
     from tl_jax.data.images.decode import as_rgb
 
-    picture = as_rgb(image) if config.channels == 3 else as_rgb(image).convert("L")
-    resample = Image.Resampling[config.interpolation.upper()]
-    resized = picture.resize(_resized_size(picture.width, picture.height, config), resample)
+    rgb = as_rgb(image, config.value_range)
+    if config.channels == 1:
+        rgb = rgb.convert("L")
+    resized = _resize(rgb, config)
     pixels = np.asarray(resized).reshape(resized.height, resized.width, config.channels)
     fill = [round(255 * value) if config.crop_mode == "border" else 0 for value in config.mean]
     return _center_crop(pixels, config.size, fill)
+
+
+def _resize(image: "Image.Image", config: Preprocess) -> "Image.Image":
+    """Returns the resized image, or at least its centre of the size of the crop."""
+    from PIL import Image
+
+    resample = Image.Resampling[config.interpolation.upper()]
+    width, height = _resized_size(*image.size, config)
+    rows, columns = config.size
+    if width * height <= _MAX_RESIZED * rows * columns:
+        return image.resize((width, height), resample)
+    left, right = _kept(width, columns, image.width)
+    top, bottom = _kept(height, rows, image.height)
+    # Pillow resizes the rows first, and for a box it may not: so each direction is one call, of no
+    # more rows than the filter reaches.
+    reach = _FILTER_REACH * max(image.height / height, 1)
+    first, last = max(math.floor(top - reach), 0), min(math.ceil(bottom + reach), image.height)
+    strip = image.crop((0, first, image.width, last))
+    across = (left, 0, right, strip.height)
+    narrow = strip.resize((min(width, columns), strip.height), resample, across)
+    down = (0, top - first, narrow.width, bottom - first)
+    return narrow.resize((narrow.width, min(height, rows)), resample, down)
+
+
+def _kept(side: int, crop: int, source_side: int) -> tuple[float, float]:
+    """Returns where the crop of a resized side begins and ends in the source, in its pixels."""
+    start = max(round((side - crop) / 2), 0)
+    end = start + min(side, crop)
+    scale = source_side / side
+    return start * scale, min(end * scale, source_side)
 
 
 def _resized_size(width: int, height: int, config: Preprocess) -> tuple[int, int]:
@@ -209,7 +329,7 @@ def _resized_size(width: int, height: int, config: Preprocess) -> tuple[int, int
         return int(target_height * width / height), target_height
     ratios = (height / target_height, width / target_width)
     ratio = max(ratios) if config.crop_mode == "border" else min(ratios)
-    return round(width / ratio), round(height / ratio)
+    return max(round(width / ratio), 1), max(round(height / ratio), 1)
 
 
 def _center_crop(image: np.ndarray, size: tuple[int, int], fill: Sequence[int]) -> np.ndarray:

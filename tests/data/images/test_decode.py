@@ -211,7 +211,7 @@ def test_16_bit_gray_is_scaled_not_clipped():
 
 def test_floats_are_refused_with_a_reason(tmp_path):
     Image.fromarray(np.ones((2, 2), np.float32)).save(tmp_path / "a.tiff")
-    with pytest.raises(decode.CorruptImageError, match=r"a\.tiff.*mode 'F'.*expected 8-bit"):
+    with pytest.raises(decode.CorruptImageError, match=r"a\.tiff.*from 1 to 1.*such as 0 1 "):
         decode.decode(tmp_path / "a.tiff")
 
 
@@ -361,11 +361,26 @@ def test_arrays_are_taken_by_shape(shape):
 
 
 @pytest.mark.parametrize(
-    "array", [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 2), np.uint8), np.zeros(4, np.uint8)]
+    ("array", "message"),
+    [
+        (np.ones((4, 4, 3), np.float32), r"values from 1 to 1; .*value_range=\(0, 1\)"),
+        (np.full((4, 4), np.nan), "holds NaN or infinity"),
+        (np.zeros((4, 4), complex), "type complex128; expected uint8"),
+        (np.zeros((4, 4, 2), np.uint8), r"shape \(4, 4, 2\); expected \[H, W\]"),
+        (np.zeros((3, 4, 5), np.uint8), r"image\.transpose\(1, 2, 0\)"),
+        (np.zeros((1, 4, 4, 3), np.uint8), "this is a batch"),
+        (np.zeros(4, np.uint8), "expected"),
+        (np.zeros((0, 4, 3), np.uint8), "expected"),
+    ],
 )
-def test_other_arrays_are_refused(array):
-    with pytest.raises(ValueError, match="expected uint8 of shape"):
+def test_other_arrays_are_refused(array, message):
+    with pytest.raises(ValueError, match=message):
         decode.as_rgb(array)
+
+
+def test_arrays_of_other_types_become_8_bits_by_a_range():
+    array = np.asarray([[0, 2047.5, 4095]])
+    assert np.asarray(decode.as_rgb(array, (0, 4095)))[0, :, 0].tolist() == [0, 128, 255]
 
 
 def test_other_types_are_refused():

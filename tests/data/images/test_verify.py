@@ -3,7 +3,9 @@
 import json
 import os
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tl_jax.data.images import decode, verify
 
@@ -18,7 +20,12 @@ def decoded(monkeypatch):
     """What is decoded."""
     calls = []
     real = decode.decode
-    monkeypatch.setattr(decode, "decode", lambda data: calls.append(data) or real(data))
+
+    def count(data, **options):
+        calls.append(data)
+        return real(data, **options)
+
+    monkeypatch.setattr(decode, "decode", count)
     return calls
 
 
@@ -85,3 +92,11 @@ def test_records_of_two_folders_are_two_files(tmp_path):
     assert first != second
     assert first == verify.record_path(tmp_path / "b" / ".." / "a", tmp_path)
     assert tmp_path in first.parents
+
+
+def test_floats_that_are_good_with_a_range_are_not_good_without_one(tmp_path):
+    path, record = tmp_path / "a.tiff", tmp_path / "record.json"
+    Image.fromarray(np.ones((2, 2), np.float32)).save(path)
+    for _ in range(2):
+        assert verify.corrupt_files([path], record, value_range=(0, 1)) == {}
+        assert "give these two as value_range" in verify.corrupt_files([path], record)[path]

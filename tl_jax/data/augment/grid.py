@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tl_jax import files
+
 _GAP = 4
 _WHITE = 255
 
@@ -44,8 +46,8 @@ def draw_grid(
         sheet[row, :height, 0, :width] = _fit(original, (height, width))
     sheet[:, :height, 1:, :width] = pixels.transpose(0, 2, 1, 3, 4)
     flat = sheet.reshape(rows * (height + _GAP), (columns + 1) * (width + _GAP), 3)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(flat[:-_GAP, :-_GAP]).save(path, format="PNG")
+    with files.replacing(files.user_path(path)) as part:
+        Image.fromarray(flat[:-_GAP, :-_GAP]).save(part, format="PNG")
 
 
 def denormalize(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

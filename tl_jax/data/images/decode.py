@@ -2,6 +2,7 @@
 
 import functools
 import io
+import logging
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -9,11 +10,19 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+from tl_jax.data.images import headers, values
+from tl_jax.data.images.values import Extremes, Range
+
+IMAGE_SUFFIXES = (
+    *(".apng", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".ico", ".png", ".tif", ".tiff", ".webp"),
+    *(".jfi", ".jfif", ".jif", ".jpe", ".jpeg", ".jpg", ".mpo", ".pjp", ".pjpeg"),
+    *(".j2c", ".j2k", ".jp2", ".jpc", ".jpf", ".jpx", ".pbm", ".pgm", ".pnm", ".ppm"),
+)
+"""Names of files in the formats that are decoded; ".pfm" is left out, whose pixels are floats."""
 MAX_PIXELS = 89_478_485
 """Larger images count as decompression bombs: 256 MiB in RGB, where Pillow warns."""
 
-ImageLike = str | Path | Image.Image | np.ndarray
+ImageLike = str | Path | bytes | Image.Image | np.ndarray
 
 # Formats of pixels that are recognised by their content. For EPS Pillow would start Ghostscript.
 _FORMATS = tuple("AVIF BMP DIB GIF ICO JPEG JPEG2000 MPO PNG PPM TIFF WEBP".split())
@@ -34,21 +43,12 @@ _PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _MAX_PIXELS_PER_BYTE = 128
 _SAME_COLOUR = 2  # Levels of 255 by which versions of one profile differ.
 
-# Other files that are sometimes named like images, by their first bytes.
-_SIGNATURES = (
-    (b"%PDF", "a PDF document"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"8BPS", "a Photoshop document"),
-    (b"%!PS", "a PostScript document"),
-    (b"ID3", "an MP3 file"),
-    (b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
-)
-
 # Pillow warns of oddities in files that it decodes nevertheless; what matters is an error here.
 # The filter is set once: `warnings.catch_warnings` is not safe in the threads that decode.
 for _category in (UserWarning, RuntimeWarning):
     warnings.filterwarnings("ignore", category=_category, module=r"PIL\.(Image$|\w+ImagePlugin$)")
+# Without a handler Pillow's log would go to stderr, several lines for each damaged file.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class CorruptImageError(ValueError):
@@ -72,42 +72,65 @@ class Decoded(NamedTuple):
     """Pillow's name of the format, such as "JPEG"."""
     mode: str
     """Pillow's mode, such as "RGB", "L" or "CMYK"."""
+    extremes: Extremes = Extremes(*values.EIGHT_BITS, values.EIGHT_BITS, False)
+    """The smallest and largest value that the file holds, or, of 8 bits, that `pixels` hold."""
 
 
 def decode(
-    data: str | Path | bytes, *, name: str | None = None, max_pixels: int = MAX_PIXELS
+    data: str | Path | bytes,
+    *,
+    name: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    value_range: Range | None = None,
 ) -> np.ndarray:
     """Decodes an image file, or its bytes, to uint8 RGB [H, W, 3], as a viewer would show it.
 
     The content decides the format, not the file's suffix. The EXIF orientation is applied.
     Transparent pixels are laid over white, as on paper. Gray images get three equal channels, and
-    16 bits a channel become 8. Colours with an embedded ICC profile other than sRGB are converted
-    to sRGB; CMYK without a profile is converted by inverting its inks. The first frame of an
-    animation is used. A file with all its pixels is good even if data after them is missing.
+    more than 8 bits a channel become 8: from the whole range that the file declares, such as 0 to
+    65535, or from `value_range`. Where a TIFF file declares its smallest value as white, it is.
+    Colours with an embedded ICC profile other than sRGB are converted to sRGB; CMYK without a
+    profile is converted by inverting its inks. The first frame of an animation is used. A file with
+    all its pixels is good even if data after them is missing.
 
     Args:
       data: path of the file, or its content.
       name: what messages call the image; the default is the path.
       max_pixels: limit on height * width. Above twice the default Pillow has a limit of its own,
         `PIL.Image.MAX_IMAGE_PIXELS`.
+      value_range: the values of black and of white in an image of more than 8 bits or of floats,
+        such as (0, 4095); values beyond it are clipped. Images of 8 bits are 0 to 255 always.
 
     Raises:
       FileNotFoundError: if there is no such file.
       CorruptImageError: if it is not an image, is damaged or truncated, has too many pixels, or
-        holds values that have no 8-bit equivalent.
+        holds values of which nothing says which are black and white.
     """
-    return decode_with_format(data, name=name, max_pixels=max_pixels).pixels
+    return _decode(data, name, max_pixels, value_range)[0]
 
 
 def decode_with_format(
-    data: str | Path | bytes, *, name: str | None = None, max_pixels: int = MAX_PIXELS
+    data: str | Path | bytes, *, name: str | None = None, value_range: Range | None = None
 ) -> Decoded:
-    """Decodes an image as `decode` does, and returns its file's format and mode too."""
+    """Decodes an image as `decode` does, and returns what its file stores too."""
+    pixels, image, black_to_white = _decode(data, name, MAX_PIXELS, value_range)
+    if black_to_white is None:
+        extremes = Extremes(int(pixels.min()), int(pixels.max()), values.EIGHT_BITS, False)
+    else:
+        stored = np.asarray(image)
+        extremes = Extremes(float(stored.min()), float(stored.max()), black_to_white, True)
+    return Decoded(pixels, image.format or "", image.mode, extremes)
+
+
+def _decode(
+    data: str | Path | bytes, name: str | None, max_pixels: int, value_range: Range | None
+) -> tuple[np.ndarray, Image.Image, Range | None]:
+    """Returns the pixels, the image as it is stored, and its values of black and white."""
     label = name or (f"{len(data)} bytes" if isinstance(data, bytes) else str(data))
     try:
         with open_image(data, max_pixels=max_pixels) as image:
-            file_format, mode = image.format or "", image.mode
-            return Decoded(np.asarray(to_rgb(image)), file_format, mode)
+            black_to_white = values.range_of(image, value_range)
+            return np.asarray(to_rgb(image, value_range)), image, black_to_white
     except FileNotFoundError:
         raise
     except CorruptImageError as error:
@@ -131,7 +154,7 @@ def open_image(data: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Ima
     try:
         image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, "r", _formats())
     except UnidentifiedImageError as error:
-        raise _corrupt(f"cannot identify image file: {_describe(data)}") from error
+        raise _corrupt(f"cannot identify image file: {headers.describe(data)}") from error
     except Image.DecompressionBombError as error:
         raise _corrupt(f"{error}; Pillow's limit is PIL.Image.MAX_IMAGE_PIXELS") from error
     pixels = image.width * image.height
@@ -157,14 +180,15 @@ def check_file(path: Path) -> None:
         raise _corrupt(f"it is {kind}, not a file")
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, value_range: Range | None = None) -> Image.Image:
     """Returns a Pillow image upright and in mode RGB, converted as in `decode`.
 
     Raises:
-      ValueError: if the image holds floats, or integers beyond 16 bits.
+      ValueError: if nothing says which of its values are black and white.
     """
+    black_to_white = values.range_of(image, value_range)
     image.load()  # Some formats read their metadata only now.
-    colours, alpha = _split_alpha(_upright(image))
+    colours, alpha = _split_alpha(_upright(image), black_to_white)
     rgb = _to_srgb(colours, image.info.get("icc_profile"))
     if alpha is None or alpha.getextrema()[0] == 255:
         return rgb
@@ -181,20 +205,25 @@ def is_srgb(profile: bytes | None) -> bool:
     )
 
 
-def as_rgb(image: ImageLike) -> Image.Image:
-    """Returns a path, Pillow image or uint8 array ([H, W] or [H, W, 1, 3 or 4]) in mode RGB.
+def as_rgb(image: ImageLike, value_range: Range | None = None) -> Image.Image:
+    """Returns an image in mode RGB.
+
+    Args:
+      image: a path, the bytes of a file, a Pillow image, or an array [H, W] or [H, W, 1, 3 or 4]:
+        NumPy's, or one that NumPy can read.
+      value_range: as in `decode`; also of arrays that are not uint8.
 
     Raises:
       TypeError: if it is something else.
-      ValueError: if the array has another shape or type.
+      ValueError: if an array has another shape, or is not uint8 and there is no `value_range`.
       CorruptImageError, FileNotFoundError: as `decode`.
     """
-    if isinstance(image, str | Path):
-        return Image.fromarray(decode(image))
+    if isinstance(image, str | Path | bytes):
+        return Image.fromarray(decode(image, value_range=value_range))
     if isinstance(image, Image.Image):
-        return to_rgb(image)
-    if isinstance(image, np.ndarray):
-        return to_rgb(Image.fromarray(_checked_array(image)))
+        return to_rgb(image, value_range)
+    if hasattr(image, "__array__"):
+        return to_rgb(Image.fromarray(_array_to_8_bits(np.asarray(image), value_range)))
     raise TypeError(
         f"got an image of type {type(image).__name__}; expected a path, a Pillow image or a "
         "NumPy array"
@@ -222,10 +251,12 @@ def _upright(image: Image.Image) -> Image.Image:
     return image.transpose(_TRANSPOSES[orientation])
 
 
-def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+def _split_alpha(
+    image: Image.Image, black_to_white: Range | None
+) -> tuple[Image.Image, Image.Image | None]:
     """Returns the colours and, if anything is transparent, the alpha channel in mode L."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return _from_16_bit(image)
+    if values.is_wide(image):
+        return _from_wide(image, black_to_white)
     if image.mode == "LA":
         return image.getchannel("L"), image.getchannel("A")
     if image.has_transparency_data:
@@ -234,18 +265,18 @@ def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     return image.convert("RGB") if image.mode == "P" else image, None
 
 
-def _from_16_bit(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise ValueError(
-            f"its pixels are of Pillow's mode {image.mode!r}, from {values.min()} to "
-            f"{values.max()}; expected 8-bit channels or 16-bit gray: save it as one of these"
-        )
-    gray = Image.fromarray(((values.astype(np.int64) + 128) // 257).astype(np.uint8))
+def _from_wide(
+    image: Image.Image, black_to_white: Range | None
+) -> tuple[Image.Image, Image.Image | None]:
+    """Returns gray of 8 bits out of more, or of floats; and the alpha channel, as above."""
+    stored = np.asarray(image)
+    if black_to_white is None:
+        raise values.no_range(float(stored.min()), float(stored.max()))
+    gray = Image.fromarray(values.to_8_bits(stored, black_to_white))
     transparent = image.info.get("transparency")
     if not isinstance(transparent, int):
         return gray, None
-    return gray, Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))
+    return gray, Image.fromarray(np.where(stored == transparent, 0, 255).astype(np.uint8))
 
 
 def _to_srgb(colours: Image.Image, profile: bytes | None) -> Image.Image:
@@ -282,35 +313,40 @@ def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | N
     return None if is_same else transform
 
 
-def _describe(data: str | Path | bytes) -> str:
-    """Describes by its first bytes a file that is not an image."""
-    if isinstance(data, bytes):
-        head = data[:512]
-    else:
-        with Path(data).open("rb") as file:
-            head = file.read(512)
-    if not head:
-        return "it is empty"
-    if not head.strip(b"\0"):
-        return "it begins with nothing but zero bytes"
-    for signature, kind in _SIGNATURES:
-        if head.startswith(signature):
-            return f"it is {kind}"
-    if head[4:8] == b"ftyp":
-        return f"it is a HEIF photo or a video of brand {head[8:12].decode('ascii', 'replace')!r}"
-    text = head.decode("utf-8", "ignore").strip()
-    if len(text) > 1 and all(letter.isprintable() or letter.isspace() for letter in text):
-        markup = text.lower().startswith(("<!doctype html", "<html", "<svg", "<?xml"))
-        begins = " ".join(text.split())[:40]
-        return f"it is {'markup' if markup else 'text'} that begins {begins!r}"
-    return f"no known kind of image begins with the bytes {head[:8].hex(' ')}"
-
-
-def _checked_array(array: np.ndarray) -> np.ndarray:
-    has_known_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (1, 3, 4))
-    if not has_known_shape or array.dtype != np.uint8 or 0 in array.shape:
-        raise ValueError(
-            f"got an image array of shape {array.shape} and type {array.dtype}; expected uint8 "
-            "of shape [H, W] or [H, W, 1, 3 or 4]: floats in [0, 1] must be scaled by 255 first"
-        )
+def _array_to_8_bits(array: np.ndarray, value_range: Range | None) -> np.ndarray:
+    check_shape(array.shape)
+    if array.dtype != np.uint8:
+        if value_range is None:
+            raise _not_uint8(array)
+        array = values.to_8_bits(array, value_range)
     return array[..., 0] if array.shape[2:] == (1,) else array
+
+
+def check_shape(shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless an array of this shape is one image, gray, RGB or RGBA."""
+    has_channels = len(shape) == 3 and shape[-1] in (1, 3, 4)
+    if (len(shape) == 2 or has_channels) and 0 not in shape:
+        return
+    remedy = ""
+    if len(shape) == 3 and shape[0] in (1, 3, 4) and shape[-1] > 4:
+        remedy = ": move the channels to the end, image.transpose(1, 2, 0)"
+    elif len(shape) == 4:
+        remedy = ": this is a batch; give its images one by one"
+    raise ValueError(
+        f"got an image array of shape {shape}; expected [H, W] or [H, W, 1, 3 or 4]{remedy}"
+    )
+
+
+def _not_uint8(array: np.ndarray) -> ValueError:
+    """Returns the error for an array whose values of black and white nobody gave."""
+    got = f"got an image array of type {array.dtype}"
+    if array.dtype.kind not in "biuf":
+        return ValueError(f"{got}; expected uint8, 0 to 255")
+    low, high = float(array.min()), float(array.max())
+    if not np.isfinite([low, high]).all():
+        return ValueError(f"{got} that holds NaN or infinity; expected uint8, 0 to 255")
+    black, white = values.suggested(low, high)
+    return ValueError(
+        f"{got}, values from {low:g} to {high:g}; expected uint8, or the values of black and white "
+        f"as value_range, such as value_range=({black:g}, {white:g})"
+    )

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from tl_jax.data.images import decode
+from tl_jax.data.images.values import Range
 
 _UPRIGHT = (None, 1)
 _REDUCTIONS = (8, 4, 2)
@@ -45,7 +46,9 @@ class DecodedImage:
         return np.asarray(image.resize((canvas, canvas), Image.Resampling.BICUBIC, box))
 
 
-def decode_reduced(data: bytes, canvas: int, *, name: str) -> DecodedImage:
+def decode_reduced(
+    data: bytes, canvas: int, *, name: str, value_range: Range | None = None
+) -> DecodedImage:
     """Decodes an image that is to be stretched to a square.
 
     A JPEG file whose sides are both at least 2 (4, 8) times the square's is decoded at 1/2 (1/4,
@@ -57,12 +60,13 @@ def decode_reduced(data: bytes, canvas: int, *, name: str) -> DecodedImage:
       data: the file's content.
       canvas: side of the square.
       name: what messages call the image.
+      value_range: as in `decode.decode`; JPEG files have 8 bits.
 
     Raises:
       CorruptImageError: as `decode.decode`.
     """
     reduced = _decode_plain_jpeg(data, canvas)
-    return reduced or DecodedImage.in_full(decode.decode(data, name=name))
+    return reduced or DecodedImage.in_full(decode.decode(data, name=name, value_range=value_range))
 
 
 def _decode_plain_jpeg(data: bytes, canvas: int) -> DecodedImage | None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from tl_jax import files, messages
 from tl_jax.data.images import decode
+from tl_jax.data.images.values import Range
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -28,17 +29,23 @@ def record_path(path: Path, data_dir: Path | None) -> Path:
     return (data_dir or files.cache_dir()) / "verified" / f"{key}.json"
 
 
-def corrupt_images(keys: Iterable[Key], content: Callable[[Key], Path | bytes]) -> dict[Key, str]:
+def corrupt_images(
+    keys: Iterable[Key],
+    content: Callable[[Key], Path | bytes],
+    *,
+    value_range: Range | None = None,
+) -> dict[Key, str]:
     """Decodes images, and returns the keys of those that cannot be decoded, each with the reason.
 
     Args:
       keys: identifiers of the images.
       content: maps a key to the path or the bytes of the image; called from several threads.
+      value_range: as in `decode.decode`.
     """
 
     def reason(key: Key) -> str:
         try:
-            decode.decode(content(key))
+            decode.decode(content(key), value_range=value_range)
         except decode.CorruptImageError as error:
             return error.reason
         except FileNotFoundError:
@@ -50,26 +57,35 @@ def corrupt_images(keys: Iterable[Key], content: Callable[[Key], Path | bytes]) 
         return {key: text for key, text in zip(keys, pool.map(reason, keys), strict=True) if text}
 
 
-def corrupt_files(paths: Sequence[Path], record: Path) -> dict[Path, str]:
+def corrupt_files(
+    paths: Sequence[Path], record: Path, *, value_range: Range | None = None
+) -> dict[Path, str]:
     """Returns the files that cannot be decoded, each with the reason, in the order of `paths`.
 
     Args:
       paths: image files; a missing file and a dead link count as corrupt.
       record: JSON file with the size and modification time of each file that was decoded before;
         only new and changed files are decoded. Several runs may share it.
+      value_range: as in `decode.decode`; each range has a record of its own.
     """
+    record = _of_range(record, value_range)
     decoded = _read_json(record)
     stamps = {path: _stamp(path) for path in paths}
     unknown = [path for path in paths if decoded.get(str(path)) != stamps[path]]
-    corrupt = corrupt_images(unknown, lambda path: path)
+    corrupt = corrupt_images(unknown, lambda path: path, value_range=value_range)
     good = {str(path): stamps[path] for path in unknown if path not in corrupt}
     if good:
-        files.write_text(record, json.dumps(decoded | good))
+        files.write_cache(record, json.dumps(decoded | good))
     return corrupt
 
 
 def corrupt_rows(
-    table: Path, rows: Sequence[int], content: Callable[[int], Path | bytes], record: Path
+    table: Path,
+    rows: Sequence[int],
+    content: Callable[[int], Path | bytes],
+    record: Path,
+    *,
+    value_range: Range | None = None,
 ) -> dict[int, str]:
     """Returns the rows of a table whose own images cannot be decoded, each with the reason.
 
@@ -79,16 +95,18 @@ def corrupt_rows(
       content: maps a row to the bytes of its image.
       record: JSON file with earlier results; rows are decoded again if the table has changed or
         another selection of its rows is checked.
+      value_range: as in `corrupt_files`.
     """
     if not rows:
         return {}
+    record = _of_range(record, value_range)
     key = hashlib.sha256(json.dumps([*_stamp(table), list(rows)]).encode()).hexdigest()
     known = _read_json(record)
     if key not in known:
-        corrupt = corrupt_images(rows, content)
+        corrupt = corrupt_images(rows, content, value_range=value_range)
         older = list(known)[: _REMEMBERED_SELECTIONS - 1]
         known = {key: corrupt, **{old: known[old] for old in older}}
-        files.write_text(record, json.dumps(known))
+        files.write_cache(record, json.dumps(known))
     return {int(row): reason for row, reason in known[key].items()}
 
 
@@ -103,9 +121,18 @@ def corrupt_error(place: str, problems: Sequence[str]) -> decode.CorruptImageErr
         messages.report(
             f"{len(problems)} images in {place} cannot be decoded:",
             problems,
-            "replace or remove them, or leave them out with data.on_corrupt='skip'",
+            "replace or remove them, or leave them out with data.on_corrupt='skip' (of a run; "
+            "`evaluate` and `probe` have --on-corrupt skip)",
         )
     )
+
+
+def _of_range(record: Path, value_range: Range | None) -> Path:
+    """Returns the record of one range: without it, a file of floats is corrupt."""
+    if value_range is None:
+        return record
+    black, white = value_range
+    return record.with_name(f"{record.stem}-{black:g}-{white:g}{record.suffix}")
 
 
 def _read_json(record: Path) -> dict[str, Any]:
