@@ -6,12 +6,14 @@ import os
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
+
+from tl_jax.weights import stand_ins
 
 # The first object in every file of the format that torch wrote before version 1.6.
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -30,6 +32,10 @@ _STORAGES = {
     "CharStorage": np.int8,
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
+    # Of quantised tensors, which are named by their key later.
+    "QInt8Storage": np.int8,
+    "QUInt8Storage": np.uint8,
+    "QInt32Storage": np.int32,
     "ComplexDoubleStorage": np.complex128,
     "ComplexFloatStorage": np.complex64,
     "UntypedStorage": np.uint8,
@@ -59,13 +65,20 @@ _OPCODES = frozenset(
     "PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4 "
     "BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINSTRING SHORT_BINSTRING BINBYTES "
     "SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS "
-    "EMPTY_DICT SETITEM SETITEMS BINGET LONG_BINGET BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL "
-    "REDUCE NEWOBJ BUILD BINPERSID".split()
+    "EMPTY_DICT SETITEM SETITEMS EMPTY_SET ADDITEMS FROZENSET BINGET LONG_BINGET BINPUT "
+    "LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL REDUCE NEWOBJ NEWOBJ_EX BUILD BINPERSID".split()
 )
 # The C unpickler reserves memory for the largest memo index, so an index needs a limit.
 _MEMO_OPCODES = frozenset({"BINPUT", "LONG_BINPUT"})
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-_PREFIXES = ("_orig_mod.", "module.")
+# First bytes of other files, and what these files are.
+_OTHER_FILES = (
+    (b"<", "an HTML page (an error page that was saved?); fetch the file itself"),
+    (b"version https://git-lfs", "a Git LFS pointer; fetch the file itself with `git lfs pull`"),
+    (b"\x89HDF", "an HDF5 file (of Keras?); give weights of torch or safetensors"),
+    (b"\x93NUMPY", "a NumPy file; give weights of torch or safetensors"),
+    (b"\x1f\x8b", "compressed (gzip); unpack it first"),
+    (b"{", "JSON text; give the weights themselves"),
+)
 
 
 class TorchFileError(ValueError):
@@ -75,23 +88,27 @@ class TorchFileError(ValueError):
 def load_torch_file(path: str | os.PathLike[str]) -> Any:
     """Reads a file of `torch.save`, in the zip format (torch >= 1.6) or the older one.
 
-    Only dicts, lists, tuples, plain values and dense tensors are accepted. Tensors come as NumPy
-    arrays of the same type, shape and strides; tensors that share a storage share memory.
+    Dense tensors come as NumPy arrays of the same type, shape and strides; tensors that share a
+    storage share memory. Dicts, lists, tuples and plain values come as they are. Of all other
+    objects (options of a training script, optimizers, modules) only the saved contents come, as
+    `stand_ins.Foreign`: no class is imported, and no code runs.
 
     Args:
       path: the file, whatever its suffix.
 
     Returns:
-      The saved object: often a state dict, or a dict that holds one (see `state_dict_of`).
+      The saved object: often a state dict, or a dict that holds one (see
+      `tl_jax.weights.checkpoint.unwrap`).
 
     Raises:
-      TorchFileError: naming the file, if it is damaged or asks for anything else.
+      TorchFileError: naming the file, if it is damaged, asks for functions that run code, or is the
+        pickle of a whole object.
       OSError: if the file cannot be opened.
 
     Examples:
       >>> import torch
-      >>> torch.save({"state_dict": {"module.fc.bias": torch.zeros(5)}, "epoch": 3}, "model.pth")
-      >>> state_dict_of(load_torch_file("model.pth"))
+      >>> torch.save({"model": {"fc.bias": torch.zeros(5)}, "epoch": 3}, "model.pth")
+      >>> load_torch_file("model.pth")["model"]
       {'fc.bias': array([0., 0., 0., 0., 0.], dtype=float32)}
     """
     file = Path(path)
@@ -99,9 +116,7 @@ def load_torch_file(path: str | os.PathLike[str]) -> Any:
         opening = stream.read(2)
         stream.seek(0)
         try:
-            if opening == _ZIP_SIGNATURE:
-                return _read_zip(stream, file)
-            return _read_legacy(stream, file)
+            saved = (_read_zip if opening == _ZIP_SIGNATURE else _read_legacy)(stream, file)
         except TorchFileError:
             raise
         # A damaged pickle or archive can raise nearly anything from inside the standard library.
@@ -110,48 +125,13 @@ def load_torch_file(path: str | os.PathLike[str]) -> Any:
                 f"{file} is damaged or cut short ({type(error).__name__}: {error}); "
                 "fetch or save the file again"
             ) from error
-
-
-def state_dict_of(checkpoint: Any) -> dict[str, np.ndarray]:
-    """Returns the state dict that a checkpoint is or holds.
-
-    As in timm, the first of `state_dict_ema`, `model_ema`, `state_dict` and `model` is taken
-    from a training checkpoint, and the prefixes that torch's wrappers put before every key
-    (`module.`, `_orig_mod.`) are taken off.
-
-    Raises:
-      TorchFileError: if there is no mapping of names to tensors in it.
-    """
-    if not isinstance(checkpoint, Mapping):
+    if isinstance(saved, stand_ins.Foreign) and not saved:  # One with items is a kind of dict.
         raise TorchFileError(
-            f"expected a state dict (a mapping of names to tensors), got a "
-            f"{type(checkpoint).__name__}; save `model.state_dict()`"
+            f"{file} holds a whole object of the class {saved.kind}, which cannot be read without "
+            "that class's code; load it with torch and save its tensors: "
+            "torch.save(model.state_dict(), FILE)"
         )
-    inner = (checkpoint.get(key) for key in _WRAPPERS)
-    mapping = next((value for value in inner if isinstance(value, Mapping)), checkpoint)
-    state_dict = {}
-    for key, value in mapping.items():
-        if not isinstance(key, str) or not isinstance(value, np.ndarray):
-            raise TorchFileError(
-                f"expected a state dict (a mapping of names to tensors), got {key!r} of type "
-                f"{type(value).__name__}; save `model.state_dict()`, alone or under 'state_dict'"
-            )
-        name = key
-        for prefix in _PREFIXES:
-            name = name.removeprefix(prefix)
-        if name in state_dict:
-            raise TorchFileError(f"two tensors of the state dict are both named {name!r}")
-        state_dict[name] = value
-    return state_dict
-
-
-class _Dict(dict[Any, Any]):
-    """Replaces `collections.OrderedDict`, and drops attributes (`_metadata`) that are set on it."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: Any) -> None:
-        del state
+    return saved
 
 
 class _Marker:
@@ -176,8 +156,8 @@ class _Storage:
 class _Unpickler(pickle.Unpickler):
     """Unpickles plain values, dicts and tensors; `storage(key, n_bytes)` gives a storage's bytes.
 
-    The functions that a pickle may call are created for each file, so that attributes which a
-    pickle sets on them do not affect other files.
+    Stand-ins are created for each file, so that attributes which a pickle sets on them do not
+    affect other files.
     """
 
     def __init__(
@@ -188,33 +168,44 @@ class _Unpickler(pickle.Unpickler):
         self._storage = storage
         self.storages: dict[str, _Storage] = {}
         self._globals: dict[tuple[str, str], Callable[..., Any]] = {
-            ("collections", "OrderedDict"): _Dict,
+            **stand_ins.plain_globals(),
             ("torch._utils", "_rebuild_tensor"): lambda *args: _tensor(*args),
-            ("torch._utils", "_rebuild_tensor_v2"): lambda *args: _tensor(*args[:4]),
+            ("torch._utils", "_rebuild_tensor_v2"): lambda *args: _tensor_v2(*args),
             ("torch._utils", "_rebuild_tensor_v3"): (
                 lambda storage, offset, shape, strides, requires_grad, hooks, dtype, *_: _tensor(
                     storage, offset, shape, strides, dtype
                 )
             ),
             ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+            ("torch._utils", "_rebuild_parameter_with_state"): lambda data, *_: data,
+            ("torch._utils", "_rebuild_device_tensor_from_numpy"): lambda data, *_: data,
+            # A subclass of Tensor: what its tensor would be.
+            ("torch._tensor", "_rebuild_from_type_v2"): lambda fn, _, args, *state: fn(*args),
         }
 
     def find_class(self, module: str, name: str) -> Any:
-        """Returns the stand-in of a global that tensors need; refuses every other."""
-        if (module, name) in self._globals:
-            return self._globals[module, name]
+        """Returns the stand-in of a global; refuses functions that run code."""
         if module in ("torch", "torch.storage") and name in _STORAGES:
             return _Marker(name)
         if module == "torch" and name in _DTYPES:
             return _Marker(name)
-        raise TorchFileError(
-            f"{self._file} asks for {module}.{name}, which is neither a dict nor a tensor, and was "
-            "refused. If the file can be trusted, load it with torch and save the state dict "
-            "alone: torch.save(model.state_dict(), FILE)"
-        )
+        if stand_ins.is_harmful(module, name):
+            raise TorchFileError(
+                f"{self._file} asks for {module}.{name}, which runs code or touches the system, "
+                "and was refused: no checkpoint needs it. Fetch the file from a source that can "
+                "be trusted"
+            )
+        if (module, name) not in self._globals:
+            self._globals[module, name] = stand_ins.foreign(module, name)
+        return self._globals[module, name]
 
-    def persistent_load(self, pid: Any) -> _Storage:
-        """Returns the storage that `("storage", type, key, location, numel, ...)` names."""
+    def persistent_load(self, pid: Any) -> Any:
+        """Returns the storage that `("storage", type, key, location, numel, ...)` names.
+
+        The older format has the source text of a pickled module's class beside the class.
+        """
+        if pid and pid[0] == "module":
+            return pid[1]
         kind, marker, key, _, numel, *view = pid
         if kind != "storage" or self._storage is None or any(part is not None for part in view):
             raise TorchFileError(f"{self._file} holds a {pid!r}, which this reader does not know")
@@ -227,6 +218,13 @@ class _Unpickler(pickle.Unpickler):
         if (known.dtype, known.data.nbytes) != (dtype, numel * dtype.itemsize):
             raise TorchFileError(f"{self._file}: storage {key!r} is named with two types or sizes")
         return known
+
+
+def _tensor_v2(*args: Any) -> np.ndarray:
+    """Returns a tensor; its metadata would say that the values must be conjugated or negated."""
+    if len(args) > 6 and args[6]:
+        raise ValueError(f"a tensor has the metadata {args[6]!r}, which this reader does not know")
+    return _tensor(*args[:4])
 
 
 def _tensor(
@@ -281,6 +279,11 @@ def _read_zip(stream: BinaryIO, file: Path) -> Any:
     with zipfile.ZipFile(stream) as archive:
         members = {info.filename: info for info in archive.infolist()}
         roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
+        if any(name.endswith("/constants.pkl") for name in members):
+            raise TorchFileError(
+                f"{file} is a TorchScript archive; load it with torch.jit.load and save its "
+                "tensors: torch.save(module.state_dict(), FILE)"
+            )
         if len(roots) != 1:
             raise TorchFileError(f"{file} is a zip archive, but not one that torch.save wrote")
         root = roots[0]
@@ -335,6 +338,9 @@ def _check_opening(stream: BinaryIO, file: Path) -> None:
     stream.seek(0)
     if not opening:
         raise TorchFileError(f"{file} is empty; fetch or save the file again")
+    for start, what in _OTHER_FILES:
+        if opening.lstrip().startswith(start):
+            raise TorchFileError(f"{file} is not a file of torch.save: it is {what}")
     if not opening.startswith(_PICKLE_SIGNATURE):
         raise TorchFileError(
             f"{file} is not a file of torch.save: it begins with {opening!r}; "
