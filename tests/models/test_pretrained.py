@@ -1,5 +1,7 @@
 """Loading pretrained weights: the classifier is kept or replaced as asked, all else is strict."""
 
+import argparse
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +16,11 @@ from experiments.torch_peer import import_timm
 from tl_jax import trees
 from tl_jax.models.pretrained import load_pretrained, load_weights
 from tl_jax.models.registry import create_model
+from tl_jax.models.weights_reader import config_of
 from tl_jax.weights.index import pretrained_config
 from tl_jax.weights.sources import WeightsError
 from tl_jax.weights.state_dict import StateDictError, to_state_dict
+from tl_jax.weights.tensors import TensorError
 
 NAME = "test_resnet"
 HEAD = ("fc.weight", "fc.bias")
@@ -228,3 +232,160 @@ def test_auxiliary_heads_of_a_file_are_left_out_of_a_network_without_them(save):
     model = create_model("inception_v3", num_classes=3).clone(aux_logits=True)
     variables, _ = load_weights(model, "inception_v3", path)
     assert "AuxLogits" in str(trees.names(variables["params"]))
+
+
+# ---- someone's own weights
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A network of timm's with three classes, and the folder that timm writes of it."""
+    timm = import_timm()
+    torch.manual_seed(0)
+    network = timm.create_model(NAME, num_classes=3).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    folder = tmp_path_factory.mktemp("own") / "pets"
+    timm.models._hub.save_for_hf(
+        network,
+        folder,
+        model_config={
+            "label_names": ["cat", "dog", "eel"],
+            "pretrained_cfg": {"mean": (0.5, 0.4, 0.3), "crop_mode": "squash"},
+        },
+        safe_serialization="both",
+        data_config={"input_size": (3, 96, 80)},
+    )
+    return network, folder
+
+
+@pytest.fixture
+def hub(own, monkeypatch, tmp_path):
+    """The cache of the hub with the folder as the repository me/pets."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    folder, commit = tmp_path / "hub" / "models--me--pets", "1" * 40
+    shutil.copytree(own[1], folder / "snapshots" / commit)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(commit)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        (NAME, "hub:me/pets"),
+        ("hf-hub:me/pets", None),
+        ("hub:me/pets", "auto"),
+        (NAME, "hf-hub:me/pets"),
+    ],
+)
+def test_a_repository_of_ones_own_is_loaded(own, hub, name, weights):
+    model, variables = load_pretrained(name, weights=weights, verbose=False)
+    assert model.num_classes == 3
+    assert_same(variables, {key: value.numpy() for key, value in own[0].state_dict().items()})
+
+
+def test_a_folder_of_ones_own_states_all_that_timm_reads_from_it(own):
+    network, folder = own
+    for name, weights in ((NAME, folder), (f"local-dir:{folder}", None), (folder, None)):
+        found = config_of(name, weights)
+        assert (found.input_size, found.crop_mode) == ((3, 96, 80), "squash")
+        assert (found.mean, found.class_names) == ((0.5, 0.4, 0.3), ("cat", "dog", "eel"))
+    model, variables = load_pretrained(str(folder), verbose=False)
+    images = np.random.default_rng(0).normal(size=(2, 96, 80, 3)).astype(np.float32)
+    with torch.no_grad():
+        theirs = network(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    ours = jax.jit(model.apply)(variables, images)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_that_state_another_architecture_are_refused(own, tmp_path, state_dict):
+    with pytest.raises(WeightsError, match="states the architecture test_resnet, not resnet18"):
+        load_pretrained("resnet18", weights=own[1])
+    safetensors.numpy.save_file(state_dict, tmp_path / "b.safetensors", {"arch": "resnet10t_x"})
+    load_pretrained(NAME, weights=tmp_path / "b.safetensors", verbose=False)
+    safetensors.numpy.save_file(
+        state_dict, tmp_path / "b.safetensors", {"arch": "vit_tiny_r_s16_p8_224"}
+    )
+    with pytest.raises(WeightsError, match="timm has that network, and it is not here"):
+        load_pretrained(NAME, weights=tmp_path / "b.safetensors")
+    # The same tensors, but padding and epsilon differ.
+    arrays = zeros("efficientnet_b0", num_classes=0)
+    tensors = {key: torch.from_numpy(value) for key, value in arrays.items()}
+    for stated in (
+        {"arch": "tf_efficientnet_b0"},
+        {"args": argparse.Namespace(model="tf_efficientnet_b0_ns")},
+    ):
+        torch.save({"state_dict": tensors, **stated}, tmp_path / "a.pth")
+        with pytest.raises(WeightsError, match="load it under the name 'tf_efficientnet_b0'"):
+            load_pretrained("efficientnet_b0", weights=tmp_path / "a.pth", num_classes=0)
+    safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors", {"arch": "tf_efficientnet_b0"})
+    with pytest.raises(WeightsError, match="states the architecture tf_efficientnet_b0, not"):
+        load_pretrained("efficientnet_b0", weights=tmp_path / "a.safetensors", num_classes=0)
+
+
+def test_what_a_folder_lacks_is_said(own, tmp_path, state_dict):
+    safetensors.numpy.save_file(state_dict, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match="holds no config.json"):
+        load_pretrained(NAME, weights=tmp_path)
+    shutil.copy(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    with pytest.raises(WeightsError, match="2 files of weights: 'a.safetensors', 'b.safetensors'"):
+        load_pretrained(NAME, weights=tmp_path)
+    shutil.copy(own[1] / "config.json", tmp_path)
+    (tmp_path / "b.safetensors").unlink()
+    with pytest.raises(WeightsError, match="has 7 classes, but its config.json states 3"):
+        load_pretrained(NAME, weights=tmp_path)
+
+
+# ---- keys
+
+
+def test_an_unknown_prefix_is_said_and_can_be_given(save, state_dict):
+    file = save({f"backbone.{key}": value for key, value in state_dict.items()})
+    for num_classes in (None, 0, 5):
+        with pytest.raises(WeightsError, match=r"start with 'backbone\.'.*prefix='backbone\.'"):
+            load_pretrained(NAME, weights=file, num_classes=num_classes)
+    _, variables = load_pretrained(NAME, weights=file, prefix="backbone.", verbose=False)
+    assert_same(variables, state_dict)
+
+
+@pytest.mark.parametrize("head", ["fc.1.weight", "fc.weight", "fc.0.bias"])
+def test_a_replaced_head_of_any_shape_is_left_out(save, state_dict, head, capsys):
+    body = {key: value for key, value in state_dict.items() if key not in HEAD}
+    file = save({**body, head: np.ones((4, 9), np.float32)})
+    _, variables = load_pretrained(NAME, weights=file, num_classes=5)
+    assert not variables["params"]["fc"]["kernel"].any()
+    assert "the classifier of 5 classes starts fresh" in capsys.readouterr().err
+    if head not in HEAD:
+        with pytest.raises(WeightsError, match=rf"another head.*\({head}\); set num_classes"):
+            load_pretrained(NAME, weights=file)
+
+
+def test_unused_keys_are_ignored_on_request_only(save, state_dict):
+    file = save({**state_dict, "projector.0.weight": np.ones((2, 2), np.float32)})
+    with pytest.raises(StateDictError, match=r"unused: projector.*\n.*ignore=\('projector\.\*',\)"):
+        load_pretrained(NAME, weights=file)
+    _, variables = load_pretrained(NAME, weights=file, ignore=("projector.*",), verbose=False)
+    assert_same(variables, state_dict)
+
+
+def test_missing_statistics_are_said(save, state_dict):
+    file = save({key: value for key, value in state_dict.items() if "running" not in key})
+    with pytest.raises(StateDictError, match="its BatchNorm statistics are missing"):
+        load_pretrained(NAME, weights=file)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.float16, np.float64])
+def test_only_floating_point_weights_are_loaded(save, state_dict, capsys, kind):
+    key = "layer1.0.conv1.weight"
+    file = save({**state_dict, key: state_dict[key].astype(kind)})
+    if kind is np.int8:
+        with pytest.raises(
+            TensorError, match=r"weights\.safetensors: (.|\n)*conv1.weight: of type int8"
+        ):
+            load_pretrained(NAME, weights=file)
+    else:
+        load_pretrained(NAME, weights=file)
+        assert f"{np.dtype(kind)} converted to float32" in capsys.readouterr().err

@@ -15,7 +15,7 @@ paper derives the fields from parameters of its own, a function does (`_bit(50, 
 registration adds the names that weights and features are addressed by:
 
     ARCHITECTURES = {
-        name: Architecture(network, stem="conv1", stages=("act1", "layer1"), rename=rename)
+        name: Architecture(network, stem="conv1", stages=("act1", "layer1"))
         for name, network in NETWORKS.items()
     }
 """
@@ -38,16 +38,18 @@ class Architecture:
       network: the network; `network.clone(num_classes=10)` is the same with another classifier.
       stem: dotted name of the first convolution, such as `"conv1"`.
       stages: dotted names of the modules whose outputs are the stage features, shallow to deep.
-      rename: maps a key of a checkpoint published under other names to timm's key, and leaves
-        every other key unchanged; None if there are no such checkpoints.
     """
 
     network: Network
     stem: str
     stages: tuple[str, ...]
-    rename: Callable[[str], str] | None = None
 
     @property
     def classifier(self) -> str:
         """Dotted name of the last layer, such as `"fc"`."""
         return self.network.classifier
+
+    @property
+    def rename(self) -> Callable[[str], str]:
+        """Maps a key of a checkpoint published under other names to timm's; see `Network`."""
+        return self.network.timm_key

@@ -84,6 +84,15 @@ def resolve(name: str) -> str:
     return present + dot + tag
 
 
+def is_elsewhere(name: str) -> bool:
+    """Returns whether a name is of a network of timm that is not here.
+
+    >>> is_elsewhere("vit_base_patch16_224"), is_elsewhere("resnet50"), is_elsewhere("resnet")
+    (True, False, False)
+    """
+    return name.partition(".")[0] in _other_names()
+
+
 def is_repository(name: str) -> bool:
     """Returns whether a name is the address of a repository on the hub, and not timm's.
 

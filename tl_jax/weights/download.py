@@ -70,6 +70,6 @@ def file_name(url: str) -> str:
 
 def cache_folder() -> Path:
     """Returns the folder of torch's cache, by TORCH_HOME, XDG_CACHE_HOME or the default."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("TORCH_HOME") or Path(cache) / "torch"
-    return Path(home) / "hub" / "checkpoints"
+    return files.user_path(home) / "hub" / "checkpoints"

@@ -7,7 +7,7 @@ import importlib.resources
 import json
 from typing import Any
 
-from tl_jax import messages
+from tl_jax.weights import aliases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,8 @@ class PretrainedConfig:
       license: SPDX identifier in lower case; None where timm states none.
       test_input_size: a larger input that evaluates better, where timm states one.
       test_crop_pct: the crop fraction that goes with `test_input_size`.
+      class_names: of the classifier, in the order of its logits, where weights bring them along;
+        for the index's own weights see `tl_jax.weights.classes.class_names`.
     """
 
     name: str
@@ -49,6 +51,7 @@ class PretrainedConfig:
     license: str | None = None
     test_input_size: tuple[int, int, int] | None = None
     test_crop_pct: float | None = None
+    class_names: tuple[str, ...] | None = None
 
     @property
     def published(self) -> bool:
@@ -71,16 +74,27 @@ def pretrained_config(name: str) -> PretrainedConfig:
       >>> pretrained_config("resnet50").name
       'resnet50.a1_in1k'
     """
+    name = aliases.resolve(name)
     configs = _configs()
     architectures = _index()["architectures"]
     full = architectures[name]["default"] if name in architectures else name
     if full not in configs:
         choices = [*architectures, *configs]
         raise ValueError(
-            f"no pretrained weights named {name!r}{messages.hint(name, choices)} "
+            f"no pretrained weights named {name!r}{aliases.hint(name, choices)} "
             "(pretrained_names() lists all)"
         )
     return configs[full]
+
+
+def config_of_repository(repo: str) -> PretrainedConfig | None:
+    """Returns the entry whose weights a repository of the hub (OWNER/REPO) holds, if there is one.
+
+    Examples:
+      >>> config_of_repository("timm/resnet18.a1_in1k").name
+      'resnet18.a1_in1k'
+    """
+    return next((config for config in _configs().values() if config.hub_id == repo), None)
 
 
 def pretrained_names(pattern: str = "*") -> list[str]:

@@ -83,6 +83,25 @@ def load_safetensors_file(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def is_safetensors(path: Path) -> bool:
+    """Returns whether a file is one by its name, or by its first bytes."""
+    with path.open("rb") as stream:
+        opening = stream.read(9)
+    # The format opens with the length of its header, in 8 bytes, and the header's brace.
+    return path.suffix == ".safetensors" or (opening[8:] == b"{" and opening[5:8] == bytes(3))
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """Returns the text that a file holds beside its tensors; none if it is no safetensors file."""
+    if safetensors is None or not path.is_file() or not is_safetensors(path):
+        return {}
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except safetensors.SafetensorError:  # Reading the tensors says what is wrong.
+        return {}
+
+
 def _describe(opening: bytes) -> str:
     """Describes a file that is not a safetensors file by its first bytes."""
     if not opening:

