@@ -1,5 +1,7 @@
 """A trained run is evaluated, predicts, and is exported to timm."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -58,11 +60,77 @@ def test_reading_options_of_the_run_do_not_apply_to_other_data(finished_run, pho
     assert metrics["count"] == 25
 
 
+def test_splits_that_an_earlier_version_held_out_otherwise_are_refused(finished_run, tmp_path):
+    own = load_run(finished_run.workdir)
+    config = change(own.config, "data", carve=0.5)
+    info = dataclasses.replace(own.info, digests={})
+    write_run(tmp_path / "run", config, info, own.variables)
+    with pytest.raises(ValueError, match="held out other images .* as 'validation'"):
+        evaluate(tmp_path / "run", split="validation")
+    assert evaluate(tmp_path / "run", split="test")["count"] == 14
+
+
 def test_other_classes_are_refused(run, photos):
     for split in ("train", "val", "test"):
         (photos / split / "grüne").rename(photos / split / "blue")
     with pytest.raises(ValueError, match="blue"):
         evaluate(run, source=f"folder:{photos}", split="test")
+
+
+def test_a_set_without_splits_is_evaluated_whole_and_classes_are_matched_by_name(run, photos):
+    expected = evaluate(run, split="test")
+    names = ["red ones", "grüne"]  # The run's classes, in another order.
+    files = sorted((photos / "test").glob("*/*.png"))
+    images = [np.asarray(Image.open(file).resize((36, 36))) for file in files]
+    labels = [names.index(file.parent.name) for file in files]
+    np.savez(photos / "a.npz", images=images, labels=labels, class_names=names)
+    assert evaluate(run, source=f"npz:{photos}/a.npz")["accuracy"] == expected["accuracy"]
+    whole = evaluate(run, source=f"folder:{photos}/test")  # Without split folders.
+    assert (whole["split"], whole["count"], whole["accuracy"]) == ("all", 14, expected["accuracy"])
+    assert whole["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert expected["absent_classes"] == whole["absent_classes"] == whole["notes"] == []
+
+
+def test_classes_that_other_data_lack_or_add_are_named(run, photos):
+    (photos / "test" / "grüne").rename(photos / "test" / "yak")
+    other = f"folder:{photos}/test"
+    with pytest.raises(ValueError, match=r"not trained on: 'yak' \(7\).*--unknown-classes skip"):
+        evaluate(run, source=other)
+    metrics = evaluate(run, source=other, unknown_classes="skip")
+    assert (metrics["count"], metrics["absent_classes"]) == (7, ["grüne"])
+    assert metrics["balanced_accuracy"] == metrics["accuracy"]
+    left_out, absent = metrics["notes"]
+    assert left_out == "left out 7 images of other classes: 'yak' (7)"
+    assert absent.startswith("no image of 'grüne': balanced accuracy and macro F1 are means over")
+
+
+def test_the_columns_of_other_data_are_named(run, photos):
+    rows = [f"{path},{path.parent.name}" for path in sorted(photos.glob("test/*/*.png"))]
+    (photos / "t.csv").write_text("\n".join(["photo,kind", *rows]) + "\n")
+    columns = {"labels": ["kind"], "image_column": "photo"}
+    metrics = evaluate(run, source=f"manifest:{photos}/t.csv", **columns)
+    assert (metrics["count"], metrics["split"]) == (14, "all")
+
+
+def test_the_range_of_values_of_a_run_is_used_for_other_data_and_for_prediction(
+    finished_run, photos, tmp_path
+):
+    own = load_run(finished_run.workdir)
+    transform = dataclasses.replace(own.info.preprocess, value_range=(0, 4095))
+    info = dataclasses.replace(own.info, preprocess=transform)
+    write_run(tmp_path / "run", own.config, info, own.variables)
+    for path in photos.glob("test/*/*.png"):
+        gray = np.asarray(Image.open(path).convert("L")).astype(np.uint16)
+        Image.fromarray((gray * (4095 / 255)).round().astype(np.uint16)).save(path)
+        Image.fromarray(gray.astype(np.uint8)).save(path.with_suffix(".bmp"))
+    pairs = [(path, path.with_suffix(".bmp")) for path in sorted(photos.glob("test/*/*.png"))]
+    twelve_bits, eight_bits = (predict(tmp_path / "run", each) for each in zip(*pairs, strict=True))
+    for one, other in zip(twelve_bits, eight_bits, strict=True):
+        assert dict(one) == pytest.approx(dict(other), abs=0.02)
+    for _, path in pairs:
+        path.unlink()
+    metrics = evaluate(tmp_path / "run", source=f"folder:{photos}/test")
+    assert not [note for note in metrics["notes"] if "largest value" in note]
 
 
 # ---- predict
@@ -104,7 +172,9 @@ def test_arguments_that_are_neither_run_nor_network_are_refused(run, tmp_path):
     image = Image.new("RGB", (40, 40))
     with pytest.raises(ValueError, match="did you mean 'resnet18"):
         predict("resnet81", [image])
-    with pytest.raises(ValueError, match="holds no run; pass"):
+    with pytest.raises(
+        ValueError, match="holds no run, and no weights with timm's config.json; pass"
+    ):
         predict(tmp_path, [image])
     with pytest.raises(ValueError, match="is a run, which has its own weights"):
         predict(run, [image], weights="hub")
@@ -130,6 +200,53 @@ def test_an_exported_run_is_timms_network(run, files, tmp_path):
     ours = jax.jit(trained.model.apply)(trained.variables, images)
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
     assert [path.name for path in file.parent.iterdir()] == ["defects.safetensors"]
+
+
+def test_an_exported_folder_comes_back_and_is_timms_repository(run, files, tmp_path):
+    folder = tmp_path / "pets"
+    line = export_timm(run, folder)
+    assert line == f"timm.create_model('local-dir:{folder}', pretrained=True)"
+    trained = load_run(run)
+    timm = import_timm()
+    cfg, name, arguments = timm.models._hub.load_model_config_from_path(folder)
+    assert (name, arguments["num_classes"]) == ("resnet18", 2)
+    assert tuple(cfg["label_names"]) == trained.info.class_names
+    data = timm.data.resolve_data_config(pretrained_cfg=cfg)
+    how = trained.info.preprocess
+    assert tuple(data["input_size"]) == (3, *how.size)
+    assert (tuple(data["mean"]), tuple(data["std"])) == (how.mean, how.std)
+    assert (data["crop_pct"], data["crop_mode"]) == (how.crop_pct, how.crop_mode)
+    expected = predict(run, files, top=2)
+    export_timm(run, tmp_path / "pets.safetensors")
+    assert predict(folder, files, top=2) == expected
+    # The file alone holds the same.
+    file = tmp_path / "pets.safetensors"
+    assert predict("resnet18", files, weights=file, top=2) == expected
+    with pytest.raises(ValueError, match="is not an empty folder"):
+        export_timm(run, folder)
+
+
+def test_a_single_image_in_any_form_is_one_image(run, files):
+    [expected] = predict(run, [files[0]], top=2)
+    pixels = np.asarray(Image.open(files[0]))
+    for image in (str(files[0]), pixels, pixels[None]):
+        assert predict(run, image, top=2) == [expected]
+    halves = predict(run, pixels / 255, top=2, value_range=(0, 1))
+    assert halves[0][0][1] == pytest.approx(expected[0][1], abs=1e-3)
+
+
+def test_paths_that_are_no_images_are_named_all_at_once(run, files, tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"(?s)2 of 3 paths .*there is no file a\.png.*folder"
+    ):
+        predict(run, [files[0], "a.png", tmp_path])
+    bad = [tmp_path / "b.png", tmp_path / "c.jpg"]
+    for path in bad:
+        path.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"(?s)2 of 3 images cannot be read.*b\.png.*c\.jpg"):
+        predict(run, [bad[0], files[0], bad[1]])
+    with pytest.raises(ValueError, match="top is 0"):
+        predict(run, files, top=0)
 
 
 def test_export_refuses_other_files(run, tmp_path):

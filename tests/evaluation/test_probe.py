@@ -135,10 +135,12 @@ def test_invalid_arguments_are_refused(options, message):
 
 
 def test_splits_of_other_classes_and_a_network_without_preprocessing_are_refused():
-    one, other = Named("train", ("a", "b")), Named("test", ("b", "a"))
+    one, other = Named("train", ("a", "b")), Named("test", ("c", "b"), (0, 1))
     model = create_model("test_resnet", num_classes=0)
-    with pytest.raises(ValueError, match="they must be the same, in the same order"):
+    with pytest.raises(ValueError, match=r"not trained on: 'c' \(1\)"):
         probe((model, {}), one, other, preprocess=HOW)
+    with pytest.raises(TypeError, match="got a source of type NoneType"):
+        probe((model, {}), None, one, preprocess=HOW)
     with pytest.raises(ValueError, match="has no preprocessing; pass preprocess="):
         probe((model, {}), one, one)
 

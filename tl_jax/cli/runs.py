@@ -8,7 +8,8 @@ import tyro
 from tyro.conf import Positional
 
 from tl_jax import messages
-from tl_jax.data.sources.open import open_source
+from tl_jax.data.images.value_check import value_warnings
+from tl_jax.data.relabel import UnknownClasses
 from tl_jax.data.sources.options import OnCorrupt
 from tl_jax.data.views import ONE_VIEW, Views
 from tl_jax.evaluation import evaluate as evaluation
@@ -30,6 +31,10 @@ def evaluate(
     source: str | None = None,
     data_dir: str | None = None,
     on_corrupt: OnCorrupt | None = None,
+    labels: tuple[str, ...] = (),
+    image_column: str | None = None,
+    value_range: tuple[float, float] | None = None,
+    unknown_classes: UnknownClasses = "raise",
     batch_size: int | None = None,
     views: _Views = ONE_VIEW,
 ) -> None:
@@ -38,20 +43,29 @@ def evaluate(
     Args:
       run: Folder of the run.
       split: Split to measure on; the default is the run's test split, or else its evaluation
-        split.
-      source: Other data with the same classes, such as "folder:PATH".
+        split; and all of other data that have no splits.
+      source: Other data, such as "folder:PATH"; their classes are matched by name.
       data_dir: Folder of prepared sets; the default is the run's for its own data.
       on_corrupt: What to do with images that cannot be decoded; the default is the run's for
         its own data, and "raise" for other data.
+      labels: Columns of a manifest that hold the labels, the main one first.
+      image_column: Column of a manifest that holds the images.
+      value_range: Values of black and white in images of more than 8 bits or of floats, such as
+        0 4095; the default is the run's.
+      unknown_classes: What to do with images of classes that the run was not trained on: refuse
+        them, or leave them out.
       batch_size: Images per batch; the default is the run's.
       views: Views of each image, over which the network's outputs are averaged.
     """
     metrics = evaluation.evaluate(
-        run, split=split, source=source, data_dir=data_dir, on_corrupt=on_corrupt,
+        run, split=split, source=source, data_dir=data_dir, on_corrupt=on_corrupt, labels=labels,
+        image_column=image_column, value_range=value_range, unknown_classes=unknown_classes,
         batch_size=batch_size, views=views,
     )  # fmt: skip
     low, high = metrics["accuracy_interval"]
     print(f"{metrics['split']}: {metrics['count']} images, checkpoint of step {metrics['step']}")
+    for note in metrics["notes"]:
+        print(f"  note: {note}")
     print(f"  accuracy           {metrics['accuracy']:.4f}  (95%: {low:.4f} to {high:.4f})")
     print(f"  balanced accuracy  {metrics['balanced_accuracy']:.4f}")
     print(f"  macro F1           {metrics['macro_f1']:.4f}")
@@ -59,7 +73,8 @@ def evaluate(
     for name, recall, precision in zip(
         metrics["class_names"], metrics["recall"], metrics["precision"], strict=True
     ):
-        print(f"  {name}: recall {recall:.4f}, precision {precision:.4f}")
+        shown = "no image" if name in metrics["absent_classes"] else f"recall {recall:.4f}"
+        print(f"  {name}: {shown}, precision {precision:.4f}")
 
 
 def probe(
@@ -68,8 +83,17 @@ def probe(
     *,
     method: Method = "logistic",
     train_split: str = "train",
-    test_split: str = "test",
+    test_split: str | None = None,
+    data_dir: str | None = None,
+    on_corrupt: OnCorrupt = "raise",
+    labels: tuple[str, ...] = (),
+    image_column: str | None = None,
+    value_range: tuple[float, float] | None = None,
+    unknown_classes: UnknownClasses = "raise",
     weights: str | None = None,
+    checkpoint_key: str = "",
+    prefix: str = "",
+    ignore: tuple[str, ...] = (),
     views: int = 1,
     cache_dir: Path | None = None,
 ) -> None:
@@ -80,18 +104,37 @@ def probe(
       source: Data, such as "elpv" or "folder:PATH".
       method: Logistic regression, ridge, k nearest neighbours or class means.
       train_split: Split to fit on.
-      test_split: Split to test on.
+      test_split: Split to test on; the default is "test", or "validation" if there is no "test".
+      data_dir: Folder of prepared sets, for "tfds:" and "elpv".
+      on_corrupt: What to do with images that cannot be decoded: refuse them, or leave them out.
+      labels: Columns of a manifest that hold the labels, the main one first.
+      image_column: Column of a manifest that holds the images.
+      value_range: Values of black and white in images of more than 8 bits or of floats, such as
+        0 4095; the default is the run's, if it is one.
+      unknown_classes: What to do with test images of classes that the training split does not
+        have: refuse them, or leave them out.
       weights: Where a network's weights come from, as for predict.
+      checkpoint_key: Entry of a training checkpoint, as for predict.
+      prefix: Prefix of the keys of the weights, as for predict.
+      ignore: Patterns of keys of the weights that are left out, as for predict.
       views: Views of each training image; those after the first are augmented.
       cache_dir: Folder in which the features are cached.
     """
-    train, test = (open_source(source, split) for split in (train_split, test_split))
+    train, test = probing.open_splits(
+        run_or_model, source, train_split=train_split, test_split=test_split,
+        value_range=value_range, data_dir=data_dir, on_corrupt=on_corrupt, labels=labels,
+        image_column=image_column,
+    )  # fmt: skip
+    for note in dict.fromkeys((*train.notes, *test.notes, *value_warnings(train, value_range))):
+        print(f"note: {note}")
     result = probing.probe(
-        run_or_model, train, test, method=method, weights=weights, views=views, cache_dir=cache_dir
-    )
+        run_or_model, train, test, method=method, weights=weights, checkpoint_key=checkpoint_key,
+        prefix=prefix, ignore=ignore, views=views, cache_dir=cache_dir,
+        unknown_classes=unknown_classes,
+    )  # fmt: skip
     low, high = result.accuracy_interval
     penalty = "" if result.l2 is None else f", l2 {result.l2:g}"
-    print(f"{method} on {len(train)} images{penalty}; {result.count} of {test_split}:")
+    print(f"{method} on {len(train)} images{penalty}; {result.count} of {test.split}:")
     print(f"  accuracy  {result.accuracy:.4f}  (95%: {low:.4f} to {high:.4f})")
     print(f"  features in {result.feature_seconds:.1f} s, fit in {result.solve_seconds:.1f} s")
     if result.convergence is not None and not result.convergence.converged:
@@ -103,22 +146,37 @@ def predict(
     images: Positional[tuple[Path, ...]],
     *,
     weights: str | None = None,
+    checkpoint_key: str = "",
+    prefix: str = "",
+    ignore: tuple[str, ...] = (),
     top: int = 5,
+    value_range: tuple[float, float] | None = None,
     views: _Views = ONE_VIEW,
 ) -> None:
     """Classifies images with a trained run or a pretrained network.
 
     Args:
-      run_or_model: Folder of a run, or timm's name of a network.
+      run_or_model: Folder of a run; or a network: timm's name, "hf-hub:OWNER/REPO", or a folder
+        with config.json and weights.
       images: Image files.
       weights: Where a network's weights come from: "package", "hub", "hub@REVISION",
-        "hub:OWNER/REPO@REVISION", or a .safetensors or .pth file.
+        "hub:OWNER/REPO@REVISION", a folder with config.json and weights, or a .safetensors or
+        .pth file.
+      checkpoint_key: Entry of a training checkpoint that holds the weights, such as "state_dict";
+        the default takes averaged weights (EMA) where there are any.
+      prefix: Prefix of the keys that are taken from the weights, such as "backbone.".
+      ignore: Shell patterns of keys of the weights that are left out, such as "projector.*".
       top: Number of classes to show.
+      value_range: Values of black and white in images of more than 8 bits, such as 0 4095; the
+        default is the run's, or what the files say.
       views: Views of each image, over which the network's outputs are averaged.
     """
     if not images:
         raise ValueError("predict needs at least one image file")
-    results = prediction.predict(run_or_model, images, weights=weights, top=top, views=views)
+    results = prediction.predict(
+        run_or_model, images, weights=weights, checkpoint_key=checkpoint_key, prefix=prefix,
+        ignore=ignore, top=top, value_range=value_range, views=views,
+    )  # fmt: skip
     for image, classes in zip(images, results, strict=True):
         print(image)
         for name, probability in classes:
@@ -176,10 +234,11 @@ def export(run: Positional[Path], *, to: tuple[str, Path]) -> None:
 
     Args:
       run: Folder of the run.
-      to: The library, "timm", and the file, which ends in .safetensors.
+      to: The library, "timm", and where to: a file that ends in .safetensors, or a new folder,
+        which gets config.json and model.safetensors as a repository of the hub has them.
     """
-    library, file = to
+    library, path = to
     if library != "timm":
         raise ValueError(f"cannot export to {library!r}{messages.hint(library, ['timm'])}")
-    line = exporting.export_timm(run, file)
-    print(f"wrote {file}; load it with\n  {line}")
+    line = exporting.export_timm(run, path)
+    print(f"wrote {path}; load it with\n  {line}")

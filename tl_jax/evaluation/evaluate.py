@@ -1,13 +1,21 @@
 """Evaluates a trained run on a split of its own data, or of other data."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tl_jax import files, messages
+from tl_jax.config import DataConfig
+from tl_jax.data.images.value_check import value_warnings
+from tl_jax.data.relabel import UnknownClasses, absent_classes, match_to
+from tl_jax.data.source import Source
+from tl_jax.data.sources.open import own_splits, uses
 from tl_jax.data.sources.options import OnCorrupt
 from tl_jax.data.views import ONE_VIEW, Views
-from tl_jax.run.data import load_options, open_split
-from tl_jax.run.folder import load_run
+from tl_jax.run import record
+from tl_jax.run.data import CARVED, load_options, open_split
+from tl_jax.run.folder import Run, load_run
 from tl_jax.training import sharding
 from tl_jax.training.evaluator import Evaluator
 
@@ -19,27 +27,41 @@ def evaluate(
     source: str | None = None,
     data_dir: str | None = None,
     on_corrupt: OnCorrupt | None = None,
+    labels: Sequence[str] = (),
+    image_column: str | None = None,
+    value_range: tuple[float, float] | None = None,
+    unknown_classes: UnknownClasses = "raise",
     batch_size: int | None = None,
     views: Views = ONE_VIEW,
 ) -> dict[str, Any]:
     """Evaluates the best checkpoint of a run.
 
+    The classes of other data are matched to the run's by name, in any order. Classes of which a
+    split has no image are left out of the means (balanced accuracy, macro F1).
+
     Args:
       workdir: the run's folder.
-      split: which split; the default is the run's test split, or else its evaluation split.
-      source: other data with the same classes, as in the configuration's `data.source`.
-      data_dir, on_corrupt: as in the configuration. The default is the run's value for the run's
-        data, and the configuration's default for other data.
+      split: which split. The default is the run's test split, or else its evaluation split; of
+        other data these where they exist, or else "test" or "validation", and the whole set where
+        it has no splits of its own.
+      source: other data, as in the configuration's `data.source`.
+      data_dir, on_corrupt, labels, image_column: as in the configuration. The default is the run's
+        value for the run's data, and the configuration's default for other data.
+      value_range: as in the configuration; the default is the run's, for other data too.
+      unknown_classes: what to do with images of classes that the run was not trained on: "raise",
+        or "skip" to leave them out.
       batch_size: images at once; the default is the run's.
       views: views of each image; the network's outputs are averaged over them. The default is the
         single view that training evaluates.
 
     Returns:
-      The metrics of `tl_jax.objectives.metrics.summarize`, with "split", "step" and "class_names".
+      The metrics of `tl_jax.objectives.metrics.summarize`, with "split", "step", "class_names",
+      "absent_classes" (of which the split has no image) and "notes" (what was decided, left out or
+      looks wrong, as sentences).
 
     Raises:
-      ValueError: if the split is unknown, the data have other classes than the run, or the
-        images are too small for the views.
+      ValueError: if the split is unknown, the data have images of other classes, or the images are
+        too small for the views.
 
     Examples:
       >>> import tl_jax
@@ -53,26 +75,25 @@ def evaluate(
     """
     run = load_run(workdir)
     data = run.config.data
-    if source is not None:
-        # How the run's own data are read does not apply to other data.
-        data = dataclasses.replace(
-            data, source=source, data_dir=None, labels=(), image_column=None, carve=None,
-            shots=None, on_corrupt="raise",
-        )  # fmt: skip
+    is_other = source is not None and not _is_same(source, data.source)
+    if source is not None and is_other:
+        data = _other_data(data, source, run.info.preprocess.value_range)
     data = dataclasses.replace(
         data,
         data_dir=data_dir or data.data_dir,
         on_corrupt=on_corrupt or data.on_corrupt,
+        labels=tuple(labels) or data.labels,
+        image_column=image_column or data.image_column,
+        value_range=value_range or data.value_range,
         batch_size=batch_size or data.batch_size,
         cache="none",
     )
-    split = split or data.test_split or data.eval_split
-    examples = open_split(dataclasses.replace(run.config, data=data), split)
-    if tuple(examples.class_names) != run.info.class_names:
-        raise ValueError(
-            f"{data.source} has the classes {list(examples.class_names)}, but the run was "
-            f"trained on {list(run.info.class_names)}; evaluate on data with the same classes"
-        )
+    if split is None:
+        split = _split_of_other(data) if is_other else data.test_split or data.eval_split
+    if not is_other:
+        _check_held_out(run, split)
+    opened = open_split(dataclasses.replace(run.config, data=data), split)
+    examples = match_to(opened, run.info.class_names, unknown=unknown_classes)
     evaluator = Evaluator(
         run.model,
         run.info.preprocess,
@@ -81,4 +102,72 @@ def evaluate(
         views=views,
     )
     metrics, _ = evaluator(run.variables, examples)
-    return {"split": split, "step": run.step, "class_names": list(run.info.class_names), **metrics}
+    return {
+        "split": split,
+        "step": run.step,
+        "class_names": list(run.info.class_names),
+        "absent_classes": absent_classes(examples),
+        "notes": _notes(examples, value_range),
+        **metrics,
+    }
+
+
+def _is_same(source: str, own: str) -> bool:
+    """Returns whether two specifications are of the same data."""
+    (kind, _, address), (own_kind, _, own_address) = source.partition(":"), own.partition(":")
+    if kind != own_kind or not (address and own_address):
+        return source == own
+    return files.user_path(address).resolve() == files.user_path(own_address).resolve()
+
+
+def _other_data(
+    data: DataConfig, source: str, value_range: tuple[float, float] | None
+) -> DataConfig:
+    """Returns how other data are read: as the configuration's defaults, with the run's range."""
+    return dataclasses.replace(
+        data, source=source, data_dir=None, labels=(), image_column=None, carve=None, shots=None,
+        on_corrupt="raise", value_range=value_range if uses(source, "value_range") else None,
+    )  # fmt: skip
+
+
+def _split_of_other(data: DataConfig) -> str:
+    """Returns the split of other data that is evaluated unless one is named."""
+    names = own_splits(data.source, data_dir=data.data_dir)
+    if not names:
+        return "all"
+    for name in (data.test_split, "test", data.eval_split, "validation"):
+        if name in names:
+            return name
+    if len(names) == 1:
+        return names[0]
+    raise ValueError(
+        f"{data.source} has the splits {messages.some(names)}; name the one to evaluate on by "
+        "split (--split)"
+    )
+
+
+def _check_held_out(run: Run, split: str) -> None:
+    """Raises ValueError for a split that this version would hold out otherwise than the run did."""
+    data = run.config.data
+    is_divided = data.carve is None or split in (data.train_split, CARVED)
+    if is_divided and record.is_divided_otherwise(run.config, run.info):
+        raise ValueError(
+            f"the run was trained by an earlier version, which held out other images of "
+            f"{data.source} as {split!r} than this one does, so that images that were trained on "
+            "would be counted; evaluate on other data (source, --source), or train again"
+        )
+
+
+def _notes(examples: Source, value_range: tuple[float, float] | None) -> list[str]:
+    """Returns what a reader of the metrics must know."""
+    notes = [*examples.notes, *value_warnings(examples, value_range)]
+    if examples.skipped:
+        skipped = messages.some(examples.skipped, quoted=False)
+        notes.append(f"left out {len(examples.skipped)} images that cannot be decoded: {skipped}")
+    absent, count = absent_classes(examples), len(examples.class_names)
+    if absent:
+        notes.append(
+            f"no image of {messages.some(absent)}: balanced accuracy and macro F1 are means over "
+            f"the other {count - len(absent)} of {count} classes"
+        )
+    return notes

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,17 +14,18 @@ from jax.sharding import Mesh
 from tl_jax.config import AugmentConfig
 from tl_jax.data.loading.options import LoadOptions
 from tl_jax.data.preprocess import Preprocess
+from tl_jax.data.relabel import UnknownClasses, match_to
 from tl_jax.data.source import Source, as_source
-from tl_jax.data.sources.open import open_source
-from tl_jax.models import pretrained
+from tl_jax.data.sources.open import open_source, split_names, uses
+from tl_jax.data.sources.options import OnCorrupt
+from tl_jax.models import pretrained, weights_reader
 from tl_jax.models.model import Model
-from tl_jax.models.registry import create_model
 from tl_jax.probes.extract import extract, headless
 from tl_jax.probes.probe import L2_GRID, Method, ProbeOptions, ProbeResult, fit_probe
 from tl_jax.probes.solvers import Metric
 from tl_jax.run.data import check_labels
-from tl_jax.run.folder import is_run, load_run
-from tl_jax.weights.index import pretrained_config
+from tl_jax.run.folder import RunFolder, is_run, load_run
+from tl_jax.weights.checkpoint import Reading
 
 Network = str | Path | tuple[Model, Mapping[str, Any]]
 Dtype = Literal["float32", "bfloat16"]
@@ -44,7 +46,10 @@ def probe(
     temperature: float | None = 0.07,
     metric: Metric = "euclidean",
     preprocess: Preprocess | None = None,
-    weights: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    checkpoint_key: str = "",
+    prefix: str = "",
+    ignore: Sequence[str] = (),
     dtype: Dtype = "float32",
     views: int = 1,
     augmentation: AugmentConfig | None = None,
@@ -53,20 +58,24 @@ def probe(
     cache_dir: str | Path | None = None,
     mesh: Mesh | None = None,
     workers: int = 2,
+    unknown_classes: UnknownClasses = "raise",
 ) -> ProbeResult:
     """Fits a classifier on the pooled features of a frozen network, and tests it.
 
     The network runs once over each split, and not at all where `cache_dir` holds the features.
 
     Args:
-      network: timm's name of a pretrained network, the folder of a run, or a network with its
-        variables. Its head is left out.
+      network: timm's name of a pretrained network, someone's own checkpoint (a repository of the
+        hub, "hf-hub:OWNER/REPO", or a folder with config.json), the folder of a run, or a network
+        with its variables. Its head is left out.
       train: split to fit on. A string is opened by `open_source`, as its split "train".
-      test: split to test on. A string is opened as its split "test".
+      test: split to test on. A string is opened as its split "test". Its classes are matched to
+        those of the training split by name.
       method, l2, held_out, standardize, k, temperature, metric: see
         `tl_jax.probes.probe.ProbeOptions`.
       preprocess: the evaluation transform; None for that of the weights or the run.
       weights: where a pretrained network's weights come from; see `load_pretrained`.
+      checkpoint_key, prefix, ignore: what is taken from a checkpoint; see `load_pretrained`.
       dtype: "float32" or "bfloat16", in which a pretrained network computes. Its features are
         stored in this precision too.
       views: number of views of each training example; see `tl_jax.probes.extract.extract`.
@@ -76,12 +85,17 @@ def probe(
       cache_dir: folder in which the features are kept; None keeps none.
       mesh: devices; all by default.
       workers: threads that read the images.
+      unknown_classes: what to do with test images of classes that the training split does not
+        have: "raise", or "skip" to leave them out.
 
     Raises:
-      ValueError: if an argument is invalid, or the splits have different classes.
+      TypeError: if a split is neither a specification nor a source.
+      ValueError: if an argument is invalid, or the test split has images of other classes than the
+        training split.
 
     Examples:
       >>> import jax
+      >>> from tl_jax.models.registry import create_model
       >>> model = create_model("simple_cnn", num_classes=10)
       >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
       >>> result = probe((model, variables), "digits", "digits", method="class_means",
@@ -90,17 +104,13 @@ def probe(
       True
     """
     options = ProbeOptions(method, l2, held_out, standardize, k, temperature, metric, seed)
-    _check_network_options(network, weights, dtype)
-    train = open_source(train, "train") if isinstance(train, str) else as_source(train)
-    test = open_source(test, "test") if isinstance(test, str) else as_source(test)
+    reading = Reading(checkpoint_key, prefix, tuple(ignore))
+    _check_network_options(network, weights, reading, dtype)
+    train, test = _opened(network, train, "train"), _opened(network, test, "test")
     for source in (train, test):
         check_labels(source)
-    if train.class_names != test.class_names:
-        raise ValueError(
-            f"the training split has the classes {list(train.class_names)}, the test split "
-            f"{list(test.class_names)}; they must be the same, in the same order"
-        )
-    model, variables, own_preprocess = _load(network, weights, dtype)
+    test = match_to(test, train.class_names, unknown=unknown_classes)
+    model, variables, own_preprocess = _load(network, weights, reading, dtype)
     preprocess = preprocess or own_preprocess
     if preprocess is None:
         raise ValueError("a network with variables has no preprocessing; pass preprocess=")
@@ -122,28 +132,81 @@ def probe(
     return dataclasses.replace(result, feature_seconds=seconds)
 
 
-def _check_network_options(network: Network, weights: str | None, dtype: str) -> None:
+def open_splits(
+    network: str | Path,
+    spec: str,
+    *,
+    train_split: str = "train",
+    test_split: str | None = None,
+    value_range: tuple[float, float] | None = None,
+    data_dir: str | Path | None = None,
+    on_corrupt: OnCorrupt = "raise",
+    labels: Sequence[str] = (),
+    image_column: str | None = None,
+) -> tuple[Source, Source]:
+    """Opens the two splits of a set that a probe is fitted and tested on.
+
+    Args:
+      network: as in `probe`.
+      spec: as in `open_source`, which has the other options too.
+      train_split: split to fit on.
+      test_split: split to test on; the default is "test", or "validation" where there is no "test".
+      value_range: as in `open_source`; the default is that of the run, if `network` is one.
+    """
+    if test_split is None:
+        names = split_names(spec, data_dir=data_dir)
+        test_split = "test" if "test" in names or "validation" not in names else "validation"
+    if value_range is None and uses(spec, "value_range"):
+        value_range = _range_of_run(network)
+    open_split = functools.partial(
+        open_source, spec, data_dir=data_dir, on_corrupt=on_corrupt, labels=labels,
+        image_column=image_column, value_range=value_range,
+    )  # fmt: skip
+    return open_split(train_split), open_split(test_split)
+
+
+def _opened(network: Network, source: Source | str, split: str) -> Source:
+    """Returns a source, or opens the split of its specification."""
+    if not isinstance(source, str):
+        return as_source(source)
+    value_range = _range_of_run(network) if uses(source, "value_range") else None
+    return open_source(source, split, value_range=value_range)
+
+
+def _range_of_run(network: Network) -> tuple[float, float] | None:
+    """Returns the values of black and white that a run was trained with."""
+    if isinstance(network, tuple) or not _is_run(network):
+        return None
+    return RunFolder(network).read_info().preprocess.value_range
+
+
+def _check_network_options(
+    network: Network, weights: str | os.PathLike[str] | None, reading: Reading, dtype: str
+) -> None:
     if dtype not in _DTYPES:
         raise ValueError(f"got dtype={dtype!r}; expected one of {', '.join(_DTYPES)}")
-    by_name = not isinstance(network, tuple) and not is_run(network)
-    if not by_name and (weights is not None or dtype != "float32"):
+    given = weights is not None or reading != Reading() or dtype != "float32"
+    if given and (isinstance(network, tuple) or _is_run(network)):
         raise ValueError(
-            f"got weights={weights!r} and dtype={dtype!r}, which are for a network by name; a run, "
-            "or a network with variables, has its own: leave both out"
+            f"got weights={weights!r} (or options of reading them) and dtype={dtype!r}, which are "
+            "for a network by name; a run, or a network with variables, has its own: leave them out"
         )
 
 
+def _is_run(network: str | Path) -> bool:
+    return is_run(network) and not weights_reader.is_checkpoint_folder(network)
+
+
 def _load(
-    network: Network, weights: str | None, dtype: Dtype
+    network: Network, weights: str | os.PathLike[str] | None, reading: Reading, dtype: Dtype
 ) -> tuple[Model, Mapping[str, Any], Preprocess | None]:
     """Returns the network without its head, its variables, and its preprocessing if it has one."""
     if isinstance(network, tuple):
         model, variables = network
         return headless(model), variables, None
-    if is_run(network):
+    if _is_run(network):
         run = load_run(network)
         return headless(run.model), run.variables, run.info.preprocess
-    name = str(network)
-    model = create_model(name, num_classes=0, dtype=_DTYPES[dtype])
-    variables, _ = pretrained.load_weights(model, name, weights)
-    return model, variables, Preprocess.of(pretrained_config(name))
+    loaded = weights_reader.read(str(network), weights, reading)
+    model, variables, _ = pretrained.build(loaded, num_classes=0, dtype=_DTYPES[dtype])
+    return model, variables, Preprocess.of(loaded.config)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from tl_jax import trees
+from tl_jax import arguments, files, trees
 from tl_jax.data.source import Source
 from tl_jax.objectives import metrics
 from tl_jax.run.data import load_options, open_split
@@ -78,6 +78,11 @@ def soup(
     """
     if kind not in get_args(Kind):
         raise ValueError(f"got kind={kind!r}; expected one of {', '.join(get_args(Kind))}")
+    if not isinstance(workdirs, Sequence) or isinstance(workdirs, str):
+        raise TypeError(
+            f"soup takes a list of folders of runs, but got {arguments.kind(workdirs)}: "
+            "soup(['runs/a', 'runs/b'], 'runs/soup')"
+        )
     if len(workdirs) < 2:
         raise ValueError(f"got {len(workdirs)} runs; a soup needs two or more")
     check_empty(to)
@@ -97,7 +102,7 @@ def soup(
         score = score_fn(variables)
     write_run(to, first.config, first.info, variables)
     return SoupResult(
-        kept=tuple(Path(workdirs[index]) for index in kept),
+        kept=tuple(files.user_path(workdirs[index]) for index in kept),
         run_scores=tuple(score_fn.sign * score for score in run_scores),
         score=score_fn.sign * score,
         metric=score_fn.metric,
@@ -145,7 +150,8 @@ class ScoreFn:
 
 def check_empty(folder: str | Path) -> None:
     """Raises a ValueError unless a folder is empty or missing; to be called before scoring runs."""
-    if Path(folder).exists() and any(Path(folder).iterdir()):
+    path = files.user_path(folder)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{folder} is not empty; choose another folder for the new run")
 
 

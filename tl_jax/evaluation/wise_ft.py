@@ -68,6 +68,8 @@ def wise_ft(
       >>> [alpha for alpha, accuracy in result.curve]
       [0.0, 0.5, 1.0]
     """
+    if not isinstance(alphas, Sequence) or isinstance(alphas, str):
+        raise TypeError(f"alphas is {alphas!r}; expected a list of numbers, such as [0, 0.5, 1]")
     if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
         raise ValueError(f"got alphas {list(alphas)}; expected at least one, all in [0, 1]")
     if to is not None:
