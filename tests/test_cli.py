@@ -4,9 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from PIL import Image
 
+import tl_jax
 from tl_jax.cli import main, read_config
 from tl_jax.config import Config
 from tl_jax.data.views import Views
@@ -126,7 +128,7 @@ def test_a_probe_tells_its_accuracy(finished_run, photos, capsys):
     run = str(finished_run.workdir)
     assert main(["probe", run, f"folder:{photos}", "--method", "class_means"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("class_means on 26 images; 14 of test:\n  accuracy  ")
+    assert "class_means on 26 images; 14 of test:\n  accuracy  " in out
 
 
 def test_a_set_is_prepared(photos, tmp_path, capsys):
@@ -171,6 +173,11 @@ def test_models_are_listed(capsys):
         (["train", "configs/demo.py", "--train.epochs", "-1"], "train.epochs must be at least 0"),
         (["train", "configs/demo.py", "--augment.hue", "2"], "augment.hue must be in [0, 0.5]"),
         (["train", "--train.epochs", "1"], "train needs a configuration"),
+        (["train", "configs/demo.py", "--optim.lr", "1"], "--optim.learning-rate"),
+        (["eval", "runs/x"], "evaluate"),
+        (["fine_tune", "configs/demo.py"], "tl_jax train"),
+        (["configs/my own.py"], "train 'configs/my own.py'"),
+        (["--train.epochs", "1"], "the command comes first"),
         (["predict", "resnet18", "cat.png", "--tpo", "3"], "--top"),
         (["models", "--pretraine"], "--pretrained"),
     ],
@@ -218,7 +225,11 @@ def test_help_explains_every_field(capsys):
     out = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for words in ("--data.batch-size", "Global batch size", "--optim.clip-norm", "Largest global"):
         assert words in out
+    for words in ("(default: 32)", "{sgd,adam,adamw}", "--transfer.phases PHASE"):
+        assert words in out
     assert main(["--help"]) == 0
+    assert main(["--version"]) == 0
+    assert f"tl-jax {tl_jax.__version__}, jax {jax.__version__}" in capsys.readouterr().out
     assert main([]) == 2
 
 
@@ -241,6 +252,41 @@ def test_a_configuration_imports_its_neighbours_from_any_folder(tmp_path, monkey
     before = list(sys.path)
     assert read_config(folder / "mine.py") == Config()
     assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:\n    pass", "mine.py, line 2: invalid syntax"),
+        ("def get_config():\n    return Config(optm=1)", "line 3: .*'optm'; did you mean 'optim'"),
+        ("def get_config():\n    return Config(train=1)", "line 3: train must be a TrainConfig"),
+        ("import wrong", r"wrong.py, line 2: ZeroDivisionError"),
+        ("def get_config():\n    import nowhere", "line 3: .*No module named 'nowhere'"),
+        ("def getconfig():\n    return Config()", "no such function; did you mean 'getconfig'"),
+        ("def get_config():\n    Config()", "it returned None"),
+        ("get_config = 3", "its get_config is no function but a int"),
+        ("import sys\nsys.exit(1)", "mine.py, line 3: SystemExit"),
+    ],
+)
+def test_a_faulty_configuration_file_is_named_with_its_line(text, message, tmp_path):
+    (tmp_path / "wrong.py").write_text("\n1 / 0\n")
+    file = tmp_path / "mine.py"
+    file.write_text(f"from tl_jax.config import Config\n{text}\n")
+    with pytest.raises(ValueError, match=message):
+        read_config(file)
+
+
+@pytest.mark.parametrize("how", ["from start import", "from .start import"])
+def test_neighbours_of_the_same_name_in_two_folders_are_two(how, tmp_path):
+    for epochs, folder in enumerate(("one", "two"), start=1):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "start.py").write_text(
+            "from tl_jax.config import Config, TrainConfig\n"
+            f"START = Config(train=TrainConfig(epochs={epochs}))\n"
+        )
+        mine = tmp_path / folder / "mine.py"
+        mine.write_text(f"{how} START\ndef get_config():\n    return START\n")
+        assert read_config(mine).train.epochs == epochs
 
 
 @pytest.mark.slow

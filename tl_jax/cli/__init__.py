@@ -1,17 +1,20 @@
 """The commands of `python -m tl_jax`; each calls one function of the library."""
 
 import functools
+import inspect
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-import tyro
-
-from tl_jax import messages
-from tl_jax.cli import data, networks, runs, training
+from tl_jax import files, messages
+from tl_jax.cli import data, networks, options, runs, streams, training
 from tl_jax.cli.configuration import read_config
 from tl_jax.config import Config
 from tl_jax.training.checkpoint import CheckpointError
+from tl_jax.version import __version__
 
 __all__ = ["main", "read_config"]
 
@@ -31,6 +34,14 @@ _USAGE = """usage: python -m tl_jax COMMAND [ARGUMENTS]
 
 Each command explains itself: python -m tl_jax COMMAND --help"""
 
+# Lists of objects, which tyro's help leaves out.
+_LISTS = """
+
+--transfer.phases PHASE... replaces the phases of training, each as epochs=2,trained=head (fields:
+epochs, trained, optimizer, learning_rate, head_learning_rate, warmup_epochs); --transfer.groups
+GROUP... the groups of parameters, each as name=stem,patterns=conv1|bn1,learning_rate=1e-5 (fields:
+name, patterns, learning_rate, weight_decay, batch_norm)."""
+
 # Their first argument is a configuration file, and every field of it is an option.
 _CONFIG_COMMANDS: dict[str, Callable[..., None]] = {
     "train": training.train,
@@ -48,6 +59,33 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "export": runs.export,
 }
 # Errors whose message is for the user; any other is a defect and keeps its traceback.
+# What other programs call the commands.
+_OTHER_NAMES = {
+    "average": "soup",
+    "augment": "augment-grid",
+    "check": "prepare",
+    "classify": "predict",
+    "convert": "prepare",
+    "eval": "evaluate",
+    "find-lr": "lr-find",
+    "fine-tune": "train",
+    "finetune": "train",
+    "fit": "train",
+    "infer": "predict",
+    "inference": "predict",
+    "linear-probe": "probe",
+    "list": "models",
+    "list-models": "models",
+    "lr-finder": "lr-find",
+    "lr-range-test": "lr-find",
+    "resume": "train",
+    "run": "train",
+    "score": "evaluate",
+    "test": "evaluate",
+    "tune": "train",
+    "val": "evaluate",
+    "validate": "evaluate",
+}
 _EXPECTED = (ValueError, OSError, FloatingPointError, ModuleNotFoundError, CheckpointError)
 
 
@@ -57,39 +95,87 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
       arguments: the command and its arguments; the default is those of the process.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_USAGE)
-        return 0 if arguments else 2
-    name, *rest = arguments
-    prog = f"python -m tl_jax {name}"
+    streams.prepare()
     try:
-        if name in _CONFIG_COMMANDS:
-            return _run_configured(name, prog, rest)
-        if name in _COMMANDS:
-            tyro.cli(_COMMANDS[name], prog=prog, args=rest)
-            return 0
+        status = _main(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return status
     except _EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        if isinstance(error, BrokenPipeError) and streams.reader_has_gone():
+            return 0  # as of `tl-jax models | head`
+        return _failed(error)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the newest checkpoint", file=sys.stderr)
+        streams.complain("interrupted")
         return 130
-    hint = messages.hint(name, [*_CONFIG_COMMANDS, *_COMMANDS])
-    print(f"unknown command {name!r}{hint}\n\n{_USAGE}", file=sys.stderr)
+
+
+def _main(arguments: Sequence[str]) -> int:
+    name, *rest = arguments or [""]
+    if name in ("", "-h", "--help", "help"):
+        print(_USAGE)
+        return 0 if name else 2
+    if name in ("-V", "--version", "version"):
+        python = sys.version.split()[0]
+        print(f"tl-jax {__version__}, jax {metadata.version('jax')}, Python {python}")
+        return 0
+    command = _CONFIG_COMMANDS.get(name) or _COMMANDS.get(name)
+    if command is None:
+        return _misused(_unknown_command(name))
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return _failed(ValueError("the current directory was deleted; change to another one"))
+    if {"-h", "--help"} & set(rest):
+        _print_help(name, command, rest)
+        return 0
+    given: dict[str, Any] = {}
+    if name in _CONFIG_COMMANDS:
+        file = options.first_positional(command, rest)
+        if file is None:
+            return _misused(f"{name} needs a configuration, such as configs/demo.py")
+        given["config"] = read_config(files.user_path(file))
+    try:
+        keywords = options.read(command, rest, given)
+    except ValueError as error:
+        return _misused(f"{error}\n`python -m tl_jax {name} --help` explains the options")
+    command(**keywords)
+    return 0
+
+
+def _print_help(name: str, command: Callable[..., None], arguments: Sequence[str]) -> None:
+    """Prints the help of a command; its defaults are those of the configuration that is given."""
+    # Imported here: only the help needs it.
+    import tyro
+
+    prog = f"python -m tl_jax {name}"
+    if name not in _CONFIG_COMMANDS:
+        tyro.cli(command, prog=prog, args=["--help"])
+    file = options.first_positional(command, arguments)
+    config = Config() if file is None else read_config(files.user_path(file))
+    bound = functools.partial(command, Path(file or "CONFIG.py"), config=config)
+    summary = (inspect.getdoc(command) or "").partition("\n\nArgs:")[0]
+    tyro.cli(bound, prog=f"{prog} CONFIG.py", description=summary + _LISTS, args=["--help"])
+
+
+def _unknown_command(name: str) -> str:
+    """Returns the message about a command that does not exist, with the one that was meant."""
+    known = [*_CONFIG_COMMANDS, *_COMMANDS]
+    plain = name.lstrip("-").lower().replace("_", "-")
+    meant = _OTHER_NAMES.get(plain) or messages.nearest(plain, known)
+    if name.endswith(".py"):
+        meant = f"train {shlex.quote(name)}"
+    elif name.startswith("-") and plain not in known:
+        return f"the command comes first, before {name}\n\n{_USAGE}"
+    if meant is None:
+        return f"unknown command {name!r}\n\n{_USAGE}"
+    return f"unknown command {name!r}; did you mean `python -m tl_jax {meant}`?"
+
+
+def _misused(text: str) -> int:
+    streams.complain(f"error: {text}")
     return 2
 
 
-def _run_configured(name: str, prog: str, arguments: list[str]) -> int:
-    """Runs a command on a configuration file, whose fields the options may change."""
-    if arguments and not arguments[0].startswith("-"):
-        file, options = Path(arguments[0]), arguments[1:]
-        config = read_config(file)
-    elif {"-h", "--help"} & set(arguments):
-        file, options, config = Path("CONFIG.py"), arguments, Config()
-    else:
-        print(f"error: {name} needs a configuration, such as configs/demo.py", file=sys.stderr)
-        return 2
-    command = functools.partial(_CONFIG_COMMANDS[name], file, config=config)
-    tyro.cli(command, prog=f"{prog} CONFIG.py", args=options)
-    return 0
+def _failed(error: BaseException) -> int:
+    streams.complain(f"error: {error}")
+    return 1

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from tyro.conf import Positional
 
-from tl_jax import messages
 from tl_jax.models.catalogue import Entry, catalogue
 from tl_jax.models.registry import list_models
+from tl_jax.weights import aliases
 
 
 def models(
@@ -17,7 +17,7 @@ def models(
     max_parameters: float | None = None,
     max_input_size: int | None = None,
     classes: int | None = None,
-    license: str | None = None,
+    license: str = "any",
 ) -> None:
     """Lists the networks with their sizes and licences; options narrow the list.
 
@@ -29,12 +29,13 @@ def models(
       max_input_size: Images of at most this side, in pixels.
       classes: Only weights with this many classes; 0 for those without a classifier.
       license: Only weights under this licence, such as apache-2.0; "none" for weights without a
-        stated licence.
+        stated licence, "any" for all.
     """
     entries = catalogue(
         pattern, pretrained=pretrained, family=family,
         max_parameters=None if max_parameters is None else max_parameters * 1e6,
-        max_input_size=max_input_size, classes=classes, license=license,
+        max_input_size=max_input_size, classes=classes,
+        license=None if license == "any" else license,
     )  # fmt: skip
     if not entries and list_models(pattern, pretrained=pretrained):
         raise ValueError(
@@ -42,7 +43,11 @@ def models(
         )
     if not entries:
         known = list_models(pretrained=pretrained)
-        raise ValueError(f"no network matches {pattern!r}{messages.hint(pattern, known)}")
+        longer = sum(name.startswith(pattern) for name in known)
+        advice = aliases.hint(pattern.strip("*"), known)
+        if longer:
+            advice = f"; '{pattern}*' matches {longer}"
+        raise ValueError(f"no network matches {pattern!r}{advice}")
     print(_table(entries))
 
 

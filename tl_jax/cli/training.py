@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from tyro.conf import Positional
 
 from tl_jax.config import Config
 from tl_jax.run import augment_grid as grid
@@ -15,7 +16,7 @@ _Config = Annotated[Config, tyro.conf.arg(name="")]
 
 
 def train(
-    file: Path,
+    file: Positional[Path],
     config: _Config,
     *,
     workdir: Path | None = None,
@@ -41,7 +42,7 @@ def train(
 
 
 def lr_find(
-    file: Path,
+    file: Positional[Path],
     config: _Config,
     *,
     png: Path = Path("learning_rate.png"),
@@ -71,7 +72,7 @@ def lr_find(
 
 
 def augment_grid(
-    file: Path,
+    file: Positional[Path],
     config: _Config,
     *,
     png: Path = Path("augmented.png"),
