@@ -73,12 +73,36 @@ def test_a_class_without_examples_is_an_empty_row(tmp_path):
     assert blues(pixels(tmp_path / "c.png")) > 1000
 
 
-@pytest.mark.filterwarnings("ignore:Glyph:UserWarning")
+@pytest.mark.filterwarnings("error")  # a warning for each letter that the font lacks
 def test_names_in_any_script_are_drawn(tmp_path):
     names = ["猫", "собака", "$50_bills$", "chat_à_poil", "قط"]
     plots.confusion_matrix(np.eye(5, dtype=int), names, tmp_path / "c.png", title="猫 $and$ dogs_2")
     plots.learning_curves(RECORDS, tmp_path / "l.png", title="猫_$x_$")
     assert pixels(tmp_path / "c.png").std() > 5
+
+
+@pytest.mark.parametrize("count", [2, 200])
+def test_long_names_leave_room_for_the_matrix(count, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    names = [f"{i}\n" + "a" * 300 for i in range(count)]
+    confusion = np.eye(count, dtype=int)
+    plots.confusion_matrix(confusion, names, tmp_path / "c.png", title="t" * 300)
+    axes = drawn[0].axes[0]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert 2 <= len(labels) <= 40 and len(set(labels)) == len(labels)
+    assert max(map(len, labels)) < 32 and not any("\n" in label for label in labels)
+    assert len(axes.get_title()) < 80
+
+
+def test_one_epoch_is_drawn_as_points_at_whole_epochs(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    plots.learning_curves(RECORDS[:2], tmp_path / "curves.png", title="one")
+    axes = drawn[0].axes[0]
+    assert [line.get_marker() for line in axes.lines] == ["o", "o"]
+    assert axes.get_xlim()[0] == 0
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
 
 
 def test_names_with_signs_of_formulas_are_drawn_as_they_are(tmp_path):

@@ -1,11 +1,123 @@
-"""A freeze plan as a table: trained parameters, rates, decays and BatchNorm policies."""
+"""What a run says of itself: its first lines, and the table of each phase."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
-from tl_jax import trees
+import jax
+from jax.sharding import Mesh
+
+from tl_jax import messages, trees
+from tl_jax.config import Config
+from tl_jax.data.source import Source
+from tl_jax.run.initial import Initial
+from tl_jax.run.record import RunInfo
 from tl_jax.transfer import freeze, groups
 
+_LONGEST_NAME = 30
 _COLUMNS = ("group", "parameters", "trained", "rate", "decay", "BatchNorm")
+
+
+def describe_start(
+    config: Config,
+    info: RunInfo,
+    *,
+    splits: Sequence[Source],
+    labels: Iterable[int],
+    initial: Initial,
+    defaults: Sequence[str],
+    mesh: Mesh,
+) -> str:
+    """Returns the first lines of a run: data, network, weights, decisions and devices.
+
+    Args:
+      config: the experiment.
+      info: the record of the run.
+      splits: the splits, that of training first.
+      labels: of the training examples.
+      initial: what training starts from.
+      defaults: what was chosen for options that are "auto", a sentence each.
+      mesh: the devices.
+    """
+    counts = ", ".join(f"{count:,} {split}" for split, count in info.examples.items())
+    height, width = info.preprocess.size
+    lines = [
+        ("data", f"{config.data.source}: {counts}; {len(info.class_names):,} classes"),
+        ("classes", class_counts(info.class_names, labels)),
+    ]
+    lines += [("note", note) for note in dict.fromkeys(n for split in splits for n in split.notes)]
+    lines += [("warning", text) for text in info.warnings]
+    lines += [
+        ("skipped", f"{len(names)} corrupt images of {split}: {messages.some(names, quoted=False)}")
+        for split, names in info.skipped.items()
+        if names
+    ]
+    lines += _repeated(len(splits[0]), config.data.batch_size)
+    parameters = f"{info.parameters:,} parameters"
+    lines += [
+        ("model", f"{config.model.name}: {parameters}, images {height}x{width}"),
+        ("start", str(info.weights or "random weights")),
+    ]
+    if initial.trained_with is not None:
+        departures = info.preprocess.departures(initial.trained_with)
+        lines += [("warning", text) for text in departures]
+    if initial.mapping is not None:
+        lines.append(("mapping", str(initial.mapping)))
+    lines += [("default", text) for text in defaults]
+    lines.append(("device", describe_devices(mesh, config.model.dtype)))
+    return "\n".join(f"{name:<8} {text}" for name, text in lines)
+
+
+def class_counts(class_names: Sequence[str], labels: Iterable[int]) -> str:
+    """Returns the first ten classes with their numbers of examples.
+
+    Examples:
+      >>> class_counts(["cat", "dog"], [0, 1, 0])
+      'cat 2, dog 1'
+    """
+    counts = Counter(labels)
+    listed = [f"{_shortened(name)} {counts[i]:,}" for i, name in enumerate(class_names)]
+    return messages.some(listed, quoted=False)
+
+
+def describe_devices(mesh: Mesh, dtype: str) -> str:
+    """Returns the devices, and the precision that they compute with: "cpu x1, float32".
+
+    Args:
+      mesh: the devices.
+      dtype: of the network, "float32" or "bfloat16".
+    """
+    device = mesh.devices.flat[0]
+    precision = dtype
+    if dtype == "float32":
+        chosen = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+        # What JAX takes on each platform if nobody chose.
+        usual = {"gpu": "TF32", "cuda": "TF32", "tpu": "bfloat16"}.get(device.platform)
+        if usual == "TF32" and float(getattr(device, "compute_capability", 8)) < 8:
+            usual = None
+        products = usual if chosen in (None, "default") else chosen
+        if products not in (None, "float32", "highest"):
+            precision = f"float32 with products in {products}"
+    processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{device.device_kind} x{mesh.size}{processes}, {precision}"
+
+
+def _repeated(num_images: int, batch_size: int) -> list[tuple[str, str]]:
+    """Returns a note if a step takes more images than there are."""
+    if batch_size <= num_images:
+        return []
+    times = f"{batch_size / num_images:.3g}"
+    return [
+        (
+            "note",
+            f"a batch of {batch_size} is more than the {num_images} training images: an epoch is "
+            f"one step, which sees each image {times} times; set data.batch_size to {num_images} "
+            "or fewer to see each once",
+        )
+    ]
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
 def describe_plan(
@@ -47,7 +159,7 @@ def describe_plan(
     rates, decays, policies = rates or {}, decays or {}, policies or {}
     group_of = trees.flatten(labels)
     is_trained = {path: label != freeze.FROZEN for path, label in trees.flatten(plan).items()}
-    sizes = {path: leaf.size for path, leaf in trees.flatten(variables["params"]).items()}
+    sizes = {path: leaf.size for path, leaf in trees.flatten(trees.params_of(variables)).items()}
     norm_layers = {path[:-1] for path in trees.flatten(variables.get("batch_stats", {}))}
     lines = [_COLUMNS]
     for group in groups.group_names(labels):

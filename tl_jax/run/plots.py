@@ -1,23 +1,38 @@
 """Pictures of a run: learning curves, confusion matrix and learning-rate curve, as PNG."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from tl_jax.training.lr_finder import LrCurve
 
 _DPI = 120
 _MAX_CELLS_WITH_NUMBERS = 20
-# Names of classes and splits may hold dollar signs, which matplotlib would read as formulas.
-_without_formulas = matplotlib.rc_context({"text.parse_math": False})
+_LONGEST_NAME = 24
+_LONGEST_TITLE = 70
 
 
-@_without_formulas
+@contextlib.contextmanager
+def _names_as_they_are() -> Iterator[None]:
+    """Draws names of classes and splits, whatever they hold.
+
+    Dollar signs would be read as formulas. A script that the font lacks is drawn as boxes, of which
+    matplotlib would warn for each letter.
+    """
+    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+")
+        warnings.filterwarnings("ignore", message=".* not applied because axes sizes collapsed")
+        yield
+
+
+@_names_as_they_are()
 def learning_curves(
     records: Sequence[Mapping[str, Any]], path: Path, *, title: str, phase_ends: Sequence[int] = ()
 ) -> None:
@@ -30,22 +45,27 @@ def learning_curves(
       phase_ends: epochs at which phases end; drawn as vertical lines.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(_shortened(title, _LONGEST_TITLE))
     for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         measured = [record for record in records if metric in record]
         for split in dict.fromkeys(record["split"] for record in measured):
             points = [(r["epoch"], r[metric]) for r in measured if r["split"] == split]
             marker = "o" if len(points) <= 50 else ""
-            axes.plot(*zip(*points, strict=True), label=split, marker=marker, ms=3)
+            label = _shortened(split, _LONGEST_NAME)
+            axes.plot(*zip(*points, strict=True), label=label, marker=marker, ms=3)
         for epoch in phase_ends:
             axes.axvline(epoch, color="gray", linestyle=":", linewidth=1)
         axes.set(xlabel="epoch", ylabel=metric)
+        epochs = [record["epoch"] for record in measured]
+        if epochs:
+            axes.set_xlim(min(0, *epochs), 1.02 * max(1, *epochs))
+            axes.legend()
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-        axes.legend()
     figure.savefig(path, dpi=_DPI)
 
 
-@_without_formulas
+@_names_as_they_are()
 def confusion_matrix(
     confusion: np.ndarray, class_names: Sequence[str], path: Path, *, title: str
 ) -> None:
@@ -64,10 +84,13 @@ def confusion_matrix(
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-    axes.set(title=title, xlabel="predicted", ylabel="true")
+    axes.set(title=_shortened(title, _LONGEST_TITLE), xlabel="predicted", ylabel="true")
     ticks = range(0, num_classes, max(1, num_classes // 40))
-    axes.set_xticks(ticks, [class_names[i] for i in ticks], rotation=45, ha="right")
-    axes.set_yticks(ticks, [class_names[i] for i in ticks])
+    names = [_shortened(class_names[i], _LONGEST_NAME) for i in ticks]
+    if len(ticks) < num_classes:
+        names = [f"{i}: {name}" for i, name in zip(ticks, names, strict=True)]
+    axes.set_xticks(ticks, names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(ticks, names)
     if num_classes <= _MAX_CELLS_WITH_NUMBERS:
         for (row, column), count in np.ndenumerate(confusion):
             color = "white" if share[row, column] > 0.6 else "black"
@@ -75,7 +98,7 @@ def confusion_matrix(
     figure.savefig(path, dpi=_DPI)
 
 
-@_without_formulas
+@_names_as_they_are()
 def learning_rate_curve(curve: LrCurve, path: Path, *, title: str) -> None:
     """Draws the loss over the learning rate, and marks the rates that the curve suggests.
 
@@ -93,7 +116,8 @@ def learning_rate_curve(curve: LrCurve, path: Path, *, title: str) -> None:
         if rate is not None:
             label = f"{name}: {rate:.1e}"
             axes.axvline(rate, color=color, linestyle="--", linewidth=1, label=label)
-    axes.set(title=title, xlabel="learning rate", ylabel="loss", xscale="log")
+    shown = _shortened(title, _LONGEST_TITLE)
+    axes.set(title=shown, xlabel="learning rate", ylabel="loss", xscale="log")
     # All losses are shown, except those at the end that are far above the others.
     settled = curve.losses[: max(1, len(curve.losses) // 2)].max()
     low, high = float(curve.losses.min()), float(max(settled, curve.smoothed.max()))
@@ -105,3 +129,10 @@ def learning_rate_curve(curve: LrCurve, path: Path, *, title: str) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=_DPI)
+
+
+def _shortened(name: str, longest: int) -> str:
+    """Returns a name of which long ones lose their middle; a line break would widen the picture."""
+    name = " ".join(name.split())
+    half = (longest - 1) // 2
+    return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"

@@ -1,30 +1,61 @@
-"""Progress of a run on standard error: log lines, and a bar for each epoch."""
+"""Progress of a run on standard error: log lines, and a bar or lines for each epoch."""
 
+import collections
+import contextlib
+import io
+import os
 import sys
 import time
-from typing import Self
+from typing import Any, Self, TextIO
 
 import jax
 from tqdm import tqdm
 
 _SECONDS_BETWEEN_LINES = 15.0
+# Steps are dispatched ahead of the devices. Waiting for one of them, this often, tells how many
+# are done, and costs nothing that could be measured.
+_SECONDS_BETWEEN_WAITS = 1.0
+# The rate is that of the last steps, so that it follows what else the machine does.
+_SECONDS_OF_RATE = 30.0
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}"
 
 
 def log(text: str) -> None:
-    """Prints a line on standard error, on the first process."""
-    if jax.process_index() == 0:
-        print(text, file=sys.stderr, flush=True)
+    """Prints a line on standard error, on the first process.
+
+    A run goes on where nobody can read what it says: after the reader of a pipe has gone, without
+    a standard error, or on a full disk.
+    """
+    stream = sys.stderr
+    if jax.process_index() != 0 or stream is None:
+        return
+    with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
+        try:
+            print(text, file=stream, flush=True)
+        except UnicodeEncodeError:
+            print(text.encode("ascii", "backslashreplace").decode(), file=stream, flush=True)
 
 
 class Progress:
     """Shows steps done, loss, images a second and the time left of one epoch.
 
     Use as a context manager and call `update` after each step. In a terminal it is a bar on
-    standard error; otherwise a line every 15 seconds.
+    standard error; elsewhere (a file, a pipe, a notebook) a line every 15 seconds.
+
+    Attributes:
+      loss: the last loss that is known; set it when one is.
     """
 
+    loss: float | None = None
+
     def __init__(
-        self, title: str, *, steps: int, images_per_step: int, enabled: bool = True
+        self,
+        title: str,
+        *,
+        steps: int,
+        images_per_step: int,
+        compiles: bool = False,
+        enabled: bool = True,
     ) -> None:
         """Begins an epoch of `steps` steps.
 
@@ -32,19 +63,34 @@ class Progress:
           title: such as "epoch 3/8".
           steps: steps of the epoch.
           images_per_step: global batch size.
+          compiles: whether the first step is compiled first; it is then left out of the rate, and
+            how long it took is said.
           enabled: whether to show anything; False on all processes but the first.
         """
         self._title, self._steps, self._images_per_step = title, steps, images_per_step
-        self._prints_lines = enabled and not sys.stderr.isatty()
-        self._steps_done, self._loss = 0, "..."
-        self._start_time = self._last_line_time = time.monotonic()
+        self._compiles = compiles
+        self._steps_done = 0
+        now = time.monotonic()
+        self._start_time = self._last_line_time = now
+        # Times at which so many steps were done; the rate is measured between the outermost.
+        self._measured = collections.deque([(now, 0)])
+        shows_bar = enabled and _is_terminal()
+        self._prints_lines = enabled and not shows_bar
+        self._stream = _Unfailing(sys.stderr)
         self._bar = tqdm(
+            file=self._stream,
             total=steps,
             desc=title,
-            unit="step",
-            disable=not enabled or self._prints_lines,
+            bar_format=_BAR,
+            disable=not shows_bar,
+            dynamic_ncols=True,
+            miniters=1,
             leave=False,
         )
+        if compiles:
+            self._bar.set_postfix_str("compiling")
+            if self._prints_lines:
+                log(f"{title}  compiling the training step")
 
     def __enter__(self) -> Self:
         return self
@@ -52,29 +98,90 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         self._bar.close()
 
-    def update(self, loss: float | None = None) -> None:
-        """Counts one step; a given `loss` is shown until the next one is given."""
+    def update(self, result: Any = ()) -> None:
+        """Counts one step.
+
+        Args:
+          result: arrays that the step computes, and may still be computing.
+        """
         self._steps_done += 1
-        self._loss = self._loss if loss is None else f"{loss:.4f}"
-        speed = f"{self.images_per_second:.0f} images/s"
-        self._bar.set_postfix_str(f"loss {self._loss}, {speed}", refresh=False)
-        self._bar.update()
-        now = time.monotonic()
-        if self._prints_lines and now - self._last_line_time >= _SECONDS_BETWEEN_LINES:
-            self._last_line_time = now
-            images_left = (self._steps - self._steps_done) * self._images_per_step
-            print(
-                f"{self._title}  step {self._steps_done}/{self._steps}  loss {self._loss}  "
-                f"{speed}  {clock(images_left / self.images_per_second)} left",
-                file=sys.stderr,
-                flush=True,
-            )
+        if self._compiles and self._steps_done == 1:
+            jax.block_until_ready(result)
+            self._begin_after_compilation()
+        elif time.monotonic() - self._measured[-1][0] >= _SECONDS_BETWEEN_WAITS:
+            jax.block_until_ready(result)
+            self._measure()
+
+    def finish(self, loss: float) -> None:
+        """Notes the loss of the steps so far, all of which are computed."""
+        self.loss = loss
+        if self._steps_done > self._measured[-1][1]:
+            self._measure()
 
     @property
-    def images_per_second(self) -> float:
-        """Mean rate since the epoch began, compilation included."""
-        seconds = max(time.monotonic() - self._start_time, 1e-9)
-        return self._steps_done * self._images_per_step / seconds
+    def images_per_second(self) -> float | None:
+        """Rate of the last half minute, without compilation; None if no step was measured yet."""
+        (start_time, start), (end_time, end) = self._measured[0], self._measured[-1]
+        if end == start or end_time <= start_time:
+            return None
+        return (end - start) * self._images_per_step / (end_time - start_time)
+
+    def _begin_after_compilation(self) -> None:
+        now = time.monotonic()
+        self._measured = collections.deque([(now, 1)])
+        self._last_line_time = now
+        text = f"{self._title}  compiled, and one step, in {clock(now - self._start_time)}"
+        if not self._bar.disable:
+            tqdm.write(text, file=self._stream)
+        elif self._prints_lines:
+            log(text)
+        self._show(now)
+
+    def _measure(self) -> None:
+        """Counts the steps as done, and shows them."""
+        now = time.monotonic()
+        self._measured.append((now, self._steps_done))
+        while len(self._measured) > 2 and self._measured[1][0] < now - _SECONDS_OF_RATE:
+            self._measured.popleft()
+        self._show(now)
+
+    def _show(self, now: float) -> None:
+        words = [] if self.loss is None else [f"loss {self.loss:.4f}"]
+        rate = self.images_per_second
+        if rate is not None:
+            images_left = (self._steps - self._steps_done) * self._images_per_step
+            speed = f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
+            words += [f"{speed} images/s", f"{clock(images_left / rate)} left of the epoch"]
+        self._bar.set_postfix_str(", ".join(words), refresh=False)
+        self._bar.update(self._steps_done - self._bar.n)
+        if self._prints_lines and now - self._last_line_time >= _SECONDS_BETWEEN_LINES:
+            self._last_line_time = now
+            log("  ".join([self._title, f"step {self._steps_done}/{self._steps}", *words]))
+
+
+class _Unfailing(io.TextIOBase):
+    """A text stream whose terminal may go away: tqdm keeps its lock if a write fails."""
+
+    encoding = "ascii"  # tqdm draws the bar with it
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.encoding = getattr(stream, "encoding", None) or "ascii"
+
+    def fileno(self) -> int:
+        """Returns the terminal's number, of which tqdm asks the width."""
+        return self._stream.fileno()
+
+    def write(self, text: str) -> int:
+        """Writes what can be written."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes what can be flushed."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def clock(seconds: float) -> str:
@@ -86,3 +193,13 @@ def clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _is_terminal() -> bool:
+    """Returns whether standard error can show a bar: notebooks, pipes and files cannot."""
+    if sys.stderr is None or os.environ.get("TERM") == "dumb":
+        return False
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):  # a stand-in, or closed
+        return False

@@ -1,0 +1,63 @@
+"""What a run says of itself in its first lines."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from tests.support.runs import change
+from tl_jax.run.describe import class_counts, describe_devices
+from tl_jax.run.experiment import Experiment
+
+
+def mesh(platform: str, *, count: int = 1, **fields) -> SimpleNamespace:
+    device = SimpleNamespace(platform=platform, device_kind=f"a {platform}", **fields)
+    return SimpleNamespace(devices=np.asarray([device] * count, object), size=count)
+
+
+@pytest.mark.parametrize(
+    ("devices", "dtype", "text"),
+    [
+        (mesh("cpu"), "float32", "a cpu x1, float32"),
+        (mesh("cpu"), "bfloat16", "a cpu x1, bfloat16"),
+        (mesh("gpu", compute_capability="9.0"), "float32", "float32 with products in TF32"),
+        (mesh("gpu", compute_capability="7.5"), "float32", "a gpu x1, float32"),
+        (mesh("tpu", count=8), "float32", "a tpu x8, float32 with products in bfloat16"),
+    ],
+)
+def test_devices_and_precision_are_named(devices, dtype, text):
+    said = describe_devices(devices, dtype)
+    assert said.endswith(text)
+    with jax.default_matmul_precision("highest"):
+        assert "with" not in describe_devices(devices, dtype)
+
+
+def test_the_first_ten_classes_are_counted():
+    names = [f"class{i}" for i in range(12)] + ["x" * 300]
+    said = class_counts(names, [0, 0, 3])
+    assert said.startswith("class0 2, class1 0, class2 0, class3 1, ")
+    assert said.endswith("class9 0 and 3 more")
+    assert len(class_counts(["x" * 300, "y"], [0])) < 50
+
+
+def test_the_first_lines_say_what_was_read_and_decided(tiny_config):
+    experiment = Experiment.from_config(change(tiny_config, "data", batch_size=50, shots=3))
+    lines = [line.split(maxsplit=1) for line in experiment.description.splitlines()]
+    said = dict(lines)
+    source = tiny_config.data.source
+    assert said["data"] == f"{source}: 6 train, 10 val, 14 test; 2 classes"
+    assert said["classes"] == "grüne 3, red ones 3"
+    assert said["device"] == f"{jax.devices()[0].device_kind} x{jax.device_count()}, float32"
+    notes = [text for name, text in lines if name == "note"]
+    assert notes == [
+        *experiment.train.notes,
+        "a batch of 50 is more than the 6 training images: an epoch is one step, which sees each "
+        "image 8.33 times; set data.batch_size to 6 or fewer to see each once",
+    ]
+    assert [text for name, text in lines if name == "default"] == list(experiment.defaults)
+    assert len(lines) < 20
+    info = dataclasses.replace(experiment.info, warnings=("nearly black",))
+    warned = dataclasses.replace(experiment, info=info).description
+    assert "warning  nearly black" in warned.splitlines()
