@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -92,6 +93,43 @@ def test_hashes_are_those_of_the_content(content, tmp_path):
     assert files.sha256(path) == hashlib.sha256(content).hexdigest()
 
 
-def test_caches_are_under_home(tmp_path, monkeypatch):
+@pytest.fixture
+def no_xdg(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+
+def test_caches_are_under_home_or_where_the_variable_says(tmp_path, monkeypatch, no_xdg):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert files.cache_dir() == tmp_path / ".cache" / "tl_jax"
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/elsewhere")
+    assert files.cache_dir() == tmp_path / "elsewhere" / "tl_jax"
+
+
+@pytest.mark.parametrize("home", ["/proc/nonexistent", "a file"])
+def test_without_a_usable_home_caches_are_temporary(home, tmp_path, monkeypatch, no_xdg, capsys):
+    (tmp_path / "a file").write_text("")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(Path(home).absolute()))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    folder = files.cache_dir()
+    assert folder.parent == tmp_path / "tmp"
+    files.write_text(folder / "x", "kept")
+    assert files.cache_dir() == folder
+    assert capsys.readouterr().err.count("XDG_CACHE_HOME") == 1
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for _ in range(2):
+        files.write_cache(tmp_path / "file" / "cache.json", "{}")
+    assert capsys.readouterr().err.count("nothing is cached") == 1
+
+
+def test_a_path_of_a_user_may_begin_with_its_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.user_path("~/a") == tmp_path / "a"
+    assert files.user_address("~/a") == str(tmp_path / "a")
+    assert files.user_address("gs://~/a") == "gs://~/a"
+    with pytest.raises(ValueError, match="~nobody-here/a .*write the whole path"):
+        files.user_path("~nobody-here/a")

@@ -35,6 +35,8 @@ def report(head: str, problems: Sequence[str], tail: str) -> str:
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """Returns the choice that looks most like `name`, or None if none is close."""
+    if not isinstance(name, str):  # Nothing is like it.
+        return None
     close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
     return close[0] if close else None
 

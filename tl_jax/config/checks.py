@@ -1,11 +1,11 @@
-"""Checks of field values: the rules from which each section of a configuration chooses."""
+"""Checks of field values: their types, and the rules from which each section chooses."""
 
-import math
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from tl_jax import messages
+from tl_jax.config import field_types
 
 
 class Rule(NamedTuple):
@@ -16,12 +16,14 @@ class Rule(NamedTuple):
 
 
 POSITIVE = Rule("be above 0", lambda value: value > 0)
-NUMBER = Rule("be a number", lambda value: not math.isnan(value))
 PROBABILITY = Rule("be in [0, 1]", lambda value: 0 <= value <= 1)
 # Rates of dropout and smoothing, decays of averages: 1 would leave nothing.
 RATE = Rule("be in [0, 1)", lambda value: 0 <= value < 1)
 FRACTION = Rule("be in (0, 1)", lambda value: 0 < value < 1)
 INCREASING = Rule("be (low, high) with 0 < low <= high", lambda value: 0 < value[0] <= value[1])
+ASCENDING = Rule("be (low, high) with low < high", lambda value: value[0] < value[1])
+# JAX keeps 32 bits of a seed: 2**32 would be the same seed as 0, and -1 as 2**32 - 1.
+SEED = Rule("be in [0, 2**32)", lambda value: 0 <= value < 2**32)
 SHARES = Rule(
     "be (low, high) with 0 < low <= high <= 1", lambda value: 0 < value[0] <= value[1] <= 1
 )
@@ -38,42 +40,50 @@ def between(low: float, high: float) -> Rule:
 
 
 def check(section: str, values: object, rules: Mapping[str, Rule] | None = None) -> None:
-    """Checks the fields of a section.
+    """Checks the fields of a section against their annotations and rules, and converts them.
 
-    A field that is annotated with `Literal` must hold one of its choices: the command line ensures
-    this, but Python and JSON do not. A field that is None takes its default later and is not
-    checked against its rule.
+    What is converted is what `field_types.fit` says: NumPy's scalars, lists and paths. A field that
+    is None takes its default later and is not checked against its rule.
 
     Args:
-      section: dotted name of the section, such as "data" or "transfer.phases".
-      values: the dataclass that is checked.
+      section: dotted name of the section, such as "data" or "transfer.phases"; "" for the whole.
+      values: the frozen dataclass that is checked.
       rules: rule of each field that has one.
 
     Raises:
-      ValueError: if a value breaks its rule; the message lists all that do.
+      ValueError: if a value has a wrong type, is not finite or breaks its rule; the message lists
+        all that do.
     """
     problems = []
-    for field, choices in _literal_choices(type(values)).items():
-        value = getattr(values, field)
-        if value not in choices:
-            expected = ", ".join(str(choice) for choice in choices)
-            hint = messages.hint(str(value), [each for each in choices if each is not None])
-            problems.append(f"{section}.{field} must be one of {expected}; got {value!r}{hint}")
-    for field, rule in (rules or {}).items():
-        value = getattr(values, field)
-        if value is not None and not rule.holds(value):
-            problems.append(f"{section}.{field} must {rule.words}; got {value!r}")
+    for field, annotation in typing.get_type_hints(type(values)).items():
+        given = getattr(values, field)
+        rule = (rules or {}).get(field)
+        try:
+            value = field_types.fit(given, annotation)
+        except field_types.WrongTypeError as error:
+            words, hint = str(error), _hint(given, annotation)
+        else:
+            object.__setattr__(values, field, value)
+            if value is None or rule is None or rule.holds(value):
+                continue
+            words, hint = rule.words, ""
+        problems.append(f"{section}.{field} must {words}; got {given!r}{hint}".removeprefix("."))
     if problems:
         raise ValueError("\n".join(problems))
 
 
-def _literal_choices(section: type[Any]) -> dict[str, tuple[str | None, ...]]:
-    """Returns the choices of each `Literal` field of a dataclass; None is one if it is optional."""
-    choices: dict[str, tuple[str | None, ...]] = {}
-    for field, annotation in typing.get_type_hints(section).items():
-        options = (annotation, *typing.get_args(annotation))
-        literals = [option for option in options if typing.get_origin(option) is Literal]
-        if literals:
-            optional = (None,) if type(None) in options else ()
-            choices[field] = (*typing.get_args(literals[0]), *optional)
-    return choices
+def _hint(given: Any, annotation: Any) -> str:
+    """Returns the end of the message for a value of a wrong type: what may have been meant."""
+    if not isinstance(given, str):
+        return ""
+    options = field_types.options(annotation)
+    choices = [
+        each
+        for option in options
+        if typing.get_origin(option) is Literal
+        for each in typing.get_args(option)
+        if isinstance(each, str)
+    ]
+    if any(typing.get_args(option)[:1] == (str,) for option in options):
+        return f"; did you mean {(given,)!r}?"
+    return messages.hint(given, choices)

@@ -28,10 +28,11 @@ class DataConfig:
     test_split: str | None = None
     """Split to report on once, at the end, with the best checkpoint."""
     validation_fraction: float = 0.2
-    """Share of each class that is held out of a "folder:" without split folders."""
+    """Share of each class that is held out of a "folder:" or "manifest:" without splits: each image
+    whose name has a hash below it, so the share is approximate."""
     carve: float | None = None
     """Share of each class of the training split that is held out as the split "validation", for
-    a set that has none; None: nothing."""
+    a set that has none, by a hash of names, so that it is approximate; None: nothing."""
     shots: int | None = None
     """Training examples of each class, drawn by the run's seed; None: all."""
     sampling: Literal["uniform", "balanced", "square_root"] = "uniform"
@@ -57,6 +58,9 @@ class DataConfig:
     accelerator, else "host"."""
     on_corrupt: Literal["raise", "skip"] = "raise"
     """What to do with images that cannot be decoded: stop and name them, or leave them out."""
+    value_range: tuple[float, float] | None = None
+    """Values of black and white in images of more than 8 bits or of floats, such as 0 4095 for 12
+    bits in files of 16; None: what the files say. Prediction uses the same range."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -66,6 +70,7 @@ class DataConfig:
             "batch_size": checks.at_least(1),
             "image_size": checks.at_least(8),
             "workers": checks.at_least(0),
+            "value_range": checks.ASCENDING,
         }
         checks.check("data", self, rules)
         if self.stretch_on == "device" and self.cache != "none":

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from tl_jax.config import checks
 from tl_jax.config.augment import AugmentConfig
 from tl_jax.config.data import DataConfig
 from tl_jax.config.model import RANDOM_WEIGHTS, ModelConfig
@@ -28,6 +29,7 @@ class Config:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        checks.check("", self)
         head, transfer = self.model.head, self.transfer
         pretrained = self.model.weights != RANDOM_WEIGHTS
         got = (

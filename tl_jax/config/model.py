@@ -17,7 +17,8 @@ class ModelConfig:
     weights: str = "auto"
     """Where the pretrained weights come from: "auto" (an installed package, then the hub's
     cache, then the hub), "package", "hub", "hub@REVISION", "hub:OWNER/REPO@REVISION", a
-    .safetensors or .pth file, or "random" to train from scratch."""
+    folder with config.json and weights, a .safetensors or .pth file, or "random" to train from
+    scratch."""
     head: Literal["linear", "mlp", "cosine"] = "linear"
     """"linear": the network's own classifier, resized to the new classes. "mlp": global average
     pooling, dense layers and a classifier in place of the network's top. "cosine": the angle
@@ -30,6 +31,21 @@ class ModelConfig:
     """Stochastic depth rate of the backbone, in families that have it."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters, statistics, logits and losses stay float32."""
+    checkpoint_key: str = ""
+    """Entry of a training checkpoint that holds the weights, such as "state_dict" or "teacher";
+    empty: averaged weights (EMA) where there are any."""
+    prefix: str = ""
+    """Prefix of the keys that are taken from the weights file, such as "backbone."; empty: all
+    keys, without what torch's wrappers put before them."""
+    ignore: tuple[str, ...] = ()
+    """Shell patterns of keys in the weights file that are left out, such as "projector.*"."""
 
     def __post_init__(self) -> None:
-        checks.check("model", self, {"head_dropout": checks.RATE, "drop_path": checks.RATE})
+        rules = {
+            "hidden": checks.Rule(
+                "be widths of 1 or more", lambda value: all(w > 0 for w in value)
+            ),
+            "head_dropout": checks.RATE,
+            "drop_path": checks.RATE,
+        }
+        checks.check("model", self, rules)

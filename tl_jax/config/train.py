@@ -37,9 +37,9 @@ class TrainConfig:
             "head_epochs": checks.at_least(0),
             "epochs": checks.at_least(0),
             "label_smoothing": checks.RATE,
+            "seed": checks.SEED,
             "keep": checks.at_least(1),
             "patience": checks.at_least(1),
-            "target": checks.NUMBER,
             "ema": checks.RATE,
             "log_every": checks.at_least(1),
         }

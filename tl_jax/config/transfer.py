@@ -79,15 +79,18 @@ class TransferConfig:
     "norms", "biases", "added" (what `adaptation` adds), a group's name or a pattern on dotted
     names; several with "+" between them ("head+biases")."""
     phases: tuple[PhaseConfig, ...] = ()
-    """The phases of training, in place of `train.head_epochs` and `train.epochs`."""
+    """The phases of training, in place of `train.head_epochs` and `train.epochs`. On the command
+    line a word each: epochs=2,trained=head epochs=8,learning_rate=1e-4."""
     groups: tuple[GroupConfig, ...] = ()
-    """Groups with their own learning rates, weight decay or BatchNorm mode."""
-    batch_norm: BatchNormMode = "update"
+    """Groups with their own learning rates, weight decay or BatchNorm mode. On the command line a
+    word each: name=stem,patterns=conv1|bn1,learning_rate=1e-5."""
+    batch_norm: BatchNormMode | Literal["auto"] = "auto"
     """BatchNorm of trained layers; that of frozen layers never changes. "update": normalise by
     the batch and update the running statistics. "affine_only": normalise by the running
     statistics as they are; train scale and bias. "frozen": nothing changes. "recalibrate":
     as "affine_only", with the statistics of all layers estimated anew from the training
-    images."""
+    images. "auto": "affine_only" with pretrained weights, "update" with random ones; the first
+    lines of a run say it."""
     recalibrate: Literal["before", "after"] = "after"
     """When "recalibrate" estimates statistics: once before training, or before each evaluation."""
     adaptation: Literal["none", "lora", "ssf", "adapters"] = "none"
