@@ -52,14 +52,118 @@ def test_checkpoints_are_kept_and_compared_as_configured(tmp_path, metric, best,
 def test_a_claimed_folder_is_of_its_configuration(tmp_path):
     folder = RunFolder(tmp_path / "new")
     assert not is_run(folder.path)
-    folder.claim(Config())
-    folder.claim(Config())
+    assert folder.check(Config()) is None
+    assert not folder.path.exists()
+    folder.claim(Config(), INFO)
     assert is_run(folder.path)
-    assert folder.read_config() == Config()
+    assert (folder.read_config(), folder.read_info()) == (Config(), INFO)
     assert folder.read_report() is None
-    with pytest.raises(ValueError, match="holds a run of another configuration"):
-        folder.claim(change(Config(), "train", seed=1))
+    other = change(Config(), "train", seed=1)
+    assert folder.check(other) is None  # Nothing was saved, so nothing is lost.
+    save_checkpoint(folder)
+    assert folder.check(Config()) == Config()
+    with pytest.raises(ValueError, match="of another configuration (?s:.*) train.seed: 0 != 1"):
+        folder.check(other)
     assert folder.read_config() == Config()
+
+
+def save_checkpoint(folder):
+    state = TrainState(jax.numpy.int32(1), {"fc": np.zeros(2, np.float32)}, {}, ())
+    with folder.open_checkpoints(Config()) as checkpoints:
+        checkpoints.save(state, {"accuracy": 0.5, "loss": 1.0})
+
+
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory):
+    folder = RunFolder(tmp_path_factory.mktemp("run"))
+    folder.claim(Config(), dataclasses.replace(INFO, digests={"train": "x"}))
+    save_checkpoint(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("section", "fields"),
+    [
+        ("data", {"workers": 0, "worker_type": "process", "cache": "none", "stretch_on": "host"}),
+        ("train", {"keep": 3, "log_every": 1, "epochs": 9, "patience": 2, "target": 0.9}),
+        ("data", {"source": "folder:moved", "data_dir": "sets", "on_corrupt": "skip"}),
+        ("model", {"weights": "moved.safetensors"}),
+    ],
+)
+def test_options_that_change_no_result_may_change(shared_folder, section, fields):
+    assert shared_folder.check(change(Config(), section, **fields)) == Config()
+
+
+@pytest.mark.parametrize(
+    ("section", "fields"),
+    [
+        ("data", {"stretch_on": "device", "cache": "none"}),  # Rounds otherwise than the host.
+        ("data", {"fast_jpeg": False}),
+        ("train", {"best_metric": "loss"}),
+        ("augment", {"rotation": 5.0}),
+    ],
+)
+def test_options_that_change_results_are_refused(shared_folder, section, fields):
+    with pytest.raises(ValueError, match=f"{section}.{next(iter(fields))}"):
+        shared_folder.check(change(Config(), section, **fields))
+
+
+def test_a_place_may_not_change_if_its_content_was_not_recorded(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.claim(Config(), INFO)
+    save_checkpoint(folder)
+    with pytest.raises(ValueError, match="data.source: 'elpv' != 'folder:moved'"):
+        folder.check(change(Config(), "data", source="folder:moved"))
+
+
+def test_what_was_chosen_for_auto_may_be_written_out(tmp_path):
+    folder = RunFolder(tmp_path)
+    auto = change(Config(), "transfer", batch_norm="auto")
+    folder.claim(auto, dataclasses.replace(INFO, resolved={"transfer.batch_norm": "frozen"}))
+    save_checkpoint(folder)
+    assert folder.check(change(auto, "transfer", batch_norm="frozen")) == auto
+    with pytest.raises(ValueError, match="transfer.batch_norm: 'auto' != 'update'"):
+        folder.check(change(auto, "transfer", batch_norm="update"))
+
+
+def test_what_a_killed_start_left_is_no_reason_to_refuse(tmp_path):
+    (tmp_path / "run.lock").write_text("")
+    (tmp_path / "config.json.1-2.part").write_text("{")
+    folder = RunFolder(tmp_path)
+    assert folder.check(Config()) is None
+    folder.claim(Config(), INFO)
+    assert not (tmp_path / "config.json.1-2.part").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "run.json", "report.json"])
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"[1]", b"null", b'{"zzz": 1}', b"\xff\x00"])
+def test_damaged_files_are_named_with_a_way_out(name, content, tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.claim(Config(), INFO)
+    (tmp_path / name).write_bytes(content)
+    read = {
+        "config.json": folder.read_config,
+        "run.json": folder.read_info,
+        "report.json": folder.read_report,
+    }[name]
+    with pytest.raises(ValueError, match=f"{name} is damaged, .*(delete it|restore it)"):
+        read()
+
+
+def test_exported_weights_are_no_run(tmp_path):
+    (tmp_path / "config.json").write_text('{"architecture": "resnet18"}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="holds weights, not a run"):
+        load_run(tmp_path)
+    with pytest.raises(ValueError, match="not empty and holds no run"):
+        RunFolder(tmp_path).check(Config())
+
+
+def test_the_folder_may_be_below_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    RunFolder("~/run").claim(Config(), INFO)
+    assert is_run(tmp_path / "run")
+    assert is_run("~/run")
 
 
 def test_variables_written_without_training_are_loaded(finished_run, tmp_path):
@@ -76,6 +180,6 @@ def test_variables_written_without_training_are_loaded(finished_run, tmp_path):
 def test_a_folder_without_run_or_checkpoint_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         load_run(tmp_path)
-    RunFolder(tmp_path).claim(Config())
+    RunFolder(tmp_path).claim(Config(), INFO)
     with pytest.raises(FileNotFoundError, match="holds no checkpoint yet"):
         load_run(tmp_path)

@@ -1,5 +1,7 @@
 """What training starts from: seeds, pretrained weights, carried classifiers, class means."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -12,7 +14,6 @@ from tl_jax.data.preprocess import Preprocess
 from tl_jax.run.experiment import Experiment
 from tl_jax.run.initial import class_mapping, initial_variables
 from tl_jax.run.model import build_model
-from tl_jax.weights.state_dict import StateDictError
 
 
 def initial_of(config):
@@ -155,16 +156,79 @@ def test_a_fused_head_starts_from_the_mapping(tiny_config):
     np.testing.assert_array_equal(variables["batch_stats"]["backbone"]["bn1"]["var"], 1)
 
 
-@pytest.mark.parametrize("classifier", ["load", "fuse"])
-def test_a_pretrained_classifier_that_is_used_must_be_in_the_file(
-    tiny_config, tmp_path, classifier
-):
+def write_checkpoint(tiny_config, folder, names, **fields):
+    """Writes the tiny ResNet-18 with one class for each name, as a repository of timm's."""
     arrays = load_file(tiny_config.model.weights)
-    arrays |= {name: arrays[name][:7] for name in ("fc.weight", "fc.bias")}
-    save_file(arrays, tmp_path / "seven.safetensors")
-    config = change(tiny_config, "model", weights=str(tmp_path / "seven.safetensors"))
-    with pytest.raises(StateDictError, match=r"fc\.bias: got \(7,\), expected \(1000,\)"):
-        initial_of(change(config, "transfer", classifier=classifier))
+    arrays |= {name: arrays[name][: len(names)] for name in ("fc.weight", "fc.bias")}
+    folder.mkdir()
+    save_file(arrays, folder / "model.safetensors")
+    config = {"architecture": "resnet18", "label_names": names, "num_classes": len(names)}
+    config["pretrained_cfg"] = {"input_size": [3, 24, 24], "mean": [0.5, 0.4, 0.3]} | fields
+    (folder / "config.json").write_text(json.dumps(config))
+    return change(tiny_config, "model", weights=str(folder)), arrays
+
+
+def test_a_checkpoint_of_ones_own_states_classes_and_preprocessing(tiny_config, tmp_path):
+    names = ["a dog", "grüne", "red one"]
+    config, arrays = write_checkpoint(tiny_config, tmp_path / "own", names)
+    config = change(config, "data", image_size=None)
+    experiment = Experiment.from_config(change(config, "transfer", classifier="load"))
+    kernel = experiment.initial.variables["params"]["fc"]["kernel"]
+    for name, row in (("grüne", 1), ("red ones", 2)):
+        column = kernel[:, experiment.train.class_names.index(name)]
+        np.testing.assert_array_equal(column, arrays["fc.weight"][row])
+    assert experiment.preprocess.size == (24, 24)
+    assert experiment.preprocess.mean == (0.5, 0.4, 0.3)
+    assert experiment.initial.weights.num_classes == 3
+
+
+def test_a_fused_head_keeps_the_classifier_of_a_checkpoint_of_ones_own(tiny_config, tmp_path):
+    config, arrays = write_checkpoint(tiny_config, tmp_path / "own", ["grüne", "x", "y"])
+    experiment = Experiment.from_config(change(config, "transfer", classifier="fuse"))
+    params = experiment.initial.variables["params"]
+    np.testing.assert_array_equal(params["backbone"]["fc"]["kernel"], arrays["fc.weight"].T)
+    green = experiment.train.class_names.index("grüne")
+    mix = np.asarray(params["head"]["mix"]["kernel"])
+    assert (mix.shape, np.argwhere(mix).tolist()) == ((3, 2), [[0, green]])
+
+
+def test_classes_that_a_file_does_not_name_are_mapped_by_index(tiny_config, tmp_path):
+    _, arrays = write_checkpoint(tiny_config, tmp_path / "own", ["a", "b", "c"])
+    (tmp_path / "own" / "config.json").unlink()
+    file = str(tmp_path / "own" / "model.safetensors")
+    config = change(change(tiny_config, "model", weights=file), "transfer", classifier="load")
+    with pytest.raises(ValueError, match="names of the 3 classes of resnet18 are not known"):
+        initial_of(config)
+    config = change(config, "transfer", class_mapping=("grüne=2",))
+    kernel = params_of(config)["fc"]["kernel"]
+    assert any(np.array_equal(kernel[:, i], arrays["fc.weight"][2]) for i in range(2))
+
+
+def test_a_name_that_is_a_checkpoint_is_told_apart(tiny_config, tmp_path):
+    write_checkpoint(tiny_config, tmp_path / "own", ["a"])
+    folder = str(tmp_path / "own")
+    config = change(tiny_config, "model", name=folder, weights="auto")
+    with pytest.raises(ValueError, match=f"--model.name resnet18 --model.weights {folder}"):
+        initial_of(config)
+
+
+def test_what_is_taken_from_a_file_is_configured(tiny_config, tmp_path):
+    arrays = {f"net2.{key}": value for key, value in load_file(tiny_config.model.weights).items()}
+    save_file({**arrays, "other": arrays["net2.fc.bias"]}, tmp_path / "a.safetensors")
+    config = change(tiny_config, "model", weights=str(tmp_path / "a.safetensors"))
+    with pytest.raises(ValueError, match=r"--model.prefix net2\. \(train\)"):
+        initial_of(config)
+    for fields in ({"prefix": "net2."}, {"prefix": "net2", "ignore": ("fc.*",)}):
+        initial = initial_of(change(config, "model", **fields))
+        kernel = np.transpose(arrays["net2.conv1.weight"], (2, 3, 1, 0))
+        np.testing.assert_array_equal(initial.variables["params"]["conv1"]["kernel"], kernel)
+
+
+def test_weights_for_other_channels_are_refused(tiny_config, tmp_path):
+    fields = {"input_size": [1, 24, 24], "mean": [0.5], "std": [0.5]}
+    config, _ = write_checkpoint(tiny_config, tmp_path / "own", ["a"], **fields)
+    with pytest.raises(ValueError, match="images of 1 channels; training reads images as RGB"):
+        initial_of(config)
 
 
 # ---- the mapping

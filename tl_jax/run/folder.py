@@ -1,71 +1,36 @@
 """The folder of a run: its files, the configuration that owns it, and how a run is loaded."""
 
+import contextlib
 import dataclasses
 import json
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 
 from tl_jax import config as configuration
 from tl_jax import files, trees
-from tl_jax.config import Config
-from tl_jax.data.preprocess import Preprocess
+from tl_jax.config import Config, changes
+from tl_jax.models import weights_reader
 from tl_jax.models.model import Model
 from tl_jax.models.variables import abstract_variables
 from tl_jax.objectives import metrics
+from tl_jax.run import data, examples, lock, record
+from tl_jax.run.examples import Examples
 from tl_jax.run.model import build_model
-from tl_jax.training import sharding
+from tl_jax.run.progress import log
+from tl_jax.run.record import RunInfo
+from tl_jax.training import checkpoint_folder, sharding
 from tl_jax.training.checkpoint import Checkpoints, abstract
+from tl_jax.training.checkpoint_folder import Saved
 from tl_jax.training.state import TrainState
-from tl_jax.weights.sources import WeightsRecord
 
+__all__ = ["Run", "RunFolder", "RunInfo", "is_run", "load_run", "write_run"]
 
-@dataclasses.dataclass(frozen=True)
-class RunInfo:
-    """What a run records beside its configuration, so that it can be used without its data.
-
-    Attributes:
-      class_names: in the order of the logits.
-      preprocess: the evaluation transform.
-      weights: where the backbone's weights came from, with their hash; None if random.
-      parameters: number of parameters.
-      examples: number of examples by split.
-      skipped: corrupt images that were left out, by split.
-      subsets: which examples of a split were chosen (`Subset.record`), by split.
-      versions: of the libraries that the numbers depend on.
-    """
-
-    class_names: tuple[str, ...]
-    preprocess: Preprocess
-    weights: WeightsRecord | None
-    parameters: int
-    examples: dict[str, int]
-    skipped: dict[str, list[str]]
-    subsets: dict[str, dict[str, Any]]
-    versions: dict[str, str]
-
-    def to_json(self) -> str:
-        """Returns the record as JSON; `from_json` reads it."""
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Reads a record that `to_json` wrote."""
-        fields: dict[str, Any] = json.loads(text)
-        # JSON has no tuples; a Preprocess is hashed as a static argument of compiled functions.
-        preprocess: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in fields["preprocess"].items()
-        }
-        weights: dict[str, Any] | None = fields["weights"]
-        fields |= {
-            "class_names": tuple(fields["class_names"]),
-            "preprocess": Preprocess(**preprocess),
-            "weights": None if weights is None else WeightsRecord(**weights),
-        }
-        return cls(**fields)
+T = TypeVar("T")
 
 
 class RunFolder:
@@ -77,73 +42,240 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         """Does not touch the file system."""
-        self.path = Path(path)
+        self.path = files.user_path(path)
         self._config_file = self.path / "config.json"
         self._info_file = self.path / "run.json"
+        self._examples_file = self.path / "examples.json.gz"
         self._report_file = self.path / "report.json"
         self._checkpoints = self.path / "checkpoints"
 
     @property
     def is_run(self) -> bool:
         """Whether the folder holds a run, finished or not."""
-        return self._config_file.is_file()
+        return self._config_file.is_file() and not weights_reader.is_checkpoint_folder(self.path)
 
     @property
     def has_checkpoints(self) -> bool:
         """Whether the folder has a folder of checkpoints; a checkpoint in it may be incomplete."""
         return self._checkpoints.is_dir()
 
-    def claim(self, config: Config) -> None:
-        """Creates the folder for a run of a configuration, or checks that it holds such a run.
+    def newest(self) -> Saved | None:
+        """Returns what the newest whole checkpoint says of itself, or None; only reads."""
+        steps = checkpoint_folder.whole_steps(self._checkpoints)
+        return steps[max(steps)] if steps else None
+
+    def epochs_done(self, steps_per_epoch: int) -> int:
+        """Returns the number of epochs of the newest whole checkpoint; only reads."""
+        steps = checkpoint_folder.whole_steps(self._checkpoints)
+        if not steps:
+            return 0
+        epoch = steps[max(steps)].epoch
+        # Earlier versions recorded no epoch.
+        return max(steps) // steps_per_epoch if epoch is None else epoch
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Returns the folder's lock (`lock.locked`), which only a job's first process takes."""
+        return contextlib.nullcontext() if jax.process_index() else lock.locked(self.path)
+
+    def check(self, config: Config) -> Config | None:
+        """Checks that a run of a configuration can begin or go on in the folder; only reads.
+
+        What `config.changes` lists may differ from the run in the folder. A run that has saved no
+        checkpoint may be replaced by any other.
+
+        Returns:
+          The configuration of the run in the folder, or None if there is none yet.
 
         Raises:
-          ValueError: if it holds a run of another configuration (the message lists the
-            differences), or other files.
+          ValueError: if the folder holds a run of another configuration (the message lists the
+            differences), a damaged one, or other files.
         """
-        if self.is_run:
-            existing = self.read_config()
-            if existing != config:
-                listing = "\n  ".join(configuration.differences(existing, config))
+        if not self.is_run:
+            if self.path.is_dir() and not all(map(_is_left_over, self.path.iterdir())):
                 raise ValueError(
-                    f"{self.path} holds a run of another configuration (there != here):\n"
-                    f"  {listing}\ntake another --workdir, or delete the folder"
+                    f"{self.path} is not empty and holds no run; take another --workdir"
                 )
-        elif self.path.exists() and any(self.path.iterdir()):
-            raise ValueError(f"{self.path} is not empty and holds no run; take another --workdir")
+            return None
+        if not self._has_results:
+            log(f"{self.path} holds a run that has saved nothing yet; training begins anew")
+            return None
+        existing = self.read_config()
+        refused = self._refused(existing, config)
+        if refused:
+            lines = configuration.differences(existing, config)
+            listing = "\n  ".join(line for line in lines if line.partition(":")[0] in refused)
+            raise ValueError(
+                f"{self.path} holds a run of another configuration (there != here):\n"
+                f"  {listing}\ntake another --workdir, or delete the folder"
+            )
+        return existing
+
+    @property
+    def _has_results(self) -> bool:
+        """Whether the folder holds a report or a checkpoint, be it damaged."""
+        saved = self._checkpoints.iterdir() if self._checkpoints.is_dir() else ()
+        return self._report_file.exists() or any(
+            each.name[0].isdigit() and "tmp" not in each.name for each in saved
+        )
+
+    def _refused(self, existing: Config, config: Config) -> set[str]:
+        """Returns the options that differ and must not."""
+        info = self.read_info() if self._info_file.exists() else None
+        allowed = changes.FREE | changes.LENGTH
+        if info is not None and info.digests:  # What lies at another place can be compared.
+            allowed |= changes.PLACES
+        chosen = changes.with_values(existing, info.resolved if info is not None else {})
+        refused = changes.changed(existing, config) & changes.changed(chosen, config)
+        # Devices and hosts stretch images with slightly different results.
+        platforms = {device.platform for device in jax.devices()}
+        if len({
+            data.load_options(each.data).stretches_on_device(platforms)
+            for each in (existing, config)
+        }) > 1:  # fmt: skip
+            allowed -= {"data.cache", "data.stretch_on"}
+        return refused - allowed
+
+    def finished(self, config: Config) -> dict[str, Any] | None:
+        """Returns the report if the folder holds a finished run of a configuration, else None."""
+        report = self.read_report()
+        if report is None or not self.is_run or not self._info_file.exists():
+            return None
+        differing = changes.changed(self.read_config(), config)
+        return None if differing & changes.LENGTH else report
+
+    def compare(self, config: Config, info: RunInfo, examples_now: Mapping[str, Examples]) -> None:
+        """Checks that a run goes on with the data and the weights that it was begun with.
+
+        Args:
+          config: the configuration of the run.
+          info: the record that it would have now.
+          examples_now: the examples that it would have now, by split.
+
+        Raises:
+          ValueError: if not; the message names each difference.
+        """
+        if not self._info_file.exists():
+            log(f"note: {self._info_file} is missing; nothing says whether the data are the same")
+            return
+        before = self.read_info()
+        lines = record.differences(before, info, examples.read(self._examples_file), examples_now)
+        if record.is_divided_otherwise(config, before):
+            lines.append(
+                "the held-out images: an earlier version of tl_jax chose others of this set, which "
+                "has no splits of its own"
+            )
+        if lines:
+            listing = "\n  ".join(lines)
+            raise ValueError(
+                f"{self.path} holds a run of other data or weights than those found now:\n"
+                f"  {listing}\nrestore them, or take another --workdir for a new run"
+            )
+        if not before.digests:
+            log(
+                f"note: {self._info_file} of an earlier version has no list of examples; only the "
+                "classes and the numbers of images were compared"
+            )
+        for note in record.version_notes(before, info):
+            log(f"note: the run was begun with other libraries: {note}")
+
+    def claim(
+        self, config: Config, info: RunInfo, examples_now: Mapping[str, Examples] | None = None
+    ) -> None:
+        """Makes the folder that of a run, before its first step or before it goes on.
+
+        Args:
+          config: its configuration.
+          info: its record.
+          examples_now: its examples by split; None writes no list of them.
+        """
+        if jax.process_index():
+            return
+        for each in self.path.glob("*.part"):  # Of a process that was killed as it wrote.
+            each.unlink(missing_ok=True)
+        self._report_file.unlink(missing_ok=True)  # That of fewer epochs.
+        if examples_now is not None:
+            examples.write(self._examples_file, examples_now)
+        self.write_info(info)
         files.write_text(self._config_file, configuration.to_json(config))
 
     def read_config(self) -> Config:
-        """Reads the run's configuration."""
-        return configuration.from_json(self._config_file.read_text(encoding="utf-8"))
+        """Reads the run's configuration.
+
+        Raises:
+          ValueError: if the file is damaged, or of a version with other fields.
+        """
+        remedy = (
+            "restore it from a copy (the same train command in another --workdir writes the same "
+            "file), or take another --workdir"
+        )
+        return self._read(self._config_file, configuration.from_json, remedy)
 
     def read_info(self) -> RunInfo:
-        """Reads the run's record."""
-        return RunInfo.from_json(self._info_file.read_text(encoding="utf-8"))
+        """Reads the run's record.
+
+        Raises:
+          ValueError: as `read_config`.
+          FileNotFoundError: if there is none.
+        """
+        remedy = (
+            "restore it from a copy; or, if data and weights are as they were, delete it: the "
+            "train command of this run writes it again"
+        )
+        if not self._info_file.exists():
+            raise FileNotFoundError(
+                f"{self._info_file} is missing, which says what the classes are; the train command "
+                "of this run writes it again"
+            )
+        return self._read(self._info_file, RunInfo.from_json, remedy)
 
     def write_info(self, info: RunInfo) -> None:
         """Writes the run's record."""
         files.write_text(self._info_file, info.to_json())
 
     def read_report(self) -> dict[str, Any] | None:
-        """Reads the report, or returns None if the run is not finished."""
+        """Reads the report, or returns None if the run is not finished.
+
+        Raises:
+          ValueError: if the file is damaged.
+        """
         if not self._report_file.exists():
             return None
-        report: dict[str, Any] = json.loads(self._report_file.read_text(encoding="utf-8"))
-        return report
+        remedy = "delete it: the train command of this run writes it again"
+        return self._read(self._report_file, _report, remedy)
 
     def write_report(self, report: dict[str, Any]) -> None:
         """Writes the report."""
-        text = json.dumps(report, indent=2, ensure_ascii=False)
-        files.write_text(self._report_file, text + "\n")
+        files.write_text(self._report_file, files.json_text(report, indent=2) + "\n")
 
-    def open_checkpoints(self, config: Config) -> Checkpoints:
+    def _read(self, path: Path, parse: Callable[[str], T], remedy: str) -> T:
+        try:
+            return parse(path.read_text(encoding="utf-8"))
+        except ValueError as error:  # Also of bytes that are no UTF-8.
+            raise ValueError(
+                f"{path} is damaged, or another version of tl_jax wrote it: {error}; {remedy}"
+            ) from error
+
+    def open_checkpoints(self, config: Config, *, read_only: bool = False) -> Checkpoints:
         """Opens the run's checkpoints, kept and compared as configured."""
         return Checkpoints(
             self._checkpoints,
             keep=config.train.keep,
             best_metric=config.train.best_metric,
             lower_is_better=config.train.best_metric in metrics.LOWER_IS_BETTER,
+            read_only=read_only,
         )
+
+
+def _is_left_over(path: Path) -> bool:
+    """Returns whether a file is what a killed process leaves in a folder that was no run yet."""
+    return path.name in lock.FILES or path.suffix == ".part"
+
+
+def _report(text: str) -> dict[str, Any]:
+    report = json.loads(text)
+    if not isinstance(report, dict) or not {"epochs", "metrics"} <= report.keys():
+        raise ValueError("it is no report of a run")
+    return report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +307,7 @@ def load_run(workdir: str | Path) -> Run:
 
     Raises:
       FileNotFoundError: if the folder holds no run, or the run no checkpoint yet.
+      ValueError: if a file of the run is damaged, or the folder holds exported weights.
 
     Examples:
       >>> import jax, tl_jax
@@ -188,6 +321,8 @@ def load_run(workdir: str | Path) -> Run:
       (1, 10)
     """
     folder = RunFolder(workdir)
+    if weights_reader.is_checkpoint_folder(folder.path):
+        raise ValueError(f"{workdir} holds weights, not a run; predict and load_pretrained take it")
     if not folder.is_run:
         raise FileNotFoundError(f"{workdir} holds no run (no config.json); train one first")
     config = folder.read_config()
@@ -197,9 +332,13 @@ def load_run(workdir: str | Path) -> Run:
     if not folder.has_checkpoints:
         raise no_checkpoint
     info = folder.read_info()
-    model = build_model(config, len(info.class_names))
+    model = build_model(
+        config,
+        len(info.class_names),
+        pretrained_classes=info.weights.num_classes if info.weights else None,
+    )
     like = abstract(abstract_variables(model), sharding.replicated(sharding.data_mesh()))
-    with folder.open_checkpoints(config) as checkpoints:
+    with folder.open_checkpoints(config, read_only=True) as checkpoints:
         step = checkpoints.best_step()
         if step is None:
             raise no_checkpoint
@@ -222,8 +361,8 @@ def write_run(workdir: str | Path, config: Config, info: RunInfo, variables: tre
     folder = RunFolder(workdir)
     if folder.is_run:
         raise ValueError(f"{workdir} holds a run already; take another folder")
-    folder.claim(config)
-    folder.write_info(info)
+    folder.check(config)
+    folder.claim(config, info)
     state = TrainState(
         step=jnp.int32(0),
         params=variables["params"],

@@ -16,18 +16,19 @@ from tl_jax.data.source import Source
 from tl_jax.heads.class_means import init_from_class_means
 from tl_jax.heads.classifier import BackboneWithHead
 from tl_jax.heads.initializers import init_small
-from tl_jax.models import pretrained
+from tl_jax.models import pretrained, weights_reader
 from tl_jax.models.model import Model
 from tl_jax.models.network import Network
-from tl_jax.models.registry import create_model
 from tl_jax.models.variables import from_state_dict
+from tl_jax.models.weights_reader import Pretrained
 from tl_jax.probes import extract
 from tl_jax.run.data import load_options
 from tl_jax.transfer import carry_over
 from tl_jax.transfer.class_names import ClassMapping, match_classes
 from tl_jax.transfer.peft.base import Adapted
+from tl_jax.weights.checkpoint import Reading
 from tl_jax.weights.classes import class_names
-from tl_jax.weights.index import pretrained_config
+from tl_jax.weights.index import PretrainedConfig, pretrained_config
 from tl_jax.weights.sources import WeightsRecord
 from tl_jax.weights.state_dict import to_state_dict
 
@@ -40,15 +41,45 @@ class Initial:
       variables: of the network.
       weights: the file that the backbone came from; None if it is random.
       mapping: from the pretrained classifier's classes to the new ones, where it is used.
+      trained_with: the preprocessing and classes that the weights were trained with; None if they
+        are random.
     """
 
     variables: dict[str, Any]
     weights: WeightsRecord | None
     mapping: ClassMapping | None = None
+    trained_with: PretrainedConfig | None = None
+
+
+def read_weights(config: Config) -> Pretrained | None:
+    """Reads the weights that a run starts from; None if they are random.
+
+    Raises:
+      WeightsError, ValueError: if they cannot be read, or are for other images than RGB.
+    """
+    options = config.model
+    if options.weights == RANDOM_WEIGHTS:
+        return None
+    reading = Reading(options.checkpoint_key, options.prefix, options.ignore)
+    weights = weights_reader.read(options.name, options.weights, reading)
+    if not weights_reader.is_name(
+        options.name
+    ):  # The run must build its network without the weights.
+        raise ValueError(
+            f"model.name is {options.name!r}, which names weights; give their architecture and the "
+            f"weights apart: --model.name {weights.name} --model.weights {options.name}"
+        )
+    return weights
 
 
 def initial_variables(
-    config: Config, model: Model, train: Source, preprocess: Preprocess, mesh: Mesh
+    config: Config,
+    model: Model,
+    train: Source,
+    preprocess: Preprocess,
+    mesh: Mesh,
+    *,
+    weights: Pretrained | None = None,
 ) -> Initial:
     """Returns what training starts from.
 
@@ -59,6 +90,7 @@ def initial_variables(
         class means.
       preprocess: the evaluation transform.
       mesh: devices.
+      weights: of `read_weights`; None to read them now.
 
     Raises:
       WeightsError, StateDictError: if the weights cannot be found, or do not fit.
@@ -66,11 +98,13 @@ def initial_variables(
     """
     network = model.model if isinstance(model, Adapted) else model
     key = jax.random.key(config.train.seed)
-    if config.model.weights == RANDOM_WEIGHTS:
+    weights = weights or read_weights(config)
+    if weights is None:
         image = jnp.zeros((1, *preprocess.size, 3), jnp.float32)
         initial = Initial(jax.jit(network.init)(key, image), None)
     else:
-        initial = _pretrained(config, network, key, train.class_names, preprocess.size)
+        initial = _pretrained(config, network, weights, key, train.class_names, preprocess.size)
+        initial = dataclasses.replace(initial, trained_with=weights.config)
     variables = initial.variables
     if config.transfer.head_init == "small" and config.model.head == "linear":
         params = init_small(key, variables["params"], network.classifier)
@@ -86,52 +120,73 @@ def initial_variables(
 def _pretrained(
     config: Config,
     network: Model,
+    weights: Pretrained,
     key: jax.Array,
     new_names: Sequence[str],
     size: tuple[int, int],
 ) -> Initial:
     """Returns pretrained variables with the classifier that `transfer.classifier` asks for."""
-    name, weights, classifier = config.model.name, config.model.weights, config.transfer.classifier
+    classifier = config.transfer.classifier
     backbone = network.backbone if isinstance(network, BackboneWithHead) else network
     if not isinstance(backbone, Network):
         raise TypeError(
             f"got a {type(backbone).__name__}; pretrained weights need a network of create_model"
         )
     if classifier == "load":
-        source, record = pretrained.load_weights(create_model(name), name, weights, keep_head=True)
-        mapping = class_mapping(config, new_names)
+        _, source, record = pretrained.build(weights, in_channels=backbone.in_channels)
+        mapping, record = _mapping_and_record(config, new_names, weights, record)
         fresh = from_state_dict(backbone, to_state_dict(source), except_head=True)
         params = carry_over.carry_classifier(
             source["params"], backbone.classifier, mapping, like=fresh["params"]
         )
         return Initial({**fresh, "params": params}, record, mapping)
     if backbone is network:
-        return Initial(*pretrained.load_weights(backbone, name, weights, fresh_head=True))
-    loaded, record = pretrained.load_weights(
-        backbone, name, weights, keep_head=classifier == "fuse"
-    )
+        return Initial(*pretrained.fill(backbone, weights, fresh_head=True))
+    loaded, record = pretrained.fill(backbone, weights, keep_head=classifier == "fuse")
     image = jnp.zeros((1, *size, 3), jnp.float32)
     # Under jit only the head's random numbers are drawn, and not the backbone's.
     head = jax.jit(lambda: network.init(key, image)["params"]["head"])()
     batch_stats = {"backbone": loaded["batch_stats"]} if "batch_stats" in loaded else {}
     params = {"backbone": loaded["params"], "head": head}
-    if classifier == "fuse" and (config.transfer.class_mapping or class_names(name) is not None):
-        mapping = class_mapping(config, new_names)
+    if classifier == "fuse" and (config.transfer.class_mapping or weights.config.class_names):
+        mapping, record = _mapping_and_record(config, new_names, weights, record)
         params = carry_over.init_mix(params, mapping)
         return Initial({"params": params, "batch_stats": batch_stats}, record, mapping)
     return Initial({"params": params, "batch_stats": batch_stats}, record)
 
 
-def class_mapping(config: Config, new_names: Sequence[str]) -> ClassMapping:
+def _mapping_and_record(
+    config: Config, new_names: Sequence[str], weights: Pretrained, record: WeightsRecord
+) -> tuple[ClassMapping, WeightsRecord]:
+    """Returns the mapping of classes, and a record that says whose names were assumed."""
+    mapping = class_mapping(config, new_names, weights.config)
+    if not weights.assumes_names or weights.config.class_names is None:
+        return mapping, record
+    taken = f"its {record.num_classes} classes are taken for those of {weights.config.name}"
+    details = "; ".join(part for part in (record.details, taken) if part)
+    return mapping, dataclasses.replace(record, details=details)
+
+
+def class_mapping(
+    config: Config, new_names: Sequence[str], trained_with: PretrainedConfig | None = None
+) -> ClassMapping:
     """Returns the pretrained classes of each new class: as configured, or by name.
+
+    Args:
+      config: the experiment.
+      new_names: the new classes.
+      trained_with: number and names of the pretrained classes; None for those of the weights that
+        are published under the network's name.
 
     Raises:
       ValueError: if `transfer.class_mapping` cannot be read, or names a class that does not exist;
         or if it is empty and the names of the pretrained classes are not known.
     """
     name = config.model.name
-    known_names = class_names(name)
-    num_classes = pretrained_config(name).num_classes
+    if trained_with is None:
+        published = pretrained_config(name)
+        trained_with = dataclasses.replace(published, class_names=class_names(published.name))
+    known_names, num_classes = trained_with.class_names, trained_with.num_classes
     given: dict[str, list[int | str]] = {}
     for entry in config.transfer.class_mapping:
         new, equals, sources = entry.partition("=")
@@ -142,7 +197,8 @@ def class_mapping(config: Config, new_names: Sequence[str]) -> ClassMapping:
     if known_names is None and not given:
         raise ValueError(
             f"the names of the {num_classes} classes of {name} are not known here; map the new "
-            "classes by index (transfer.class_mapping), or take transfer.classifier='replace'"
+            "classes by index (transfer.class_mapping), state label_names in a config.json beside "
+            "the weights, or take transfer.classifier='replace'"
         )
     source_names = known_names or [f"class {i}" for i in range(num_classes)]
     return match_classes(new_names, source_names, given)

@@ -16,8 +16,16 @@ from tl_jax.transfer.peft.ssf import SSF
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def build_model(config: Config, num_classes: int) -> Model:
+def build_model(
+    config: Config, num_classes: int, *, pretrained_classes: int | None = None
+) -> Model:
     """Returns the network of a run, with its head and the modules added to it.
+
+    Args:
+      config: the experiment.
+      num_classes: the new classes.
+      pretrained_classes: classes of the pretrained classifier, which transfer.classifier="fuse"
+        keeps; None for as many as the weights published under the network's name have.
 
     Examples:
       >>> from tl_jax.config import ModelConfig, TransferConfig
@@ -25,7 +33,7 @@ def build_model(config: Config, num_classes: int) -> Model:
       >>> build_model(config, 5).classifier
       'head'
     """
-    network = _build_network(config, num_classes)
+    network = _build_network(config, num_classes, pretrained_classes)
     transfer = config.transfer
     adaptation: Adaptation
     if transfer.adaptation == "lora":
@@ -51,10 +59,15 @@ def stage_names(config: Config, model: Model) -> tuple[str, ...]:
     return tuple(f"{prefix}{stage}" for stage in architecture(config.model.name).stages)
 
 
-def _build_network(config: Config, num_classes: int) -> Model:
+def _build_network(config: Config, num_classes: int, pretrained_classes: int | None) -> Model:
     options, dtype = config.model, _DTYPES[config.model.dtype]
     if config.transfer.classifier == "fuse":
-        backbone = create_model(options.name, drop_path_rate=options.drop_path, dtype=dtype)
+        backbone = create_model(
+            options.name,
+            num_classes=pretrained_classes,
+            drop_path_rate=options.drop_path,
+            dtype=dtype,
+        )
         return Fused(backbone, Fusion(Linear(num_classes, options.head_dropout)))
     if options.head == "linear":
         return create_model(

@@ -1,0 +1,129 @@
+"""The list of a run's examples, by which a later start sees that its data have changed."""
+
+import dataclasses
+import gzip
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tl_jax import files
+from tl_jax.data.source import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """The examples of a split in their order.
+
+    Attributes:
+      names: `Source.identities`; None if they are only numbered.
+      labels: index of each one's class.
+      marks: `Source.content_marks`; [] without names.
+      digest: SHA-256 of identities, labels and marks. No path of the source is in it, so a set that
+        was moved or copied has the same.
+    """
+
+    names: list[str] | None
+    labels: list[int]
+    marks: list[str]
+    digest: str
+
+
+def of_source(source: Source) -> Examples:
+    """Returns the examples of a split."""
+    names, marks, labels = source.identities(), source.content_marks(), source.labels()
+    digest = hashlib.sha256()
+    for words in (names, marks):
+        digest.update("\n".join(words).encode() + b"\0")
+    digest.update(labels.astype("<i8").tobytes())
+    if all(name == str(index) for index, name in enumerate(names)):
+        return Examples(None, labels.tolist(), [], digest.hexdigest())
+    return Examples(list(names), labels.tolist(), list(marks), digest.hexdigest())
+
+
+def overlaps(by_split: Mapping[str, Examples], train: str) -> list[str]:
+    """Returns a sentence for each split that shares named examples with the training split.
+
+    Examples:
+      >>> splits = {s: Examples(["a", s], [0, 1], [], "") for s in ("train", "test")}
+      >>> overlaps(splits, "train")
+      ["1 of 2 examples of 'test' are in 'train' too: their metrics measure what was trained on"]
+    """
+    trained = set(by_split[train].names or ())
+    sentences = []
+    for split, listed in by_split.items():
+        count = sum(name in trained for name in listed.names or ())
+        if split != train and count:
+            sentences.append(
+                f"{count} of {len(listed.labels)} examples of {split!r} are in {train!r} too: "
+                "their metrics measure what was trained on"
+            )
+    return sentences
+
+
+def write(path: Path, by_split: Mapping[str, Examples]) -> None:
+    """Writes the examples of all splits as compressed JSON."""
+    values = {split: dataclasses.asdict(listed) for split, listed in by_split.items()}
+    # Without a time in it, the same examples are the same bytes.
+    content = gzip.compress(json.dumps(values).encode(), compresslevel=1, mtime=0)
+    with files.replacing(path) as part:
+        part.write_bytes(content)
+
+
+def read(path: Path) -> dict[str, Examples]:
+    """Reads what `write` wrote; {} if the file is missing or damaged.
+
+    Without it a difference is still found, by the digests of `run.json`, but not by name.
+    """
+    try:
+        values = json.loads(gzip.decompress(path.read_bytes()))
+        return {split: Examples(**fields) for split, fields in values.items()}
+    except (OSError, EOFError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def differences(
+    split: str, before: Examples, now: Examples, class_names: Sequence[str]
+) -> list[str]:
+    """Lists how the named examples of a split differ, with the first three names of each kind."""
+    names_before, names_now = before.names or [], now.names or []
+    # Counted, because a table may list a picture twice.
+    more = list((Counter(names_now) - Counter(names_before)).elements())
+    fewer = list((Counter(names_before) - Counter(names_now)).elements())
+    label_then = dict(zip(names_before, before.labels, strict=True))
+    relabelled = [
+        f"{name} is {class_names[label]!r} now, was {class_names[label_then[name]]!r}"
+        for name, label in zip(names_now, now.labels, strict=True)
+        if label_then.get(name, label) != label
+    ]
+    mark_then = dict(zip(names_before, before.marks, strict=False))
+    replaced = [
+        name
+        for name, mark in zip(names_now, now.marks, strict=False)
+        if mark_then.get(name, mark) != mark
+    ]
+    kinds = {
+        "more": more,
+        "gone": fewer,
+        "with another label": relabelled,
+        "with another content": replaced,
+    }
+    lines = [
+        f"{split}: {len(names):,} image{'s' * (len(names) != 1)} {kind}: {_first(names)}"
+        for kind, names in kinds.items()
+        if names
+    ]
+    return lines or [f"{split}: the same images in another order"]
+
+
+def count_difference(split: str, before: int, now: int) -> list[str]:
+    """Says how the number of examples of a split differs, if it does."""
+    if before == now:
+        return []
+    return [f"{split}: {before:,} images then, {now:,} now"]
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -1,0 +1,130 @@
+"""A run that is asked for more epochs than before, or fewer: whether its done epochs stay valid."""
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tl_jax.config import Config, PhaseConfig
+from tl_jax.run import phases
+from tl_jax.training.stopping import Stopping
+
+
+def check(
+    before: Config, now: Config, *, epochs_done: int, steps_per_epoch: int, folder: str
+) -> None:
+    """Checks that the epochs that are done are those with which a longer run would begin.
+
+    The phases of the epochs that are done must be the same, and the learning rate of each of their
+    steps. So a phase with a "constant" or "step" schedule can become longer as long as no later
+    phase has begun, and phases can be added at the end; a "cosine" falls over the whole phase, and
+    another length means other rates from the first step on.
+
+    Args:
+      before: the configuration that the epochs were trained with, without "auto".
+      now: the configuration that the run shall end as.
+      epochs_done: epochs that are done.
+      steps_per_epoch: steps of an epoch.
+      folder: of the run, for the message.
+
+    Raises:
+      ValueError: if they are not.
+    """
+    old, new = phases.phase_configs(before), phases.phase_configs(now)
+    total = sum(phase.epochs for phase in new)
+    if total < epochs_done:
+        raise ValueError(
+            f"{folder} has trained {epochs_done} epochs, and the configuration asks for {total}; "
+            "take as many or more, or another --workdir"
+        )
+    start = 0
+    for number, (one, other) in enumerate(zip(old, new, strict=False), start=1):
+        done = min(epochs_done - start, one.epochs)
+        if done <= 0:
+            return
+        problem = _difference(before, now, (one, other), done, steps_per_epoch)
+        if not problem and other.epochs < done:
+            problem = f"{done} are done, more than {other.epochs}"
+        if not problem and other.epochs != one.epochs and start + one.epochs < epochs_done:
+            problem = f"it lasted {one.epochs} epochs, and the next one has begun"
+        if problem:
+            raise ValueError(_message(folder, old, number, epochs_done, problem))
+        start += one.epochs
+
+
+def check_stopping(
+    stopping: Stopping, history: Sequence[Mapping[str, float]], *, folder: str
+) -> None:
+    """Checks that a new rule of early stopping would not have ended the run before.
+
+    Args:
+      stopping: the rule.
+      history: the metrics after each epoch that is done.
+      folder: of the run, for the message.
+
+    Raises:
+      ValueError: if it would have.
+    """
+    values = [metrics.get(stopping.metric, np.nan) for metrics in history]
+    for epoch in range(1, len(values)):
+        reason = stopping.decide(values[:epoch])
+        if reason is not None:
+            raise ValueError(
+                f"{folder} has trained {len(values)} epochs, and with this train.patience and "
+                f"train.target it would have ended after epoch {epoch} ({reason}); leave them as "
+                "they were, or take another --workdir"
+            )
+
+
+def _difference(
+    before: Config,
+    now: Config,
+    pair: tuple[PhaseConfig, PhaseConfig],
+    epochs: int,
+    steps_per_epoch: int,
+) -> str:
+    """Says how the first epochs of a phase would be trained otherwise; "" if they would not."""
+    one, other = pair
+    for field in dataclasses.fields(PhaseConfig):
+        values = getattr(one, field.name), getattr(other, field.name)
+        if field.name != "epochs" and values[0] != values[1]:
+            return f"its {field.name} was {values[0]!r}, not {values[1]!r}"
+    if one.epochs == other.epochs:
+        return ""
+    steps = np.arange(epochs * steps_per_epoch)
+    rates = [
+        np.asarray(phases.schedule_of(config, phase, 1.0, steps_per_epoch)(steps))
+        for config, phase in ((before, one), (now, other))
+    ]
+    if np.all(rates[0] == rates[1]):
+        return ""
+    return (
+        f"its learning rate follows the schedule {before.optim.schedule!r} over {one.epochs} "
+        f"epochs, so that with {other.epochs} every step would have had another rate"
+    )
+
+
+def _message(
+    folder: str,
+    old: Sequence[PhaseConfig],
+    number: int,
+    epochs_done: int,
+    problem: str,
+) -> str:
+    one = old[number - 1]
+    return (
+        f"{folder} has trained {epochs_done} epochs, and cannot go on as a run with other epochs: "
+        f"of phase {number} ({one.trained}, {one.epochs} epochs), {problem}.\n"
+        "To train on from its best weights, start a new run in another --workdir:\n"
+        f"  python -m tl_jax export {shlex.quote(folder)} --to timm FOLDER\n"
+        "  and the same train command with --model.weights FOLDER\n"
+        "Or let this run go on with a further phase:\n"
+        f"  --transfer.phases {' '.join(map(_words, old))} epochs=N,trained=all"
+    )
+
+
+def _words(phase: PhaseConfig) -> str:
+    """Returns a phase as the option `--transfer.phases` takes it."""
+    fields = {name: value for name, value in vars(phase).items() if value is not None}
+    return ",".join(f"{name}={value}" for name, value in fields.items())

@@ -1,0 +1,172 @@
+"""The record of a run, `run.json`: what decides the meaning and the order of what it trains on."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
+from tl_jax import files
+from tl_jax.config import Config, checks, json_format
+from tl_jax.data.preprocess import Preprocess
+from tl_jax.data.sources.open import own_splits
+from tl_jax.run import examples
+from tl_jax.run.examples import Examples
+from tl_jax.weights.sources import WeightsRecord
+
+
+@dataclasses.dataclass(frozen=True)
+class RunInfo:
+    """What a run records beside its configuration, so that it can be used without its data.
+
+    The fields with a default are missing in runs of earlier versions.
+
+    Attributes:
+      class_names: in the order of the logits.
+      preprocess: the evaluation transform.
+      weights: where the backbone's weights came from, with their hash; None if random.
+      parameters: number of parameters.
+      examples: number of examples by split.
+      skipped: corrupt images that were left out, by split.
+      subsets: which examples of a split were chosen (`Subset.record`), by split.
+      versions: of the libraries that the numbers depend on.
+      digests: `Examples.digest` of each split: identity, label and order of its examples.
+      head: shape of each parameter of the classifier, by dotted name.
+      resolved: what was chosen for options that depend on the data, by dotted name.
+      warnings: what looks wrong in the values of the training images, and which splits share
+        examples with the training split, a sentence each.
+    """
+
+    class_names: tuple[str, ...]
+    preprocess: Preprocess
+    weights: WeightsRecord | None
+    parameters: int
+    examples: dict[str, int]
+    skipped: dict[str, list[str]]
+    subsets: dict[str, dict[str, Any]]
+    versions: dict[str, str]
+    digests: dict[str, str] = dataclasses.field(default_factory=dict)
+    head: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    resolved: dict[str, Any] = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Returns the record as JSON; `from_json` reads it."""
+        return files.json_text(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads a record that `to_json` wrote.
+
+        Raises:
+          ValueError: if the text is not JSON, or a field is missing, unknown or of another type.
+        """
+        info = json_format.read(cls, text, "the record")
+        checks.check("", info)
+        return info
+
+
+def differences(
+    before: RunInfo,
+    now: RunInfo,
+    examples_before: Mapping[str, Examples],
+    examples_now: Mapping[str, Examples],
+) -> list[str]:
+    """Lists what a run would be trained on now that differs from what it was trained on.
+
+    Args:
+      before: the record of the run.
+      now: the record that it would have now.
+      examples_before, examples_now: the examples by split; a split may be missing.
+    """
+    lines = _classes(before.class_names, now.class_names)
+    renamed = bool(lines)
+    for split, count in now.examples.items():
+        if split not in before.examples:
+            lines.append(f"split {split!r} is new")
+            continue
+        same_digest = before.digests.get(split, "") == now.digests.get(split, "")
+        if split in before.digests and same_digest:
+            continue
+        one, other = examples_before.get(split), examples_now.get(split)
+        if renamed or one is None or other is None or one.names is None or other.names is None:
+            lines += examples.count_difference(split, before.examples[split], count)
+            if split in before.digests and not renamed and count == before.examples[split]:
+                lines.append(f"{split}: labels, order or content of the images differ")
+        else:
+            lines += examples.differences(split, one, other, now.class_names)
+    lines += [f"split {split!r} is gone" for split in before.examples if split not in now.examples]
+    return lines + _network(before, now)
+
+
+def is_divided_otherwise(config: Config, before: RunInfo) -> bool:
+    """Returns whether a run of an earlier version held out other images than this version would.
+
+    Earlier versions held out the images of lowest rank, and this one those below a threshold; runs
+    whose record has digests were divided as they are now.
+    """
+    if before.digests:
+        return False
+    if config.data.carve is not None:
+        return True
+    is_listed = config.data.source.startswith(("folder:", "manifest:"))
+    return is_listed and not own_splits(config.data.source, data_dir=config.data.data_dir)
+
+
+def version_notes(before: RunInfo, now: RunInfo) -> list[str]:
+    """Lists the libraries whose version is another one than when the run was trained."""
+    return [
+        f"{library} {before.versions[library]} then, {version} now"
+        for library, version in now.versions.items()
+        if before.versions.get(library, version) != version
+    ]
+
+
+def _classes(before: tuple[str, ...], now: tuple[str, ...]) -> list[str]:
+    if before == now:
+        return []
+    gone = [name for name in before if name not in now]
+    new = [name for name in now if name not in before]
+    if not gone and not new:
+        return [f"the order of the classes: {_first(before)} then, {_first(now)} now"]
+    places = [before.index(name) for name in gone]
+    if len(before) == len(now) and places == [now.index(name) for name in new]:
+        pairs = zip(gone, new, strict=True)
+        return [f"class {old!r} is called {name!r} now" for old, name in pairs]
+    if len(gone) == len(new) == 1:
+        return [f"class {gone[0]!r} is gone and {new[0]!r} is new, in another place of the order"]
+    lines = []
+    if gone:
+        lines.append(f"{_number(len(gone), 'class', 'classes')} gone: {_first(gone)}")
+    if new:
+        lines.append(f"{_number(len(new), 'new class', 'new classes')}: {_first(new)}")
+    return lines
+
+
+def _network(before: RunInfo, now: RunInfo) -> list[str]:
+    """Lists the differences of weights, evaluation transform and shapes."""
+    lines = []
+    if (before.weights is None) != (now.weights is None):
+        lines.append(f"weights: {before.weights or 'random'} then, {now.weights or 'random'} now")
+    elif before.weights and now.weights and before.weights.sha256 != now.weights.sha256:
+        lines.append(f"other weights: {before.weights} then, {now.weights} now")
+    for field, value in vars(now.preprocess).items():
+        if (old := getattr(before.preprocess, field)) != value:
+            lines.append(f"preprocessing, {field}: {old} then, {value} now")
+    if before.parameters != now.parameters:
+        lines.append(f"parameters: {before.parameters:,} then, {now.parameters:,} now")
+    for name, shape in now.head.items():
+        old_shape = before.head.get(name, shape if not before.head else None)
+        if old_shape != shape:
+            lines.append(f"{name} had the shape {old_shape}, and has {shape} now")
+    for name, value in now.resolved.items():
+        if name in before.resolved and before.resolved[name] != value:
+            lines.append(f"{name}: {before.resolved[name]!r} was chosen then, {value!r} now")
+    return lines
+
+
+def _number(count: int, one: str, several: str) -> str:
+    return f"{count} {one if count == 1 else several}"
+
+
+def _first(names: tuple[str, ...] | list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + more
