@@ -1,18 +1,21 @@
 """Checkpoints of a run (Orbax): atomic writes, exact restores; the newest and best are kept."""
 
 import contextlib
-import json
+import functools
+import logging
 import math
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
-from orbax.checkpoint import checkpoint_managers
 
-from tl_jax import messages, trees
+from tl_jax import interrupt, messages, trees
+from tl_jax.training import checkpoint_folder
+from tl_jax.training.checkpoint_folder import Saved
 from tl_jax.training.state import TrainState
 
 _VARIABLES, _OPTIMIZER, _EVALUATED = "variables", "optimizer", "evaluated"
@@ -30,6 +33,10 @@ class Checkpoints:
     without knowing its optimizer. A third item holds the variables that were evaluated, if they
     differ from those that training continues with because they are averaged or recalibrated.
 
+    What a kill left is ignored, and removed unless the checkpoints are only read. A checkpoint
+    whose files are not what was written is passed over for the one before it; a line on standard
+    error names it.
+
     Use as a context manager: leaving it waits for pending writes, and raises if one failed.
     """
 
@@ -40,80 +47,128 @@ class Checkpoints:
         best_metric: str,
         keep: int = 1,
         lower_is_better: bool = False,
+        read_only: bool = False,
     ) -> None:
         """Opens the checkpoints under `directory`.
 
         Args:
           directory: folder of the checkpoints; created if it is missing.
           best_metric: name of the metric, among those given to `save`, whose best checkpoint is
-            kept.
+            kept; of equals the first.
           keep: number of the newest checkpoints that are kept too.
           lower_is_better: whether a lower `best_metric` is better.
-
-        Raises:
-          CheckpointError: if the metrics of a checkpoint are damaged.
+          read_only: whether to leave the folder as it is.
         """
+        self._directory = Path(directory).absolute()
+        self._best_metric, self._keep, self._read_only = best_metric, keep, read_only
         self._sign = -1.0 if lower_is_better else 1.0
-        self._best_metric = best_metric
-        newest = checkpoint_managers.LatestN(keep)
-        best = checkpoint_managers.BestN(get_metric_fn=self._score, n=1)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy([newest, best]),
-            best_fn=self._score,
+        self._pending: tuple[int, Saved] | None = None
+        self._is_sound: set[tuple[int, tuple[str, ...]]] = set()
+        self._damaged: list[str] = []
+        _silence_orbax()
+        self._checkpointer = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(
+                metrics=ocp.JsonCheckpointHandler(filename="metrics"),
+                **{item: ocp.StandardCheckpointHandler() for item in _ITEMS},
+            ),
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
-        handlers = {item: ocp.StandardCheckpointHandler() for item in _ITEMS}
-        directory = Path(directory).absolute()
-        try:
-            self._manager = ocp.CheckpointManager(
-                directory, options=options, item_handlers=handlers
-            )
-        except json.JSONDecodeError as error:
-            raise CheckpointError(
-                f"the metrics of a checkpoint under {directory} are damaged ({error}); delete the "
-                "folder of this checkpoint's step"
-            ) from error
+        if not read_only:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            if jax.process_index() == 0:
+                self._say(checkpoint_folder.clear(self._directory))
+            ocp.multihost.sync_global_processes("checkpoints cleared")
+            interrupt.writes.add(self._is_writing)
+        self._steps = checkpoint_folder.whole_steps(self._directory)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._manager.close()
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._finish()
+        except CheckpointError as error:
+            if error_type is None:
+                raise
+            self._say([str(error)])
+        finally:
+            interrupt.writes.discard(self._is_writing)
+            self._checkpointer.close()
 
     def save(
         self,
         state: TrainState,
         metrics: Mapping[str, float],
         evaluated: trees.Tree | None = None,
+        *,
+        epoch: int | None = None,
+        history: Sequence[Mapping[str, float]] = (),
     ) -> None:
         """Starts to write a state under its step; raises the error of an earlier write, if any.
 
         Args:
           state: the state that training continues with.
-          metrics: of the evaluated variables; `best_metric` decides which checkpoint is best.
+          metrics: of the evaluated variables; `best_metric` decides which checkpoint is best. A
+            value that is not finite is left out, and never the best.
           evaluated: the variables that were evaluated; None for those of `state`.
+          epoch: number of epochs done.
+          history: the metrics after each of these epochs, the first epoch's first.
+
+        Raises:
+          CheckpointError: if this or an earlier checkpoint cannot be written.
         """
-        self._manager.check_for_errors()
+        self._finish()
+        step, saved = int(state.step), Saved(dict(metrics), epoch, tuple(history))
         items = {
+            "metrics": ocp.args.JsonSave(checkpoint_folder.record(saved)),
             _VARIABLES: ocp.args.StandardSave(_without_empty(state.variables)),
             _OPTIMIZER: ocp.args.StandardSave({"opt_state": state.opt_state}),
         }
         if evaluated is not None:
             items[_EVALUATED] = ocp.args.StandardSave(_without_empty(evaluated))
-        self._manager.save(
-            int(state.step), args=ocp.args.Composite(**items), metrics=dict(metrics), force=True
-        )
+        self._pending = step, saved
+        try:
+            self._checkpointer.save(self._folder(step), args=ocp.args.Composite(**items))
+        except Exception as error:
+            raise self._not_written(error) from error
+
+    def check_for_errors(self) -> None:
+        """Raises a CheckpointError if a write in the background has failed; does not wait."""
+        try:
+            self._checkpointer.check_for_errors()
+        except Exception as error:
+            raise self._not_written(error) from error
+
+    def saved(self, step: int) -> Saved:
+        """Returns the epoch of a step, its metrics and those of the epochs before it."""
+        self._finish()
+        return self._steps[step]
 
     def latest_step(self) -> int | None:
-        """Returns the newest completely written step, or None if there is none."""
-        self._manager.wait_until_finished()
-        return self._manager.latest_step()
+        """Returns the newest step that is whole, or None if there is none.
+
+        Raises:
+          CheckpointError: if there are only damaged ones, and the checkpoints are only read.
+        """
+        self._finish()
+        step = self._first_sound(max, _ITEMS)
+        if step is None and self._damaged and self._read_only:
+            raise self._all_damaged()
+        if not self._read_only:
+            self._remove_old()
+        return step
 
     def best_step(self) -> int | None:
-        """Returns the step with the best metric (the newest of equals), or None."""
-        self._manager.wait_until_finished()
-        steps = sorted(self._manager.all_steps())
-        scores = {step: self._score(self._manager.metrics(step)) for step in steps}
-        return max(steps, key=lambda step: (scores[step], step), default=None)
+        """Returns the step with the best metric (the first of equals), or None.
+
+        Raises:
+          CheckpointError: if there are only damaged ones.
+        """
+        self._finish()
+        step = self._first_sound(self._best, (_VARIABLES, _EVALUATED))
+        if step is None and self._damaged:
+            raise self._all_damaged()
+        return step
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """Returns the state of a step, bit for bit.
@@ -130,7 +185,10 @@ class Checkpoints:
         variables = self._restore_variables(step, _VARIABLES, like.variables)
         args = ocp.args.StandardRestore({"opt_state": like.opt_state})
         with self._wrap_errors(step):
-            restored = self._manager.restore(step, args=ocp.args.Composite(**{_OPTIMIZER: args}))
+            self._check(step, (_OPTIMIZER,))
+            restored = self._checkpointer.restore(
+                self._folder(step), args=ocp.args.Composite(**{_OPTIMIZER: args})
+            )
         step_array = jax.numpy.asarray(step, jax.numpy.int32)
         return TrainState(
             step=jax.device_put(step_array, like.step.sharding),
@@ -144,18 +202,18 @@ class Checkpoints:
 
         An empty collection is left out. Raises as `restore` does.
         """
-        self._manager.wait_until_finished()
-        with self._wrap_errors(step):
-            items = self._manager.item_metadata(step)
-        return self._restore_variables(
-            step, _EVALUATED if _EVALUATED in items else _VARIABLES, like
-        )
+        self._finish()
+        has_evaluated = (self._folder(step) / _EVALUATED).is_dir()
+        return self._restore_variables(step, _EVALUATED if has_evaluated else _VARIABLES, like)
 
     def _restore_variables(self, step: int, item: str, like: trees.Tree) -> dict[str, Any]:
         like = _without_empty(like)
-        self._manager.wait_until_finished()
+        self._finish()
         with self._wrap_errors(step):
-            saved = _shapes(self._manager.item_metadata(step)[item].tree)
+            self._check(step, (item,))
+            saved = _shapes(
+                self._checkpointer.metadata(self._folder(step)).item_metadata[item].tree
+            )
         # Orbax's own error about a shape does not name the variable.
         expected, absent = _shapes(like), "nothing"
         problems = [
@@ -166,7 +224,7 @@ class Checkpoints:
         if problems:
             raise CheckpointError(
                 messages.report(
-                    f"{self._manager.directory / str(step)} does not fit the network; "
+                    f"{self._folder(step)} does not fit the network; "
                     f"{len(problems)} variables differ:",
                     problems,
                     "build the network as it was when the checkpoint was written (name, head, "
@@ -175,7 +233,7 @@ class Checkpoints:
             )
         with self._wrap_errors(step):
             args = ocp.args.Composite(**{item: ocp.args.StandardRestore(like)})
-            return self._manager.restore(step, args=args)[item]
+            return self._checkpointer.restore(self._folder(step), args=args)[item]
 
     @contextlib.contextmanager
     def _wrap_errors(self, step: int) -> Iterator[None]:
@@ -184,14 +242,116 @@ class Checkpoints:
             yield
         except Exception as error:
             raise CheckpointError(
-                f"{self._manager.directory / str(step)} cannot be restored: it is damaged, or was "
-                "written with another optimizer. Delete this folder to continue from the "
-                f"checkpoint before it. The cause: {error}"
+                f"{self._folder(step)} cannot be restored: it is damaged, or was written with "
+                "another optimizer. Delete this folder to continue from the checkpoint before it. "
+                f"The cause: {error}"
             ) from error
 
+    def _first_sound(
+        self, choose: Callable[[Iterable[int]], int], items: tuple[str, ...]
+    ) -> int | None:
+        """Returns the step that `choose` prefers among those whose items are not damaged."""
+        while self._steps:
+            step = choose(self._steps)
+            try:
+                self._check(step, items)
+            except CheckpointError as error:
+                self._pass_over(step, str(error))
+            else:
+                return step
+        return None
+
+    def _check(self, step: int, items: tuple[str, ...]) -> None:
+        """Raises a CheckpointError if files of some items of a step are damaged."""
+        if (step, items) in self._is_sound:
+            return
+        damage = checkpoint_folder.damage(self._folder(step), items)
+        if damage is not None:
+            raise CheckpointError(damage)
+        self._is_sound.add((step, items))
+
+    def _pass_over(self, step: int, damage: str) -> None:
+        """Forgets a damaged step, and sets it aside if the folder may be changed."""
+        folder = self._folder(step)
+        ocp.multihost.sync_global_processes("damaged checkpoint")
+        if not folder.is_dir():  # A run that is being trained has removed it meanwhile.
+            self._steps = checkpoint_folder.whole_steps(self._directory)
+            return
+        del self._steps[step]
+        note = f"the checkpoint {folder} is damaged ({damage}), and another one is used"
+        if not self._read_only and jax.process_index() == 0:
+            note = checkpoint_folder.set_aside(folder, damage)
+        self._damaged.append(note)
+        self._say([note])
+
+    def _all_damaged(self) -> CheckpointError:
+        return CheckpointError(
+            f"{self._directory} holds no checkpoint that can be read. {'; '.join(self._damaged)}. "
+            "Train the run again: the same command on this folder begins anew"
+        )
+
+    def _finish(self) -> None:
+        """Waits for a pending write, and removes what it replaces; raises if it failed."""
+        try:
+            self._checkpointer.wait_until_finished()
+        except Exception as error:
+            raise self._not_written(error) from error
+        if self._pending is not None:
+            step, saved = self._pending
+            self._steps[step], self._pending = saved, None
+            self._remove_old()
+
+    def _is_writing(self) -> bool:
+        """Whether a checkpoint is being written that may yet become whole."""
+        if self._pending is None or self._folder(self._pending[0]).exists():
+            return False
+        try:
+            self.check_for_errors()
+        except CheckpointError:
+            return False
+        return True
+
+    def _not_written(self, error: Exception) -> CheckpointError:
+        step, self._pending = self._pending[0] if self._pending else None, None
+        # Orbax's messages end with lines of its source.
+        cause = str(error).split("[source locations")[0].strip()
+        return CheckpointError(
+            f"the checkpoint {self._folder(step)} could not be written: {cause}\n"
+            "make room on the disk, or mend what the cause names; the same command then goes on "
+            "from the checkpoint before it"
+        )
+
+    def _write_checksums(self) -> None:
+        """Called by Orbax's thread when all of a checkpoint is written, before it is renamed."""
+        if self._pending is not None and jax.process_index() == 0:
+            checkpoint_folder.write_checksums(self._directory, self._pending[0])
+
+    def _remove_old(self) -> None:
+        """Removes all but the newest and the best steps."""
+        if not self._steps:
+            return
+        kept = {self._best(self._steps), *sorted(self._steps)[-self._keep :]}
+        for step in self._steps.keys() - kept:
+            del self._steps[step]
+            if jax.process_index() == 0:
+                checkpoint_folder.remove(self._folder(step))
+
+    def _best(self, steps: Iterable[int]) -> int:
+        return max(steps, key=lambda step: (self._score(self._steps[step].metrics), -step))
+
     def _score(self, metrics: Mapping[str, float]) -> float:
-        score = self._sign * metrics[self._best_metric]
-        return score if math.isfinite(score) else -math.inf
+        """Returns the metric with its sign such that higher is better; -inf if it has no value."""
+        value = metrics.get(self._best_metric, math.nan)
+        return self._sign * value if math.isfinite(value) else -math.inf
+
+    def _folder(self, step: int | None) -> Path:
+        return self._directory / str(step)
+
+    @staticmethod
+    def _say(notes: Iterable[str]) -> None:
+        if jax.process_index() == 0:
+            for note in notes:
+                print(note, file=sys.stderr, flush=True)
 
 
 def abstract(tree: Any, sharding: Sharding) -> Any:
@@ -199,6 +359,22 @@ def abstract(tree: Any, sharding: Sharding) -> Any:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
     )
+
+
+@functools.cache
+def _silence_orbax() -> None:
+    """Drops tracebacks of failed reads and writes, each of which is raised as a CheckpointError.
+
+    Orbax logs each three times, and tensorstore's threads then miss the loop that it has closed.
+    """
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    hook = sys.unraisablehook
+
+    def print_others(unraisable: Any) -> None:
+        if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    sys.unraisablehook = print_others
 
 
 def _without_empty(variables: trees.Tree) -> dict[str, Any]:

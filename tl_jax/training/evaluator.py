@@ -1,12 +1,14 @@
 """One pass of evaluation over a split, in which every example counts once."""
 
+import dataclasses
+import math
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from tl_jax import trees
+from tl_jax import messages, trees
 from tl_jax.data.loading import device_batches
 from tl_jax.data.loading.options import LoadOptions
 from tl_jax.data.preprocess import Preprocess, normalize
@@ -14,7 +16,7 @@ from tl_jax.data.source import Source
 from tl_jax.data.views import ONE_VIEW, Views
 from tl_jax.models.model import Model
 from tl_jax.objectives import metrics
-from tl_jax.training import sharding, step
+from tl_jax.training import sharding, state, step
 
 
 class Evaluator:
@@ -40,7 +42,9 @@ class Evaluator:
           views: views of each image; the network's outputs are averaged over them.
         """
         self._preprocess = views.transform(preprocess)
-        self._mesh, self._load_options = mesh, load_options
+        batch_size = sharding.divisible(load_options.batch_size, mesh)
+        self._mesh = mesh
+        self._load_options = dataclasses.replace(load_options, batch_size=batch_size)
         self._batches: dict[str, device_batches.DeviceEvalBatches] = {}
 
         def logits_fn(variables: trees.Tree, images: jax.Array) -> jax.Array:
@@ -60,8 +64,12 @@ class Evaluator:
             is for the splits of one data set.
 
         Raises:
+          FloatingPointError: if the loss is not finite, so that the predictions mean nothing.
+          ValueError: if the split has no examples.
           RuntimeError: if not every example was counted exactly once.
         """
+        if not len(source):
+            raise ValueError(f"split {source.split!r} has no examples, so nothing can be measured")
         if source.split not in self._batches:
             self._batches[source.split] = device_batches.eval_batches(
                 source,
@@ -80,4 +88,15 @@ class Evaluator:
                 f"evaluation counted {num_counted} of the {len(source)} examples of split "
                 f"{source.split!r}: the loader dropped or repeated some, which is a bug"
             )
+        if not math.isfinite(loss):
+            raise FloatingPointError(_explain(loss, source.split, variables))
         return metrics.summarize(confusion, loss), confusion
+
+
+def _explain(loss: float, split: str, variables: trees.Tree) -> str:
+    """Says what is known of a loss that is not finite."""
+    names = state.not_finite(variables)
+    cause = "all parameters and statistics are finite, so the outputs overflow"
+    if names:
+        cause = f"{len(names)} variables hold NaN or infinity: {messages.some(names, quoted=False)}"
+    return f"the loss on split {split!r} is {loss}: {cause}"

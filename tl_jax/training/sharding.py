@@ -37,6 +37,14 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
         )
 
 
+def divisible(batch_size: int, mesh: Mesh) -> int:
+    """Returns a batch size that divides over the devices: the given one, or the next larger.
+
+    For evaluation, which pads and masks its batches; training depends on the size of its batch.
+    """
+    return -(-batch_size // mesh.size) * mesh.size
+
+
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Places this process's part of a global batch on its devices."""
     return device_batches.put_batch(batch, sharded(mesh))

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -50,3 +51,17 @@ def create(
         batch_stats=variables.get("batch_stats", {}),
         opt_state=tx.init(trained),
     )
+
+
+def not_finite(variables: trees.Tree) -> list[str]:
+    """Returns the names of variables that hold a NaN or an infinity.
+
+    Examples:
+      >>> not_finite({"params": {"fc": {"bias": jnp.array([0.0, jnp.nan])}}})
+      ['params.fc.bias']
+    """
+    return [
+        trees.dotted(path)
+        for path, leaf in trees.flatten(variables).items()
+        if not np.isfinite(np.asarray(leaf, np.float32)).all()
+    ]
