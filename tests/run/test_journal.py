@@ -1,6 +1,7 @@
 """Tests of a run's record: what is kept on resuming, and what TensorBoard can read."""
 
 import json
+import resource
 import struct
 from pathlib import Path
 
@@ -75,6 +76,53 @@ def test_a_line_cut_off_by_a_stop_is_left_out(tmp_path):
     assert steps_of(tmp_path) == [1, 2]
     write(tmp_path, [3], after_step=2)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("rest", ["{", "\0\0\0\n", "null\n", '{"split": "train"}\n', "\n\n"])
+def test_a_damaged_last_line_is_left_out(tmp_path, rest):
+    write(tmp_path, [1, 2])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(rest)
+    assert steps_of(tmp_path) == [1, 2]
+    write(tmp_path, [3], after_step=2)
+    assert steps_of(tmp_path) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("damage", [b'{"split": "tra', b"\xff\xfe", b"7", b'{"split": "train"}'])
+def test_a_damaged_line_is_named_and_kept(tmp_path, damage):
+    write(tmp_path, [1, 2, 3])
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([lines[0], damage, *lines[1:]]) + b"\n")
+    before = path.read_bytes()
+    for attempt in (lambda: journal.read(tmp_path), lambda: write(tmp_path, [4], after_step=3)):
+        with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: got .* delete this line"):
+            attempt()
+    assert path.read_bytes() == before
+
+
+def test_values_that_are_not_finite_are_no_json_and_become_null(tmp_path):
+    with Journal(tmp_path, after_step=0) as record:
+        record.write("train", 1, 0.1, {"loss": 1.0, "grad_norm": float("inf")})
+    (found,) = journal.read(tmp_path)
+    assert (found["loss"], found["grad_norm"]) == (1.0, None)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard"])
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, name):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Journal(tmp_path, after_step=0) as record:
+        record.write("train", 1, 0.1, {"loss": 1.0})
+        sizes = [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()]
+        bulk = {"recall": [0.5] * 999} if name == "metrics.jsonl" else {}
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (max(sizes) + 400, limits[1]))
+            with pytest.raises(OSError, match=f"{tmp_path / name}"):
+                for step in range(2, 99):
+                    values = {f"m{i}": 0.5 for i in range(20)}
+                    record.write("train", step, 0.1, bulk or values)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_stop_while_the_record_is_reopened_loses_nothing(tmp_path, monkeypatch):

@@ -2,11 +2,12 @@
 
 import dataclasses
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from importlib import metadata
 from typing import Any, Self
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -14,18 +15,19 @@ from tl_jax import trees
 from tl_jax.config import Config
 from tl_jax.data.augment.augment import make_augment_fn
 from tl_jax.data.augment.mixing import make_mix_fn
+from tl_jax.data.images import value_check
 from tl_jax.data.loading import device_batches, host_batches, order
 from tl_jax.data.preprocess import Preprocess, normalize
 from tl_jax.data.source import Source
 from tl_jax.data.subset import Subset
 from tl_jax.models.model import Model
 from tl_jax.objectives import metrics
-from tl_jax.run import data
-from tl_jax.run.describe import count_parameters
-from tl_jax.run.folder import RunInfo
-from tl_jax.run.initial import Initial, initial_variables
+from tl_jax.run import data, defaults, describe, examples
+from tl_jax.run.examples import Examples
+from tl_jax.run.initial import Initial, initial_variables, read_weights
 from tl_jax.run.model import build_model, stage_names
 from tl_jax.run.phases import Phase, batch_norm_policies, group_parameters, make_phases
+from tl_jax.run.record import RunInfo
 from tl_jax.training import optim, recalibrate, sharding, state, step
 from tl_jax.training.checkpoint import Checkpoints, abstract
 from tl_jax.training.ema import averaged_params
@@ -34,7 +36,6 @@ from tl_jax.training.state import TrainState
 from tl_jax.training.stopping import Stopping
 from tl_jax.transfer import carry_over, freeze
 from tl_jax.transfer.carry_over import MatchedOnly, ZeroShot
-from tl_jax.weights.index import pretrained_config
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -44,7 +45,7 @@ class Experiment:
     """Data, network, initial variables, phases and devices of a run.
 
     Attributes:
-      config: the configuration.
+      config: the configuration, with explicit values in place of "auto".
       train: the training split.
       held_out: the other splits by name.
       model: the network.
@@ -56,6 +57,8 @@ class Experiment:
       mesh: devices that batches are split over.
       evaluator: evaluates variables on a split.
       info: the record of the run.
+      examples: the examples of each split.
+      defaults: what was chosen for "auto" and why, a sentence each.
     """
 
     config: Config
@@ -70,35 +73,36 @@ class Experiment:
     mesh: Mesh
     evaluator: Evaluator
     info: RunInfo
+    examples: dict[str, Examples]
+    defaults: tuple[str, ...] = ()
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
-        """Opens the data, builds the network and loads its initial variables."""
+        """Opens the data, builds the network and loads its initial variables; writes nothing."""
         mesh = sharding.data_mesh()
         sharding.check_batch_size(config.data.batch_size, mesh)
         train = data.open_split(config, config.data.train_split)
         splits = dict.fromkeys([config.data.eval_split, config.data.test_split])
         held_out = {split: data.open_split(config, split) for split in splits if split}
-        preprocess = data.preprocess_of(config)
-        model = build_model(config, len(train.class_names))
-        initial = initial_variables(config, model, train, preprocess, mesh)
+        all_splits = {train.split: train, **held_out}
+        listed = {split: examples.of_source(source) for split, source in all_splits.items()}
+        weights = read_weights(config)
+        trained_with = None if weights is None else weights.config
+        preprocess = dataclasses.replace(
+            data.preprocess_of(config, trained_with), value_range=train.value_range
+        )
+        model = build_model(
+            config,
+            len(train.class_names),
+            pretrained_classes=None if trained_with is None else trained_with.num_classes,
+        )
+        initial = initial_variables(config, model, train, preprocess, mesh, weights=weights)
+        decided = defaults.resolve(
+            config, has_batch_norm=bool(initial.variables.get("batch_stats"))
+        )
+        config = decided.config
         groups = group_parameters(config, model, stage_names(config, model))
         steps_per_epoch = max(1, round(len(train) / config.data.batch_size))
-        all_splits = {train.split: train, **held_out}
-        info = RunInfo(
-            class_names=tuple(train.class_names),
-            preprocess=preprocess,
-            weights=initial.weights,
-            parameters=count_parameters(initial.variables["params"]),
-            examples={split: len(source) for split, source in all_splits.items()},
-            skipped={split: list(source.skipped) for split, source in all_splits.items()},
-            subsets={
-                split: dict(source.record)
-                for split, source in all_splits.items()
-                if isinstance(source, Subset)
-            },
-            versions={library: metadata.version(library) for library in _LIBRARIES},
-        )
         return cls(
             config=config,
             train=train,
@@ -111,7 +115,22 @@ class Experiment:
             steps_per_epoch=steps_per_epoch,
             mesh=mesh,
             evaluator=_evaluator(config, model, preprocess, mesh),
-            info=info,
+            info=_record(config, model, preprocess, initial, all_splits, listed, decided.values),
+            examples=listed,
+            defaults=decided.notes,
+        )
+
+    def check(self) -> None:
+        """Raises what the first step would, where it can be known without computing one."""
+        self.stopping  # noqa: B018  Its construction checks patience and target.
+        order.make_order(self.config.data.sampling, self.train, seed=self.config.train.seed)
+        make_augment_fn(self.config.augment, self.preprocess)
+        make_mix_fn(self.config.augment)
+        shape = (self.config.data.batch_size, *self.preprocess.size, 3)
+        jax.eval_shape(
+            lambda variables, images: self.model.apply(variables, images, train=False),
+            self.initial.variables,
+            jax.ShapeDtypeStruct(shape, np.float32),
         )
 
     @property
@@ -133,25 +152,16 @@ class Experiment:
 
     @property
     def description(self) -> str:
-        """Data, network and initial variables as lines of text."""
-        config, info = self.config, self.info
-        counts = ", ".join(f"{count} {split}" for split, count in info.examples.items())
-        height, width = info.preprocess.size
-        lines = [
-            f"data     {config.data.source}: {counts}; {len(info.class_names)} classes",
-            f"model    {config.model.name}: {info.parameters:,} parameters, "
-            f"images {height}x{width}",
-            f"start    {info.weights or 'random weights'}",
-        ]
-        if info.weights is not None:
-            trained_with = pretrained_config(config.model.name)
-            lines += [f"warning  {text}" for text in info.preprocess.departures(trained_with)]
-        if self.initial.mapping is not None:
-            lines.append(f"classes  {self.initial.mapping}")
-        for split, names in info.skipped.items():
-            if names:
-                lines.append(f"skipped  {len(names)} corrupt images of {split}: {', '.join(names)}")
-        return "\n".join(lines)
+        """The first lines of the run: data, network, weights, decisions and devices."""
+        return describe.describe_start(
+            self.config,
+            self.info,
+            splits=[self.train, *self.held_out.values()],
+            labels=self.examples[self.train.split].labels,
+            initial=self.initial,
+            defaults=self.defaults,
+            mesh=self.mesh,
+        )
 
     def train_batches(self, start_step: int) -> Generator[dict[str, jax.Array], None, None]:
         """Yields the training batches from a step on, on their devices, without end."""
@@ -228,13 +238,19 @@ class Experiment:
 
     def restore(self, checkpoints: Checkpoints, saved_step: int) -> TrainState:
         """Returns the state of a checkpoint, to continue from."""
-        epochs_done = saved_step // self.steps_per_epoch
+        epochs_done = self.epoch_of(checkpoints, saved_step)
         phase = next(p for p in self.phases if p.start_epoch < epochs_done <= p.end_epoch)
         like = jax.eval_shape(
             lambda variables: state.create(variables, phase.tx, phase.plan),
             self.initial.variables,
         )
         return checkpoints.restore(saved_step, abstract(like, sharding.replicated(self.mesh)))
+
+    def epoch_of(self, checkpoints: Checkpoints, saved_step: int) -> int:
+        """Returns the number of epochs done at a checkpoint."""
+        epoch = checkpoints.saved(saved_step).epoch
+        # Earlier versions did not record it.
+        return saved_step // self.steps_per_epoch if epoch is None else epoch
 
     def variables_to_evaluate(self, phase: Phase, train_state: TrainState) -> dict[str, Any] | None:
         """Returns the variables to evaluate and to keep, or None if they are those of the state.
@@ -310,6 +326,44 @@ class Experiment:
         for batch in itertools.islice(batches, num_images // batch_size):
             images = sharding.put_batch({"image": batch["image"]}, self.mesh)["image"]
             yield normalize(images, self.preprocess.mean, self.preprocess.std)
+
+
+def _record(
+    config: Config,
+    model: Model,
+    preprocess: Preprocess,
+    initial: Initial,
+    splits: Mapping[str, Source],
+    listed: Mapping[str, Examples],
+    resolved: dict[str, Any],
+) -> RunInfo:
+    params = initial.variables["params"]
+    train = next(iter(splits.values()))
+    return RunInfo(
+        class_names=tuple(train.class_names),
+        preprocess=preprocess,
+        weights=initial.weights,
+        parameters=describe.count_parameters(params),
+        examples={split: len(source) for split, source in splits.items()},
+        skipped={split: list(source.skipped) for split, source in splits.items()},
+        subsets={
+            split: dict(source.record)
+            for split, source in splits.items()
+            if isinstance(source, Subset)
+        },
+        versions={library: metadata.version(library) for library in _LIBRARIES},
+        digests={split: each.digest for split, each in listed.items()},
+        head={
+            trees.dotted(path): list(leaf.shape)
+            for path, leaf in trees.flatten(params).items()
+            if trees.is_under(trees.dotted(path), model.classifier)
+        },
+        resolved=resolved,
+        warnings=(
+            *value_check.value_warnings(train, config.data.value_range),
+            *examples.overlaps(listed, train.split),
+        ),
+    )
 
 
 def _evaluator(config: Config, model: Model, preprocess: Preprocess, mesh: Mesh) -> Evaluator:

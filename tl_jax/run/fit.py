@@ -3,16 +3,16 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from tl_jax import trees
-from tl_jax.config import Config
-from tl_jax.run import journal
+from tl_jax import messages, trees
+from tl_jax.config import Config, changes
+from tl_jax.run import journal, longer
 from tl_jax.run.experiment import Experiment
 from tl_jax.run.folder import RunFolder
 from tl_jax.run.journal import Journal
@@ -20,7 +20,7 @@ from tl_jax.run.phases import Phase
 from tl_jax.run.progress import Progress, clock, log
 from tl_jax.run.report import ZERO_SHOT, write_report
 from tl_jax.training.checkpoint import Checkpoints
-from tl_jax.training.state import TrainState
+from tl_jax.training.state import TrainState, not_finite
 from tl_jax.training.step import Metrics, TrainStep
 
 _CHECKPOINT_METRICS = ("loss", "accuracy", "balanced_accuracy", "macro_f1")
@@ -60,24 +60,58 @@ def fit(
       >>> report["metrics"]["validation"]["count"]
       269
     """
+    _check_arguments(config, stop_after_epoch)
     folder = RunFolder(workdir)
-    folder.claim(config)
-    report = folder.read_report()
-    if report is not None:
-        log(f"{folder.path} holds a finished run of this configuration; its report is returned")
-        return report
-    experiment = Experiment.from_config(config)
-    folder.write_info(experiment.info)
-    log(experiment.description)
-    with folder.open_checkpoints(config) as checkpoints:
-        epochs_done, reason = _train(experiment, folder, checkpoints, stop_after_epoch)
-        where = f"stopped after epoch {epochs_done} of {experiment.num_epochs}"
-        if reason is not None:
-            log(f"{where}: {reason}")
-        elif epochs_done < experiment.num_epochs:
-            log(f"{where}; the same command continues from here")
-            return None
-        return write_report(experiment, folder, checkpoints, reason)
+    with folder.locked():
+        existing = folder.check(config)
+        report = folder.finished(config)
+        if report is not None:
+            log(f"{folder.path} holds a finished run of this configuration; its report is returned")
+            return report
+        experiment = Experiment.from_config(config)
+        experiment.check()
+        if existing is not None:
+            _check_continuation(existing, experiment, folder)
+        folder.claim(config, experiment.info, experiment.examples)
+        log(f"{experiment.description}\nworkdir  {folder.path}")
+        with folder.open_checkpoints(config) as checkpoints:
+            epochs_done, reason = _train(experiment, folder, checkpoints, stop_after_epoch)
+            where = f"stopped after epoch {epochs_done} of {experiment.num_epochs}"
+            if reason is not None:
+                log(f"{where}: {reason}")
+            elif epochs_done < experiment.num_epochs:
+                log(f"{where}; the same command continues from here")
+                return None
+            return write_report(experiment, folder, checkpoints, reason)
+
+
+def _check_arguments(config: Config, stop_after_epoch: int | None) -> None:
+    if not isinstance(config, Config):
+        raise TypeError(
+            f"got a {type(config).__name__} as configuration; expected a tl_jax.Config, such as "
+            "Config(data=DataConfig('folder:photos'))"
+        )
+    is_number = isinstance(stop_after_epoch, int) and not isinstance(stop_after_epoch, bool)
+    if stop_after_epoch is not None and not (is_number and stop_after_epoch >= 1):
+        raise ValueError(
+            f"got stop_after_epoch={stop_after_epoch!r}; expected a number of epochs, 1 or more"
+        )
+
+
+def _check_continuation(existing: Config, experiment: Experiment, folder: RunFolder) -> None:
+    """Checks that the run in a folder can go on as an experiment: same data, same epochs so far."""
+    folder.compare(existing, experiment.info, experiment.examples)
+    steps_per_epoch, config = experiment.steps_per_epoch, experiment.config
+    longer.check(
+        existing,
+        config,
+        epochs_done=folder.epochs_done(steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
+        folder=str(folder.path),
+    )
+    saved = folder.newest()
+    if saved is not None and changes.changed(existing, config) & changes.LENGTH:
+        longer.check_stopping(experiment.stopping, saved.history, folder=str(folder.path))
 
 
 def _train(
@@ -91,36 +125,27 @@ def _train(
     Returns:
       The number of epochs done, and why training stopped early; None if it did not.
     """
-    options, steps_per_epoch = experiment.config.train, experiment.steps_per_epoch
+    steps_per_epoch, stopping = experiment.steps_per_epoch, experiment.stopping
     last_epoch = experiment.num_epochs
     if stop_after_epoch is not None:
         last_epoch = min(stop_after_epoch, last_epoch)
-    state: TrainState | None = None
-    epochs_done = 0
-    saved_step = checkpoints.latest_step()
-    if saved_step is not None:
-        state = experiment.restore(checkpoints, saved_step)
-        epochs_done = saved_step // steps_per_epoch
-        log(f"resumed from epoch {epochs_done} of {experiment.num_epochs}")
-    history = [
-        record[options.best_metric]
-        for record in journal.read(folder.path)
-        if record["split"] == experiment.config.data.eval_split and record["epoch"] <= epochs_done
-    ]
-    stopping = experiment.stopping
+    state, epochs_done, history = _resume(experiment, folder, checkpoints)
+
+    def why_stop() -> str | None:
+        return stopping.decide([scores.get(stopping.metric, math.nan) for scores in history])
+
     # Without a checkpoint the zero-shot accuracy, which has step 0, is recorded again too.
     after_step = epochs_done * steps_per_epoch if epochs_done else -1
     with (
         contextlib.closing(experiment.train_batches(epochs_done * steps_per_epoch)) as batches,
         Journal(folder.path, after_step=after_step, enabled=jax.process_index() == 0) as records,
     ):
-        if state is None:
-            _record_zero_shot(experiment, records)
+        _complete_records(experiment, folder, epochs_done, records)
         for phase in experiment.phases:
             epochs = range(max(phase.start_epoch, epochs_done) + 1, phase.end_epoch + 1)
             if not epochs or epochs[0] > last_epoch:
                 continue
-            if stopping.decide(history):
+            if why_stop():
                 break
             log(f"phase    {phase.name}, epochs {phase.start_epoch + 1} to {phase.end_epoch}")
             log(phase.description)
@@ -128,18 +153,92 @@ def _train(
                 state = experiment.begin(phase, state)
             train_step = experiment.compile_step(phase)
             for epoch in epochs:
-                state = _train_epoch(experiment, phase, epoch, train_step, batches, state, records)
-                evaluated = experiment.variables_to_evaluate(phase, state)
-                metrics = _evaluate(experiment, epoch, evaluated or state.variables, records)
-                scores = {name: metrics[name] for name in _CHECKPOINT_METRICS}
-                checkpoints.save(state, scores, evaluated)
-                history.append(metrics[options.best_metric])
+                compiles = epoch == epochs[0]
+                with _explained_divergence(experiment, checkpoints, epoch):
+                    state = _train_epoch(
+                        experiment, phase, epoch, train_step, batches, state, records, checkpoints,
+                        compiles=compiles,
+                    )  # fmt: skip
+                    evaluated = experiment.variables_to_evaluate(phase, state)
+                    metrics = _evaluate(experiment, epoch, evaluated or state.variables, records)
+                    _check_finite(state)
+                history.append({name: metrics[name] for name in _CHECKPOINT_METRICS})
+                checkpoints.save(state, history[-1], evaluated, epoch=epoch, history=history)
                 epochs_done = epoch
-                if epoch == last_epoch or stopping.decide(history):
+                if epoch == last_epoch or why_stop():
                     break
-    if epochs_done >= last_epoch:
-        return epochs_done, None
-    return epochs_done, stopping.decide(history)
+    return epochs_done, None if epochs_done >= last_epoch else why_stop()
+
+
+def _resume(
+    experiment: Experiment, folder: RunFolder, checkpoints: Checkpoints
+) -> tuple[TrainState | None, int, list[Mapping[str, float]]]:
+    """Returns the state of the newest checkpoint, its epoch, and the metrics of the epochs so far.
+
+    Without a checkpoint these are None, 0 and an empty list.
+    """
+    saved_step = checkpoints.latest_step()
+    if saved_step is None:
+        return None, 0, []
+    state = experiment.restore(checkpoints, saved_step)
+    epochs_done = experiment.epoch_of(checkpoints, saved_step)
+    if names := not_finite(state.variables):  # Earlier versions did not look before they wrote.
+        raise FloatingPointError(
+            f"the checkpoint of epoch {epochs_done}, from which this run would go on, holds NaN or "
+            f"infinity in {messages.some(names, quoted=False)}. Lower optim.learning_rate or set "
+            "optim.clip_norm, and train into another folder (--workdir); predict, evaluate and "
+            "export use the best checkpoint of this one"
+        )
+    log(f"resumed from epoch {epochs_done} of {experiment.num_epochs}")
+    history = list(checkpoints.saved(saved_step).history)
+    if len(history) < epochs_done:  # An earlier version wrote the checkpoint.
+        history = _history_of_records(experiment, folder, checkpoints, epochs_done)
+    return state, epochs_done, history
+
+
+def _history_of_records(
+    experiment: Experiment, folder: RunFolder, checkpoints: Checkpoints, epochs_done: int
+) -> list[Mapping[str, float]]:
+    """Returns the metrics of each epoch by the journal, and by the checkpoints that are kept.
+
+    An epoch that neither knows has no metrics: it is no improvement, as the best one is kept.
+    """
+    known: dict[float, Mapping[str, Any]] = {
+        record["epoch"]: record
+        for record in journal.read(folder.path)
+        if record["split"] == experiment.config.data.eval_split
+    }
+    for step in (checkpoints.best_step(), checkpoints.latest_step()):
+        if step is not None:
+            known[experiment.epoch_of(checkpoints, step)] = checkpoints.saved(step).metrics
+    return [
+        {
+            name: known[epoch][name]
+            for name in _CHECKPOINT_METRICS
+            if known.get(epoch, {}).get(name) is not None
+        }
+        for epoch in range(1, epochs_done + 1)
+    ]
+
+
+def _complete_records(
+    experiment: Experiment, folder: RunFolder, epochs_done: int, records: Journal
+) -> None:
+    """Records the zero-shot accuracy unless it is there, and says which epochs are not."""
+    known = journal.read(folder.path)
+    # All processes evaluate, or none, so what a file holds decides only where there is one process.
+    is_lost = not any(record["split"] == ZERO_SHOT for record in known)
+    if epochs_done == 0 or (is_lost and jax.process_count() == 1):
+        _record_zero_shot(experiment, records)
+    split = experiment.config.data.eval_split
+    recorded = {record["epoch"] for record in known if record["split"] == split}
+    lost = [str(epoch) for epoch in range(1, epochs_done + 1) if epoch not in recorded]
+    if lost:
+        log(
+            f"note: {folder.path / 'metrics.jsonl'} has no record of epoch "
+            f"{messages.some(lost, quoted=False)}; the curves will lack what is gone, training and "
+            "early stopping do not need it"
+        )
 
 
 def _train_epoch(
@@ -150,8 +249,11 @@ def _train_epoch(
     batches: Iterator[dict[str, jax.Array]],
     state: TrainState,
     records: Journal,
+    checkpoints: Checkpoints,
+    *,
+    compiles: bool,
 ) -> TrainState:
-    """Trains one epoch, and records losses and learning rates."""
+    """Trains one epoch, and records losses and learning rates; raises if a write has failed."""
     steps_per_epoch = experiment.steps_per_epoch
     trained_labels = set(jax.tree.leaves(phase.plan))
     pending: list[Metrics] = []
@@ -159,15 +261,18 @@ def _train_epoch(
         f"epoch {epoch}/{experiment.num_epochs} ({phase.name})",
         steps=steps_per_epoch,
         images_per_step=experiment.config.data.batch_size,
+        compiles=compiles,
         enabled=jax.process_index() == 0,
     ) as progress:
         for steps_done in range(1, steps_per_epoch + 1):
             state, step_metrics = train_step(state, next(batches))
+            progress.update(step_metrics)
+            checkpoints.check_for_errors()
             pending.append(step_metrics)
             if steps_done % experiment.config.train.log_every and steps_done < steps_per_epoch:
-                progress.update()
                 continue
-            means = _means(pending, epoch)
+            means = _means(pending)
+            progress.finish(means["loss"])
             pending = []
             step_of_phase = (epoch - 1 - phase.start_epoch) * steps_per_epoch + steps_done - 1
             rates = {
@@ -175,23 +280,51 @@ def _train_epoch(
                 for label, schedule in phase.schedules.items()
                 if label in trained_labels
             }
-            speed = {"images_per_second": progress.images_per_second}
+            rate = progress.images_per_second
+            speed = {} if rate is None else {"images_per_second": rate}
             step = (epoch - 1) * steps_per_epoch + steps_done
             records.write("train", step, step / steps_per_epoch, means | rates | speed)
-            progress.update(means["loss"])
     return state
 
 
-def _means(pending: list[Metrics], epoch: int) -> dict[str, float]:
+def _means(pending: list[Metrics]) -> dict[str, float]:
     """Returns the mean metrics of some steps; waits until they are computed."""
     values = jax.device_get(pending)
     means = {name: float(np.mean([value[name] for value in values])) for name in values[0]}
     if not math.isfinite(means["loss"]):
-        raise FloatingPointError(
-            f"the training loss is {means['loss']} in epoch {epoch}; lower optim.learning_rate, "
-            "set optim.clip_norm, or lengthen optim.warmup_epochs (the newest checkpoint is intact)"
-        )
+        raise FloatingPointError(f"the training loss is {means['loss']}")
     return means
+
+
+def _check_finite(state: TrainState) -> None:
+    """Raises a FloatingPointError if a parameter or statistic is not finite.
+
+    The loss of a step is computed before its update, so it does not show what that one spoiled.
+    """
+    names = not_finite(state.variables)
+    if names:
+        raise FloatingPointError(
+            f"{len(names)} variables hold NaN or infinity ({messages.some(names, quoted=False)})"
+        )
+
+
+@contextlib.contextmanager
+def _explained_divergence(
+    experiment: Experiment, checkpoints: Checkpoints, epoch: int
+) -> Iterator[None]:
+    """Adds to a FloatingPointError where it arose, what to do, and what is kept."""
+    try:
+        yield
+    except FloatingPointError as error:
+        kept = "No checkpoint was written yet."
+        step = checkpoints.latest_step()
+        if step is not None and (saved_epoch := experiment.epoch_of(checkpoints, step)) < epoch:
+            kept = f"The checkpoint of epoch {saved_epoch} is whole, and finite."
+        raise FloatingPointError(
+            f"{error} in epoch {epoch}. Lower optim.learning_rate, set optim.clip_norm or lengthen "
+            "optim.warmup_epochs, and train into another folder (--workdir): this one belongs to "
+            f"the present configuration, which would fail again in the same place. {kept}"
+        ) from error
 
 
 def _evaluate(

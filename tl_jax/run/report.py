@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from tl_jax import files
 from tl_jax.run import journal, plots
 from tl_jax.run.describe import count_parameters
 from tl_jax.run.experiment import Experiment
@@ -45,9 +46,9 @@ def write_report(
     params = experiment.initial.variables["params"]
     report = {
         "model": config.model.name,
-        "epochs": last_step // experiment.steps_per_epoch,
+        "epochs": experiment.epoch_of(checkpoints, last_step),
         "stopped": stopped,
-        "best_epoch": best_step // experiment.steps_per_epoch,
+        "best_epoch": experiment.epoch_of(checkpoints, best_step),
         "best_metric": config.train.best_metric,
         "metrics": {split: metrics for split, (metrics, _) in results.items()},
         "confusion": {split: confusion.tolist() for split, (_, confusion) in results.items()},
@@ -59,19 +60,23 @@ def write_report(
         "zero_shot": next((r for r in records if r["split"] == ZERO_SHOT), None),
     }
     if jax.process_index() == 0:
-        plots.learning_curves(
-            records,
-            folder.path / "curves.png",
-            title=f"{config.model.name} on {config.data.source}",
-            phase_ends=[phase.end_epoch for phase in experiment.phases[:-1]],
-        )
+        curves, confusion_png = folder.path / "curves.png", folder.path / "confusion.png"
+        with files.naming(curves):
+            plots.learning_curves(
+                records,
+                curves,
+                title=f"{config.model.name} on {config.data.source}",
+                phase_ends=[phase.end_epoch for phase in experiment.phases[:-1]],
+            )
         split = config.data.test_split or config.data.eval_split
         split_metrics, confusion = results[split]
-        plots.confusion_matrix(
-            np.asarray(confusion),
-            experiment.train.class_names,
-            folder.path / "confusion.png",
-            title=f"{split}, accuracy {split_metrics['accuracy']:.3f}",
-        )
+        with files.naming(confusion_png):
+            plots.confusion_matrix(
+                np.asarray(confusion),
+                experiment.train.class_names,
+                confusion_png,
+                title=f"{split}, accuracy {split_metrics['accuracy']:.3f}",
+            )
+        # The last file: a run that is killed before it measures and draws again.
         folder.write_report(report)
     return report

@@ -1,0 +1,98 @@
+"""Runs that go on after damage: lost records, old checkpoints, values that are not finite."""
+
+import json
+import shutil
+
+import jax
+import pytest
+
+from tests.support.runs import change, without_speed
+from tl_jax.run import fit as fitting
+from tl_jax.run import journal
+from tl_jax.run.fit import fit
+from tl_jax.run.folder import load_run
+from tl_jax.training.checkpoint import CheckpointError
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def patient_config(tiny_config):
+    """A run that cannot improve, and stops after three of its nine epochs."""
+    config = change(tiny_config, "train", head_epochs=9, epochs=0, patience=2, best_metric="loss")
+    return change(config, "optim", learning_rate=0.0, schedule="constant", warmup_epochs=0.0)
+
+
+def test_early_stopping_does_not_need_the_records(patient_config, tmp_path, capsys):
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
+    report = fit(patient_config, undisturbed)
+    assert (report["epochs"], report["best_epoch"]) == (3, 1)
+    assert report["stopped"].startswith("no better loss for 2 epochs")
+    assert fit(patient_config, stopped, stop_after_epoch=2) is None
+    capsys.readouterr()
+    for kind in ("deleted", "cut off", "earlier version"):
+        workdir = shutil.copytree(stopped, tmp_path / kind)
+        records, newest = workdir / "metrics.jsonl", max((workdir / "checkpoints").iterdir())
+        if kind == "deleted":
+            records.unlink()
+        elif kind == "cut off":
+            records.write_bytes(records.read_bytes()[:150])
+        else:  # It recorded no epoch, no history and no checksums.
+            for step in (workdir / "checkpoints").iterdir():
+                metrics = json.loads((step / "metrics" / "metrics").read_text())
+                del metrics["epoch"], metrics["history"]
+                (step / "metrics" / "metrics").write_text(json.dumps(metrics))
+                (step / "checksums.json").unlink()
+            assert newest.is_dir()
+        assert fit(patient_config, workdir) == report
+        noted = "has no record of epoch" in capsys.readouterr().err
+        assert noted == (kind != "earlier version")
+    records = [without_speed(journal.read(tmp_path / "undisturbed"))]
+    assert without_speed(journal.read(tmp_path / "earlier version")) == records[0]
+
+
+@pytest.mark.parametrize("collection", ["params", "batch_stats"])
+def test_parameters_that_are_not_finite_stop_the_run_before_they_are_saved(
+    patient_config, tmp_path, monkeypatch, collection
+):
+    train_epoch = fitting._train_epoch
+
+    def spoil(experiment, phase, epoch, *args, **options):
+        state = train_epoch(experiment, phase, epoch, *args, **options)
+        if epoch < 2:
+            return state
+        tree = jax.tree.map(lambda leaf: leaf * float("nan"), getattr(state, collection))
+        return state.replace(**{collection: tree})
+
+    monkeypatch.setattr(fitting, "_train_epoch", spoil)
+    with pytest.raises(FloatingPointError) as error:
+        fit(patient_config, tmp_path / "run")
+    message = str(error.value)
+    assert "split 'val' is nan" in message and "hold NaN or infinity" in message
+    assert "in epoch 2" in message and "another folder (--workdir)" in message
+    assert "The checkpoint of epoch 1 is whole, and finite." in message
+    assert load_run(tmp_path / "run").step == 3
+    for name in ("metrics.jsonl", "run.json", "config.json"):
+        assert "NaN" not in (tmp_path / "run" / name).read_text()
+
+
+def test_a_failed_checkpoint_stops_the_run_which_can_go_on(
+    patient_config, tmp_path, monkeypatch, capfd
+):
+    from tl_jax.training import checkpoint_folder
+
+    write = checkpoint_folder.write_checksums
+
+    def fail(directory, step):
+        if step == 6:
+            raise OSError(28, "No space left on device")
+        write(directory, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_folder, "write_checksums", fail)
+        with pytest.raises(CheckpointError, match=r"checkpoints.6 could not .*No space"):
+            fit(patient_config, tmp_path / "run")
+    assert "Traceback" not in capfd.readouterr().err
+    report = fit(patient_config, tmp_path / "run")
+    assert report["epochs"] == 3
+    assert "resumed from epoch 1 of 9" in capfd.readouterr().err
