@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from tl_jax import messages
+from tl_jax.version import __version__
 
 if TYPE_CHECKING:  # For type checkers and editors; at run time `__getattr__` imports them.
     from tl_jax.config import (
@@ -37,6 +38,7 @@ if TYPE_CHECKING:  # For type checkers and editors; at run time `__getattr__` im
     from tl_jax.evaluation.soup import soup
     from tl_jax.evaluation.wise_ft import wise_ft
     from tl_jax.models.catalogue import catalogue
+    from tl_jax.models.nnx_bridge import from_nnx, to_nnx
     from tl_jax.models.outputs import features
     from tl_jax.models.pretrained import load_pretrained
     from tl_jax.models.registry import architecture, create_model, list_models
@@ -51,8 +53,6 @@ if TYPE_CHECKING:  # For type checkers and editors; at run time `__getattr__` im
     from tl_jax.transfer.soups import greedy_soup, interpolate, uniform_soup, wise_ft_curve
     from tl_jax.weights.index import PretrainedConfig, pretrained_config
     from tl_jax.weights.state_dict import to_state_dict
-
-__version__ = "0.1.0"
 
 # The module of each public name. They are imported on first use, so that a machine that only runs
 # models and steps needs neither the data libraries nor the writers of pictures and logs.
@@ -75,6 +75,8 @@ _MODULES = {
     "list_models": "tl_jax.models.registry",
     "catalogue": "tl_jax.models.catalogue",
     "features": "tl_jax.models.outputs",
+    "to_nnx": "tl_jax.models.nnx_bridge",
+    "from_nnx": "tl_jax.models.nnx_bridge",
     "load_pretrained": "tl_jax.models.pretrained",
     "from_state_dict": "tl_jax.models.variables",
     "to_state_dict": "tl_jax.weights.state_dict",

@@ -1,0 +1,107 @@
+"""Ctrl-C and SIGTERM: one line, a clean exit status, and a checkpoint that is being written."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.support.slim import ROOT
+
+WORK = """
+import sys, threading, time
+from tl_jax import interrupt
+with interrupt.ends_the_process("interrupted; go on later"):
+    {work}
+"""
+# What the main thread does when the signal comes: plain Python, and a call that is not interrupted.
+BUSY = {
+    "python": "print('go', flush=True)\n    while True: pass",
+    "swallows": (
+        "print('go', flush=True)\n"
+        "    while True:\n"
+        "        try: time.sleep(0.01)\n"
+        "        except BaseException: pass"
+    ),
+    "native": ("print('go', flush=True)\n    import ctypes; ctypes.CDLL(None).usleep(60_000_000)"),
+}
+
+
+def start(work: str) -> subprocess.Popen:
+    """Starts a process, and returns when it has printed a line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORK.format(work=work)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "go\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("busy", list(BUSY))
+def test_a_signal_ends_the_process_whatever_it_does(busy, number):
+    process = start(BUSY[busy])
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (128 + number, "", "interrupted; go on later\n")
+
+
+WRITES = """end = time.monotonic() + {seconds}
+    interrupt.writes.add(lambda: time.monotonic() < end)
+    print('go', flush=True)
+    time.sleep(60)"""
+
+
+def test_a_checkpoint_that_is_being_written_is_waited_for():
+    process, begin = start(WRITES.format(seconds=1.5)), time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+    assert time.monotonic() - begin > 1
+
+
+def test_a_second_signal_does_not_wait():
+    process, begin = start(WRITES.format(seconds=60)), time.monotonic()
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    assert process.wait(timeout=20) == 130
+    assert time.monotonic() - begin < 15
+
+
+def test_afterwards_python_handles_signals_again():
+    code = (
+        "from tl_jax import interrupt\n"
+        "import os, signal\n"
+        "with interrupt.ends_the_process('no'): pass\n"
+        "try: os.kill(os.getpid(), signal.SIGINT); print('nothing')\n"
+        "except KeyboardInterrupt: print('raised')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "raised\n")
+
+
+def test_a_command_is_interrupted_in_one_line(tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text("import time\nprint('go', flush=True)\ntime.sleep(60)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tl_jax", "train", str(file), "--workdir", str(tmp_path / "run")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "go\n"
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert out == "interrupted; the same command goes on from the newest checkpoint\n"
