@@ -19,5 +19,5 @@ def get_config() -> Config:
     return dataclasses.replace(
         SOLAR_CELLS,
         optim=HIGH_RATE,
-        transfer=TransferConfig(trained="head+batch_norm"),
+        transfer=TransferConfig(trained="head+batch_norm", batch_norm="update"),
     )

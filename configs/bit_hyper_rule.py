@@ -34,6 +34,7 @@ def get_config() -> Config:
         optim=OptimConfig(
             name="sgd",
             learning_rate=rule.learning_rate,
+            head_learning_rate=None,
             momentum=rule.momentum,
             schedule="step",
             step_epochs=tuple(step / steps_per_epoch for step in rule.boundaries),

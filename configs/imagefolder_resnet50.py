@@ -9,7 +9,15 @@ or a file (`--model.weights resnet50.safetensors`). Expect a validation accuracy
 interval after each epoch. This repository has not run it.
 """
 
-from tl_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from tl_jax.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    TransferConfig,
+)
 
 
 def get_config() -> Config:
@@ -21,10 +29,13 @@ def get_config() -> Config:
         optim=OptimConfig(
             name="sgd",
             learning_rate=1e-3,
+            head_learning_rate=None,
             momentum=0.9,
             schedule="step",
             step_epochs=(7.0, 14.0, 21.0),
             step_factor=0.1,
+            warmup_epochs=0.0,
         ),
+        transfer=TransferConfig(batch_norm="update"),
         train=TrainConfig(epochs=25),
     )

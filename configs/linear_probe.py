@@ -10,7 +10,7 @@ the images differ from ImageNet's. docs/strategies.md compares it with the other
 
 import dataclasses
 
-from configs.base import SOLAR_CELLS
+from configs.base import HIGH_RATE, SOLAR_CELLS
 from tl_jax.config import Config, TransferConfig
 
 
@@ -18,5 +18,6 @@ def get_config() -> Config:
     """Returns the configuration."""
     return dataclasses.replace(
         SOLAR_CELLS,
+        optim=HIGH_RATE,
         transfer=TransferConfig(trained="head"),
     )

@@ -3,7 +3,7 @@
 Command:
     python -m tl_jax train configs/llrd.py --workdir runs/llrd
 
-The last stage has the rate 5e-4, the stem 9e-5. Expect about the accuracy of one rate for all; the
+The last stage has the rate 3e-4, the stem 5e-5. Expect about the accuracy of one rate for all; the
 gain grows with the depth of the network and the similarity of the images to ImageNet's.
 docs/strategies.md compares it with the other strategies.
 """

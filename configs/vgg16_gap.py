@@ -17,6 +17,12 @@ def get_config() -> Config:
         model=ModelConfig(name="vgg16", head="mlp", hidden=(1024,)),
         data=DataConfig(source="folder:photos", batch_size=32),
         augment=AugmentConfig(scale=(0.6, 1.0)),
-        optim=OptimConfig(name="adam", learning_rate=1e-4, schedule="constant"),
+        optim=OptimConfig(
+            name="adam",
+            learning_rate=1e-4,
+            head_learning_rate=None,
+            schedule="constant",
+            warmup_epochs=0.0,
+        ),
         train=TrainConfig(epochs=10),
     )

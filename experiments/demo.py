@@ -6,6 +6,7 @@ python -m experiments.demo [--workdir DIR] [--epochs N]
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -14,12 +15,14 @@ from typing import Any
 import jax
 
 from configs import demo
+from tl_jax.cli import streams
 from tl_jax.config import RANDOM_WEIGHTS, Config
 from tl_jax.run.fit import fit
 
 
 def main() -> None:
     """Trains both, prints the table and the paths of the pictures."""
+    streams.prepare()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", type=Path, default=Path("runs/demo"))
     parser.add_argument("--epochs", type=int, help="epochs of all layers, instead of the demo's")
@@ -51,17 +54,20 @@ def main() -> None:
     pretrained = arguments.workdir / "pretrained"
     print(f"learning curves   {pretrained / 'curves.png'}")
     print(f"confusion matrix  {pretrained / 'confusion.png'}")
-    print(f"TensorBoard       tensorboard --logdir {arguments.workdir}")
-    print(f"predict           .venv/bin/python -m tl_jax predict {pretrained} IMAGE...")
+    workdir, run = (shlex.quote(str(path)) for path in (arguments.workdir, pretrained))
+    print(f"TensorBoard       tensorboard --logdir {workdir}")
+    print(f"predict           {shlex.quote(sys.executable)} -m tl_jax predict {run} IMAGE...")
 
 
 def from_scratch(config: Config) -> Config:
     """Returns the same experiment with random weights.
 
     It has the same number of epochs, but trains all layers in all of them: a head on random
-    features learns next to nothing, which would make the comparison unfair.
+    features learns next to nothing, which would make the comparison unfair. Nor would the default
+    rate do, which is for pretrained weights: it has the one that `experiments.strategies` chose.
     """
     scratch = _replaced(config, "model", weights=RANDOM_WEIGHTS)
+    scratch = _replaced(scratch, "optim", learning_rate=2e-3)
     epochs = config.train.head_epochs + config.train.epochs
     return _replaced(scratch, "train", head_epochs=0, epochs=epochs)
 

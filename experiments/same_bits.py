@@ -147,8 +147,9 @@ def configurations(photos: Path, weights: Path) -> dict[str, Config]:
             "workers": 1,
         },
         "augment": {"scale": (0.5, 1.0)},
-        "optim": {"name": "adamw", "learning_rate": 1e-3},
-        "transfer": {},
+        # Explicit, so that a change of the defaults does not change the runs.
+        "optim": {"name": "adamw", "learning_rate": 1e-3, "head_learning_rate": None},
+        "transfer": {"batch_norm": "update"},
         "train": {"epochs": 2, "log_every": 1},
     }
     sections = {

@@ -237,6 +237,8 @@ def configured(
       epochs: of all phases together.
     """
     transfer = method.transfer
+    if transfer.batch_norm == "auto":  # The strategies are compared with statistics updated.
+        transfer = dataclasses.replace(transfer, batch_norm="update")
     if transfer.classifier != "replace" and data[0].source != "elpv":
         transfer = dataclasses.replace(transfer, class_mapping=stamps.class_mapping(_folder(data)))
     if method.phases is not None:

@@ -81,16 +81,18 @@ def write(summary: dict[str, Any], folder: Path, page: Path | None) -> None:
         page.write_text(with_tables(page.read_text(), text))
 
 
-def with_tables(page: str, tables: str) -> str:
+def with_tables(page: str, tables: str, markers: tuple[str, str] = (BEGIN, END)) -> str:
     """Returns a page with the part between its markers replaced.
 
     Raises:
       ValueError: if the two markers are not there, in this order.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = page.partition(markers[0])
+    _, end, after = rest.partition(markers[1])
     if not begin or not end:
-        raise ValueError(f"the page has no part between {BEGIN!r} and {END!r}; add both lines")
+        raise ValueError(
+            f"the page has no part between {markers[0]!r} and {markers[1]!r}; add both lines"
+        )
     return f"{before}{begin}\n\n{tables.strip()}\n\n{end}{after}"
 
 

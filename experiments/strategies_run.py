@@ -259,7 +259,9 @@ def training_seconds(
     Returns:
       Seconds; None if a phase has no second epoch.
     """
-    ends = {record["epoch"]: images / record["images_per_second"] for record in losses}
+    # A first step that was compiled has no speed.
+    timed = [record for record in losses if "images_per_second" in record]
+    ends = {record["epoch"]: images / record["images_per_second"] for record in timed}
     seconds = 0.0
     for phase in phases:
         later = [ends[epoch] for epoch in range(phase.start_epoch + 2, phase.end_epoch + 1)]

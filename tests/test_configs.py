@@ -101,7 +101,7 @@ def test_a_folder_recipe_fits_a_stand_in(name, optimizer, head, tiny_networks, p
     config = shortened(config, source=f"folder:{photos}", eval_split="val")
     experiment = Experiment.from_config(config)
     assert (config.optim.name, config.model.head) == (optimizer, head)
-    assert len(experiment.phases) == (2 if name == "folder" else 1)
+    assert len(experiment.phases) == 1
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from tl_jax.config import Config, GroupConfig, OptimConfig, PhaseConfig, TrainConfig, TransferConfig
+from tl_jax.run.defaults import resolve
 from tl_jax.run.phases import batch_norm_policies, gradual, lp_ft, make_phases
 from tl_jax.training import optim
 from tl_jax.training.ema import averaged_params
@@ -31,7 +32,8 @@ def phases_of(*specs: PhaseConfig, optim: OptimConfig | None = None, transfer=No
         transfer=transfer or TransferConfig(phases=specs),
         train=TrainConfig(**train),
     )
-    return make_phases(config, LABELS, {"params": PARAMS}, STEPS)
+    resolved = resolve(config, has_batch_norm=False)
+    return make_phases(resolved.config, LABELS, {"params": PARAMS}, STEPS)
 
 
 def after_two_steps(tx: optax.GradientTransformation):
@@ -134,7 +136,8 @@ def test_the_average_forgets_at_the_configured_decay():
 @pytest.mark.parametrize(
     ("optim", "phase", "body", "head"),
     [
-        ({}, {}, 1.0, 1.0),
+        ({"head_learning_rate": None}, {}, 1.0, 1.0),
+        ({}, {}, 1.0, 3.0),  # "auto"
         ({"head_learning_rate": 2.0}, {}, 1.0, 2.0),
         ({"head_learning_rate": 2.0}, {"learning_rate": 3.0}, 3.0, 3.0),
         ({"head_learning_rate": 2.0}, {"head_learning_rate": 4.0}, 1.0, 4.0),
@@ -151,7 +154,7 @@ def test_the_phase_s_rates_come_before_the_run_s(optim, phase, body, head):
 def test_rates_fall_from_the_last_stage_to_the_stem_and_a_group_keeps_its_own():
     optim = OptimConfig(learning_rate=1.0, layer_decay=0.1)
     (phase,) = phases_of(optim=optim, transfer=SLOW)
-    expected = {"stage0": 0.01, "stage1": 0.5, "stage2": 1.0, "head": 1.0}
+    expected = {"stage0": 0.01, "stage1": 0.5, "stage2": 1.0, "head": 3.0}
     assert phase.peak_rates == pytest.approx(expected)
 
 
@@ -179,7 +182,7 @@ def test_a_phase_may_have_a_warm_up_of_its_own():
         PhaseConfig(3),
     )
     config = OptimConfig(learning_rate=1.0, warmup_epochs=0.5, schedule="constant")
-    first_rates = [float(phase.schedules["head"](0)) for phase in phases_of(*specs, optim=config)]
+    first_rates = [float(phase.schedules["stage0"](0)) for phase in phases_of(*specs, optim=config)]
     assert first_rates == pytest.approx([1 / 10, 1.0, 1 / 5])
 
 

@@ -28,9 +28,12 @@ from tl_jax.data.loading.device_cache import DeviceCache
 from tl_jax.data.loading.options import LoadOptions
 from tl_jax.data.loading.order import Uniform
 from tl_jax.data.loading.readers import TrainReader
+from tl_jax.data.preprocess import Preprocess
+from tl_jax.data.sources.arrays import from_arrays
 from tl_jax.run.experiment import Experiment
 from tl_jax.training import optim, recalibrate, sharding, state, step
 from tl_jax.training.checkpoint import Checkpoints
+from tl_jax.training.evaluator import Evaluator
 from tl_jax.training.state import TrainState
 from tl_jax.transfer import freeze
 
@@ -92,6 +95,7 @@ def train(folder: Path) -> None:
     with Checkpoints(folder / "checkpoints", best_metric="loss") as checkpoints:
         checkpoints.save(results[0], {"loss": 1.0})
     _recalibrate(folder)
+    _evaluate_unevenly(mesh)
     with pytest.raises(ValueError, match="a global batch of 6 does not divide over 4 devices"):
         Experiment.from_config(Config(data=DataConfig("digits", batch_size=6)))
 
@@ -99,6 +103,15 @@ def train(folder: Path) -> None:
 def unequal_images(size: int, seed: int) -> np.ndarray:
     """Returns images whose mean brightness is about `seed`."""
     return batch(size, seed=seed)["image"] + seed
+
+
+def _evaluate_unevenly(mesh: jax.sharding.Mesh) -> None:
+    """Evaluates in batches that do not divide over the devices."""
+    source = from_arrays(np.zeros((7, 8, 8), np.uint8), [0, 1, 2, 0, 1, 2, 0], list("abcde"))
+    model, preprocess = TinyNet(), Preprocess(size=(8, 8), crop_pct=1.0)
+    evaluator = Evaluator(model, preprocess, mesh=mesh, load_options=LoadOptions(6, workers=0))
+    metrics, _ = evaluator(randomised(model), source)
+    assert metrics["count"] == 7
 
 
 def _recalibrate(folder: Path) -> None:

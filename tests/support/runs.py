@@ -14,7 +14,15 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from tl_jax import trees
-from tl_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from tl_jax.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    TransferConfig,
+)
 from tl_jax.models import registry
 from tl_jax.models.architecture import Architecture
 from tl_jax.models.families import resnet, vgg
@@ -85,7 +93,14 @@ def make_config(photos: Path, weights: Path) -> Config:
             image_size=32,
         ),
         augment=AugmentConfig(scale=(0.5, 1.0)),
-        optim=OptimConfig(name="adam", learning_rate=1e-2, warmup_epochs=0.5, clip_norm=1.0),
+        optim=OptimConfig(
+            name="adam",
+            learning_rate=1e-2,
+            head_learning_rate=None,
+            warmup_epochs=0.5,
+            clip_norm=1.0,
+        ),
+        transfer=TransferConfig(batch_norm="update"),
         train=TrainConfig(head_epochs=2, epochs=2, log_every=2),
     )
 

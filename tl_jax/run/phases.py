@@ -6,7 +6,7 @@ from typing import Any
 
 import optax
 
-from tl_jax import messages, trees
+from tl_jax import arguments, messages, trees
 from tl_jax.config import Config, PhaseConfig
 from tl_jax.models.model import Model
 from tl_jax.run import describe
@@ -69,7 +69,7 @@ def make_phases(
         )
         peak_rates = _peak_rates(config, spec, names)
         schedules = {
-            name: _schedule(config, spec, peak, steps_per_epoch)
+            name: schedule_of(config, spec, peak, steps_per_epoch)
             for name, peak in peak_rates.items()
         }
         tx = make_optimizer(config, spec, plan, schedules)
@@ -136,11 +136,10 @@ def group_parameters(config: Config, model: Model, stages: Sequence[str]) -> dic
 
 def batch_norm_policies(config: Config, labels: trees.Tree) -> dict[str, str]:
     """Returns the policy of BatchNorm of each group: the group's own, or the run's."""
+    policy = config.transfer.batch_norm
+    assert policy != "auto", "defaults.resolve comes first"
     by_group = {group.name: group.batch_norm for group in config.transfer.groups}
-    return {
-        name: by_group.get(name) or config.transfer.batch_norm
-        for name in groups.group_names(labels)
-    }
+    return {name: by_group.get(name) or policy for name in groups.group_names(labels)}
 
 
 def make_optimizer(
@@ -160,6 +159,8 @@ def make_optimizer(
 
 def _peak_rates(config: Config, spec: PhaseConfig, names: Sequence[str]) -> dict[str, float]:
     base = _first_given(spec.learning_rate, config.optim.learning_rate)
+    head_rate = config.optim.head_learning_rate
+    assert head_rate != "auto", "defaults.resolve comes first"
     # The last stage has the base rate, and each stage before it a smaller one.
     stages = [name for name in names if groups.is_stage(name)]
     rates = dict.fromkeys(names, base)
@@ -167,7 +168,7 @@ def _peak_rates(config: Config, spec: PhaseConfig, names: Sequence[str]) -> dict
         rates[name] = base * config.optim.layer_decay**depth
     if groups.HEAD in rates:
         rates[groups.HEAD] = _first_given(
-            spec.head_learning_rate, spec.learning_rate, config.optim.head_learning_rate, base
+            spec.head_learning_rate, spec.learning_rate, head_rate, base
         )
     by_group = {group.name: group.learning_rate for group in config.transfer.groups}
     return {name: _first_given(by_group.get(name), rate) for name, rate in rates.items()}
@@ -184,9 +185,10 @@ def _weight_decays(config: Config, names: Sequence[str]) -> dict[str, float]:
     return decays
 
 
-def _schedule(
+def schedule_of(
     config: Config, spec: PhaseConfig, peak: float, steps_per_epoch: int
 ) -> optax.Schedule:
+    """Returns the learning rate of a phase with this peak, as a function of its steps."""
     warmup_epochs = _first_given(spec.warmup_epochs, config.optim.warmup_epochs)
     return optim.schedule(
         config.optim.schedule,
@@ -217,6 +219,8 @@ def gradual(
       >>> [phase.trained for phase in gradual(2, every=1, epochs=4)]
       ['head', 'head+last:1', 'all']
     """
+    for name, value in (("stages", stages), ("every", every), ("epochs", epochs)):
+        arguments.whole_number(name, value, least=1)
     selections = ["head", *(f"head+last:{n}" for n in range(1, stages)), "all"]
     phases, remaining = [], epochs
     for selection in selections:
