@@ -14,6 +14,21 @@ _HEADER = (
     "| architecture | parameters | layers | logits | stages | statistics | gradient | export | |",
     "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
 )
+_NOTES = (
+    "Images are normalised floats, [batch, height, width, channels]. Other types and shapes are",
+    "refused, and images of which nothing would be left in the last map, naming the smallest",
+    "that the network takes: 32 pixels for a VGG, 75 for Inception-v3, 1 for most. Equal",
+    "networks are equal objects, and can be pickled and copied.",
+    "",
+    "timm's former names (`tf_efficientnet_b0_ns`) and `timm/NAME` mean what they mean in timm.",
+    "Checkpoints under other publishers' names load as they are: torchvision's of every family",
+    "that is here, the original ConvNeXts' and `efficientnet-pytorch`'s. Where such a network",
+    "computes otherwise (torchvision's MobileNetV3, EfficientNet-B5 to B7 and V2 have another",
+    "epsilon in BatchNorm), `load_pretrained` makes that network and says so; a run refuses the",
+    "weights. torchvision's VGGs equal timm's on images of 224 pixels, and pool otherwise on",
+    "others.",
+    "",
+)
 _FAMILY_HEADER = (
     "| family | architectures | weights | papers | worst logits | worst stage | worst gradient |",
     "| --- | ---: | ---: | --- | ---: | ---: | ---: |",
@@ -143,6 +158,7 @@ def family_table(rows: dict[str, dict[str, Any]]) -> str:
         "of the family against timm and torchvision, relative, as measured by",
         "`python -m experiments.parity`; `experiments/results/parity/` has every architecture's.",
         "",
+        *_NOTES,
         *_FAMILY_HEADER,
     ]
     published = [name.partition(".")[0] for name in index.pretrained_names()]

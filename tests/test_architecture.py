@@ -26,10 +26,16 @@ ROOT = Path(__file__).parents[1]
 
 # From the lowest floor up. A folder ends in "/"; the longest entry that fits a file decides.
 FLOORS = (
-    ("tl_jax/messages.py", "tl_jax/files.py"),
+    (
+        "tl_jax/messages.py",
+        "tl_jax/interrupt.py",
+        "tl_jax/files.py",
+        "tl_jax/arguments.py",
+        "tl_jax/version.py",
+    ),
     ("tl_jax/trees.py",),
     ("tl_jax/config/", "tl_jax/weights/", "tl_jax/models/layers/"),
-    ("tl_jax/objectives/", "tl_jax/models/network.py"),
+    ("tl_jax/objectives/", "tl_jax/models/checks.py", "tl_jax/models/network.py"),
     ("tl_jax/models/architecture.py",),
     ("tl_jax/models/families/",),
     ("tl_jax/models/",),

@@ -38,7 +38,7 @@ class Model(Protocol):
 
 def check_model(model: Any, *, function: str) -> None:
     """Raises a TypeError unless a value is a network; `function` is what it was given to."""
-    if not isinstance(model, Model | nn.Module):
+    if not isinstance(model, Model | ModelWrapper | nn.Module):
         advice = ""
         if isinstance(model, str):
             advice = f"; create_model({model!r}) makes one of a name"

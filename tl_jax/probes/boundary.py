@@ -56,6 +56,12 @@ class FromBoundary(ModelWrapper):
     prefix: tuple[str, ...] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        shape = self.image_shape
+        if not isinstance(shape, tuple | list) or len(shape) != 3:
+            raise ValueError(
+                f"image_shape is {shape!r}; expected (height, width, channels) of one image"
+            )
         variables = abstract_variables(self.model)
         shapes = {
             trees.dotted(path): calls[-1]

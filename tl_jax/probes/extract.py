@@ -70,8 +70,7 @@ def extract(
       mesh: devices; all by default.
 
     Raises:
-      ValueError: if an argument is invalid, the batch does not divide over the devices, or the
-        network does not return features [B, C].
+      ValueError: if an argument is invalid, or the network does not return features [B, C].
       FloatingPointError: if a feature is not finite.
       RuntimeError: if not every example was seen exactly once.
 
@@ -93,7 +92,8 @@ def extract(
             "threads record the sizes of the images"
         )
     mesh = mesh or sharding.data_mesh()
-    sharding.check_batch_size(load_options.batch_size, mesh)
+    batch_size = sharding.divisible(load_options.batch_size, mesh)
+    load_options = dataclasses.replace(load_options, batch_size=batch_size)
     if cache_dir is None:
         values, labels = _compute(model, variables, source, options, load_options, mesh)
         return Features(values, labels, {}, from_cache=False)
@@ -157,6 +157,8 @@ class _ViewOptions:
     def to_json(self) -> dict[str, Any]:
         """Returns the options under the names that they have in files of features."""
         fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        if fields["preprocess"]["value_range"] is None:  # As files of earlier versions have it.
+            del fields["preprocess"]["value_range"]
         return fields | {"kept": fields.pop("storage_dtype")}
 
 

@@ -80,7 +80,7 @@ def describe(
 def path_in(folder: str | Path, facts: Mapping[str, Any]) -> Path:
     """Returns the path of the file of features with these facts."""
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    return Path(folder).expanduser() / f"features-{digest[:24]}.npz"
+    return files.user_path(folder) / f"features-{digest[:24]}.npz"
 
 
 def write(path: Path, values: np.ndarray, labels: np.ndarray, facts: dict[str, Any]) -> None:

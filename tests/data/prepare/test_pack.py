@@ -426,14 +426,18 @@ def test_the_folder_of_a_running_process_is_left_alone(run, tmp_path):
     assert not other.exists()
 
 
-def test_nothing_is_printed_but_a_bar_on_request(faulty_root, tmp_path, capfd):
-    spec = f"folder:{faulty_root}"
-    prepare_source(spec, tmp_path / "silent", progress=False)
-    assert capfd.readouterr() == ("", "")
-    prepare_source(spec, tmp_path / "loud", progress=True)
-    out, progress = capfd.readouterr()
+@pytest.mark.parametrize(("progress", "is_terminal", "shows"), [
+    (False, True, False), (True, True, True), (True, False, False),
+])  # fmt: skip
+def test_nothing_is_printed_but_a_bar_in_a_terminal(
+    progress, is_terminal, shows, faulty_root, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    prepare_source(f"folder:{faulty_root}", tmp_path / "packed", progress=progress)
+    out, bar = capsys.readouterr()
     assert out == ""
-    assert "100%|██████████| 22/22" in progress
+    assert ("22/22" in bar) == shows
+    assert bool(bar) == shows
 
 
 @pytest.fixture

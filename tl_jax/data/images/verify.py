@@ -102,7 +102,7 @@ def corrupt_rows(
     record = _of_range(record, value_range)
     key = hashlib.sha256(json.dumps([*_stamp(table), list(rows)]).encode()).hexdigest()
     known = _read_json(record)
-    if key not in known:
+    if not isinstance(known.get(key), dict):
         corrupt = corrupt_images(rows, content, value_range=value_range)
         older = list(known)[: _REMEMBERED_SELECTIONS - 1]
         known = {key: corrupt, **{old: known[old] for old in older}}
