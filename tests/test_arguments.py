@@ -13,6 +13,7 @@ import tl_jax
 from tl_jax import arguments, trees
 from tl_jax.heads.classifier import Classifier
 from tl_jax.heads.head import MLP, Cosine, Linear
+from tl_jax.models.outputs import output_shapes
 from tl_jax.models.variables import abstract_variables
 from tl_jax.transfer import freeze, groups
 from tl_jax.transfer.peft.adapters import Adapters
@@ -43,6 +44,50 @@ WRONG = {
     "classes as text": (lambda: tl_jax.catalogue(classes="10"), "classes is '10', a str"),
     "parameters as text": (lambda: tl_jax.catalogue(max_parameters="5"), "max_parameters is '5'"),
     "a family that is no text": (lambda: tl_jax.catalogue(family=5), "no family 5; expected one"),
+    "a size for the shape of images": (
+        lambda: output_shapes(model, variables, 16), r"image_shape is 16, an int.*\(1, 224",
+    ),
+    "images for their shape": (
+        lambda: output_shapes(model, variables, IMAGES), "image_shape is .*expected sizes",
+    ),
+    "no variables for shapes": (
+        lambda: output_shapes(model, None, (1, 32, 32, 3)), "expected variables",
+    ),
+    "images before variables": (
+        lambda: model.apply(IMAGES, variables), "apply takes variables and then images",
+    ),
+    "parameters for variables": (
+        lambda: model.apply(params, IMAGES), "apply takes variables.*the parameters alone",
+    ),
+    "no variables to apply": (lambda: model.apply(None, IMAGES), "apply takes variables.*got None"),
+    "a probe of no set": (
+        lambda: tl_jax.probe((model, variables), None, None), "the train set is None",
+    ),
+    "a probe of a network alone": (
+        lambda: tl_jax.probe(model, "digits", "digits"), r"a pair \(model, variables\), but got",
+    ),
+    "a probe of a short tuple": (
+        lambda: tl_jax.probe((model,), "digits", "digits"), "a tuple that is no such pair",
+    ),
+    "a probe of a swapped pair": (
+        lambda: tl_jax.probe((variables, model), "digits", "digits"), "such pair",
+    ),
+    "a name for a preprocessing": (
+        lambda: tl_jax.probe((model, variables), "digits", "digits", preprocess="resnet50"),
+        "preprocess is a str; expected a tl_jax.Preprocess",
+    ),
+    "a prediction of a pair": (
+        lambda: tl_jax.predict((model, variables), "a.png"), "predict takes the folder .*a tuple",
+    ),
+    "top as text": (lambda: tl_jax.predict(NAME, "a.png", top="5"), "top is '5', a str"),
+    "a pattern for patterns": (
+        lambda: tl_jax.load_pretrained(NAME, weights="a.pth", ignore="fc.*"),
+        r"ignore is the text 'fc\.\*'",
+    ),
+    "a name that is empty": (lambda: tl_jax.load_pretrained(""), "unknown architecture ''"),
+    "streams that are none": (
+        lambda: tl_jax.to_nnx(model, variables, rngs=0), r"rngs is an int; .*nnx.Rngs\(dropout=0",
+    ),
     "at is text": (
         lambda: tl_jax.features(model, variables, IMAGES, at="conv4"),
         r"at is the text 'conv4'; .*at=\['conv4'\]",

@@ -112,6 +112,20 @@ def names(name: str, value: Any, example: str) -> None:
         )
 
 
+def sizes(name: str, value: Any, example: str) -> None:
+    """Raises a TypeError unless a value is a list (tuple) of whole numbers.
+
+    Args:
+      name: of the argument.
+      value: what was given; an array of numbers is none.
+      example: a right value, as it is written in Python.
+    """
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"{name} is {_shown(value)}; expected sizes, such as {example}")
+    for size in value:
+        whole_number(f"a size of {name}", size, least=0)
+
+
 def function(name: str, value: Any, does: str) -> None:
     """Raises a TypeError unless a value can be called; `does` says what it is called for."""
     if not callable(value):

@@ -40,14 +40,16 @@ def test_filters_narrow_the_list():
 def test_weights_without_a_licence_can_be_asked_for():
     unlicensed = catalogue(pretrained=True, license="none")
     assert unlicensed and all(entry.license is None for entry in unlicensed)
-    assert all(entry.license == "mit" for entry in catalogue(pretrained=True, license="mit"))
+    for name in ("mit", "MIT"):
+        assert {entry.license for entry in catalogue(pretrained=True, license=name)} == {"mit"}
 
 
 @pytest.mark.parametrize(
     "filters, message",
     [
         ({"family": "resnt"}, "no family 'resnt'; did you mean 'resnet'"),
-        ({"license": "apache2"}, r"no licence 'apache2'; did you mean 'apache-2\.0'"),
+        ({"license": "apache2"}, r"no licence 'apache2'; did you mean 'apache-2\.0'\?$"),
+        ({"license": "zzz"}, "no licence 'zzz'; expected one of apache-2.0, "),
     ],
 )
 def test_a_wrong_filter_names_the_nearest(filters, message):

@@ -97,6 +97,17 @@ def test_a_network_that_drops_needs_a_stream():
     model, variables = small(drop_rate=0.5)
     with pytest.raises(ValueError, match=r"rngs=nnx.Rngs\(dropout=0\)"):
         tl_jax.to_nnx(model, variables)(IMAGES, train=True)
+    with pytest.raises(ValueError, match="no stream 'dropout'"):
+        tl_jax.to_nnx(model, variables, rngs=nnx.Rngs(params=0))
+
+
+def test_a_layer_that_does_not_fit_is_refused_with_the_way_to_replace_it():
+    model, variables = small()
+    module = tl_jax.to_nnx(model, variables)
+    kernel = variables["params"][model.classifier]["kernel"]
+    getattr(module, model.classifier)["kernel"] = nnx.Param(jnp.zeros((len(kernel), 7)))
+    with pytest.raises(ValueError, match="load the network with num_classes=N"):
+        module(IMAGES)
 
 
 def test_an_optimizer_of_nnx_trains_it_and_leaves_the_given_arrays():

@@ -1,6 +1,7 @@
 """Loading pretrained weights: the classifier is kept or replaced as asked, all else is strict."""
 
 import argparse
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -306,6 +307,9 @@ def test_weights_that_state_another_architecture_are_refused(own, tmp_path, stat
         load_pretrained("resnet18", weights=own[1])
     safetensors.numpy.save_file(state_dict, tmp_path / "b.safetensors", {"arch": "resnet10t_x"})
     load_pretrained(NAME, weights=tmp_path / "b.safetensors", verbose=False)
+    safetensors.numpy.save_file(state_dict, tmp_path / "b.safetensors", {"arch": "ResNet34"})
+    with pytest.raises(WeightsError, match="load it under the name 'resnet34'"):
+        load_pretrained(NAME, weights=tmp_path / "b.safetensors")
     safetensors.numpy.save_file(
         state_dict, tmp_path / "b.safetensors", {"arch": "vit_tiny_r_s16_p8_224"}
     )
@@ -339,6 +343,38 @@ def test_what_a_folder_lacks_is_said(own, tmp_path, state_dict):
         load_pretrained(NAME, weights=tmp_path)
 
 
+def test_files_of_a_training_script_beside_the_weights_are_passed_over(own, tmp_path):
+    shutil.copy(own[1] / "model.safetensors", tmp_path / "model_0.safetensors")
+    shutil.copy(own[1] / "config.json", tmp_path)
+    for name in ("optimizer.bin", "scheduler.pt", "training_args.bin", "rng_state_0.pth"):
+        (tmp_path / name).write_bytes(b"x")
+    assert load_pretrained(tmp_path, verbose=False)[0].num_classes == 3
+
+
+def test_what_a_folder_does_not_state_is_seen_in_its_tensors(tmp_path, state_dict):
+    safetensors.numpy.save_file(state_dict, tmp_path / "model.safetensors")
+    fields = {"architecture": "Test_ResNet".lower(), "pretrained_cfg": {"crop_pct": 1}}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    assert load_pretrained(tmp_path, verbose=False)[0].num_classes == 7
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_channels_of_the_images_are_those_of_the_stem(save, tmp_path, state_dict, channels):
+    stem = state_dict["conv1.0.weight"]
+    arrays = state_dict | {"conv1.0.weight": np.ones((len(stem), channels, *stem.shape[2:]), "f")}
+    file = save(arrays)
+    model, variables = load_pretrained(NAME, weights=file, verbose=False)
+    assert model.in_channels == channels
+    assert_same(variables, arrays)
+    # A config.json that states others is wrong: height first, for example.
+    shutil.copy(file, tmp_path / "model.safetensors")
+    (tmp_path / "weights.safetensors").unlink()
+    fields = {"architecture": NAME, "num_classes": 7, "pretrained_cfg": {"input_size": [48, 48, 3]}}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(WeightsError, match=rf"of {channels} channels?, but its config.json .* 48"):
+        load_pretrained(tmp_path)
+
+
 # ---- keys
 
 
@@ -369,6 +405,30 @@ def test_unused_keys_are_ignored_on_request_only(save, state_dict):
         load_pretrained(NAME, weights=file)
     _, variables = load_pretrained(NAME, weights=file, ignore=("projector.*",), verbose=False)
     assert_same(variables, state_dict)
+
+
+@pytest.mark.parametrize(
+    ("rename", "message"),
+    [
+        (lambda key: key.replace("conv2.weight", "conv2.weight_mask"), "prune.remove"),
+        (
+            lambda key: key.replace("conv2.weight", "conv2.parametrizations.weight.original0"),
+            "remove_parametrizations",
+        ),
+        (lambda key: key.replace("conv2.weight", "conv2.weight_v"), "remove_weight_norm"),
+        (lambda key: f"0.{len(key)}.{key}", "put into a torch.nn.Sequential, as fastai"),
+    ],
+)
+def test_what_torch_does_to_keys_is_said_with_the_way_back(save, state_dict, rename, message):
+    file = save({rename(key): value for key, value in state_dict.items()})
+    with pytest.raises(StateDictError, match=message):
+        load_pretrained(NAME, weights=file, num_classes=2)
+
+
+def test_a_layer_that_went_with_a_head_is_said_to_be_missing(save, state_dict):
+    arrays = {key: v for key, v in state_dict.items() if not key.startswith("bn1.")}
+    with pytest.raises(StateDictError, match="the file lacks 'bn1': a head that was replaced"):
+        load_pretrained(NAME, weights=save(arrays), num_classes=2)
 
 
 def test_missing_statistics_are_said(save, state_dict):

@@ -5,14 +5,21 @@ import json
 import jax
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
+from tests.support.pairs import torchvision_file
 from tests.support.runs import change
 from tl_jax import trees
 from tl_jax.config import Config, ModelConfig, TransferConfig
 from tl_jax.data.preprocess import Preprocess
 from tl_jax.run.experiment import Experiment
-from tl_jax.run.initial import class_mapping, initial_variables
+from tl_jax.run.initial import (
+    class_mapping,
+    initial_variables,
+    read_weights,
+    with_architecture,
+)
 from tl_jax.run.model import build_model
 
 
@@ -204,12 +211,37 @@ def test_classes_that_a_file_does_not_name_are_mapped_by_index(tiny_config, tmp_
     assert any(np.array_equal(kernel[:, i], arrays["fc.weight"][2]) for i in range(2))
 
 
-def test_a_name_that_is_a_checkpoint_is_told_apart(tiny_config, tmp_path):
+def test_a_name_that_is_a_checkpoint_states_its_architecture(tiny_config, tmp_path):
     write_checkpoint(tiny_config, tmp_path / "own", ["a"])
     folder = str(tmp_path / "own")
-    config = change(tiny_config, "model", name=folder, weights="auto")
-    with pytest.raises(ValueError, match=f"--model.name resnet18 --model.weights {folder}"):
-        initial_of(config)
+    experiment = Experiment.from_config(change(tiny_config, "model", name=folder, weights="auto"))
+    assert (experiment.config.model.name, experiment.config.model.weights) == ("resnet18", folder)
+    assert experiment.initial.weights.name == "resnet18"
+    with pytest.raises(ValueError, match="names weights, and weights='random' others"):
+        with_architecture(change(tiny_config, "model", name=folder, weights="random"))
+
+
+def test_a_network_is_that_of_its_publisher(tiny_config, tmp_path):
+    name = "mobilenetv3_small_100"
+    network = torchvision_file("mobilenetv3").mobilenet_v3_small(num_classes=2)
+    torch.save(network.state_dict(), tmp_path / "theirs.pth")
+    config = change(tiny_config, "model", name=name, weights=str(tmp_path / "theirs.pth"))
+    experiment = Experiment.from_config(config)
+    record = experiment.initial.weights
+    assert (experiment.model.epsilon, record.network_fields) == (1e-3, {"epsilon": 1e-3})
+    assert "network with epsilon=0.001" in record.details
+    # What a run records makes the same network again, with any head.
+    info = type(experiment.info).from_json(experiment.info.to_json())
+    fields = info.weights.network_fields
+    assert build_model(config, 2, network_fields=fields) == experiment.model
+    cosine = change(config, "model", head="cosine")
+    assert build_model(cosine, 2, network_fields=fields).backbone.epsilon == 1e-3
+
+
+def test_random_weights_are_read_from_no_file(tiny_config):
+    config = change(tiny_config, "model", weights="random", prefix="model.")
+    with pytest.raises(ValueError, match="model.weights is 'random', and .*prefix"):
+        read_weights(config)
 
 
 def test_what_is_taken_from_a_file_is_configured(tiny_config, tmp_path):
@@ -226,7 +258,9 @@ def test_what_is_taken_from_a_file_is_configured(tiny_config, tmp_path):
 
 def test_weights_for_other_channels_are_refused(tiny_config, tmp_path):
     fields = {"input_size": [1, 24, 24], "mean": [0.5], "std": [0.5]}
-    config, _ = write_checkpoint(tiny_config, tmp_path / "own", ["a"], **fields)
+    config, arrays = write_checkpoint(tiny_config, tmp_path / "own", ["a"], **fields)
+    arrays["conv1.weight"] = arrays["conv1.weight"][:, :1].copy()
+    save_file(arrays, tmp_path / "own" / "model.safetensors")
     with pytest.raises(ValueError, match="images of 1 channels; training reads images as RGB"):
         initial_of(config)
 

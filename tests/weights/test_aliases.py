@@ -106,6 +106,12 @@ def test_a_repository_of_someone_is_no_architecture():
         ("squeezenet1_1", "torchvision/squeezenet1_1"),
         ("torchvision/resnet50", "resnet50.tv_in1k"),
         ("ResNet50V2", "resnetv2_50"),
+        ("convnext_tiny_v2", "convnextv2_tiny"),
+        ("RegNetY-4GF", "regnety_040"),
+        ("mobilenetv4", "mobilenetv4_conv_small"),
+        ("resnext101", "resnext101_32x8d"),
+        ("resnetv2_50x1", "resnetv2_50x1_bit"),
+        ("densenet", "densenet121"),
         ("convnet_tiny", "convnext_tiny"),
         ("desnet121", "densenet121"),
         (" resnet50", "resnet50"),
@@ -124,6 +130,8 @@ def test_the_name_that_is_meant_is_suggested(name, meant):
         ("res2net50", "no network of the family 'res2net' is here"),
         ("NASNetLarge", "no network of the family 'nasnetalarge' is here"),
         ("mnasnet1_3", "torchvision has this network, and it is not here"),
+        ("resnet56", "this network, for images of 32 pixels as in CIFAR, is not here"),
+        ("me/pets", "a repository of the hub is named 'hf-hub:me/pets'"),
     ],
 )
 def test_a_family_that_is_not_here_is_said_to_be_none(name, words):
@@ -131,7 +139,7 @@ def test_a_family_that_is_not_here_is_said_to_be_none(name, words):
         architecture(name)
 
 
-@pytest.mark.parametrize("name", ["zzz", "yolov5", "clip", "lenet", "bit_r50x1", ""])
+@pytest.mark.parametrize("name", ["zzz", "yolov5", "clip", "sknet50", "lenet", "bit_r50x1", ""])
 def test_nothing_is_suggested_for_what_is_like_nothing(name):
     assert aliases.hint(name, ARCHITECTURES) == ""
 

@@ -1,5 +1,7 @@
 """The state dict inside a checkpoint: wrappers, averaged weights, prefixes, and what it states."""
 
+import argparse
+
 import numpy as np
 import pytest
 import torch
@@ -44,10 +46,54 @@ def is_plain(found):
     ],
 )
 @pytest.mark.parametrize(
-    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.net."]
-)
+    "prefix",
+    ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.net.",
+     "_forward_module.model.", "_fsdp_wrapped_module."],
+)  # fmt: skip
 def test_any_nesting_of_wrappers_and_prefixes_is_taken_off(wrap, prefix):
     assert is_plain(unwrap(wrap(under(prefix))))
+
+
+def test_wrappers_of_parts_of_a_network_are_taken_out_of_its_keys():
+    wrapped = {"conv._orig_mod.weight": 1, "a._fsdp_wrapped_module._checkpoint_wrapped_module.b": 2}
+    found = unwrap({key: np.full(2, value) for key, value in wrapped.items()})
+    assert {key: value[0] for key, value in found.arrays.items()} == {"conv.weight": 1, "a.b": 2}
+    assert "'_orig_mod' inside its keys" in found.details
+    both = {"conv._orig_mod.weight": np.ones(2), "conv.weight": np.ones(2)}
+    assert unwrap(both).arrays.keys() == both.keys()
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"arch": "resnet34"},
+        {"opt": argparse.Namespace(arch="resnet34")},
+        {"hyper_parameters": {"lr": 0.1, "backbone": "resnet34"}},
+        {"hyper_parameters": {"encoder_name": "resnet34"}},
+        {"config": {"model": {"name": "resnet34"}, "name": "an experiment"}},
+        {"cfg": {"MODEL": {"NAME": "resnet34"}}},
+        {"args": {"net": "resnet34"}},
+        {"model_args": {"model_name": "resnet34"}},
+    ],
+)
+def test_the_architecture_is_found_wherever_a_checkpoint_states_it(tmp_path, stated):
+    torch.save({"state_dict": {"fc.bias": torch.ones(2)}, **stated}, tmp_path / "a.pth")
+    found = unwrap(load_torch_file(tmp_path / "a.pth"))
+    assert (found.architecture, list(found.arrays)) == ("resnet34", ["fc.bias"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"ignore": "fc.*"}, "ignore is the text 'fc.*'"),
+        ({"prefix": ["model."]}, "prefix is .*a list"),
+        ({"checkpoint_key": 0}, "checkpoint_key is 0, an int"),
+    ],
+)
+def test_options_of_reading_are_text(fields, message):
+    with pytest.raises(TypeError, match=message):
+        Reading(**fields)
+    assert Reading(ignore=["a"]) == Reading(ignore=("a",))
 
 
 def test_torchs_and_timms_averaged_models_are_read(tmp_path):
@@ -124,6 +170,7 @@ def test_what_a_checkpoint_states_is_found(tmp_path):
 
 def test_names_come_in_the_order_of_their_indices():
     assert names_in_order({1: "b", 0: "a"}) == ("a", "b")
+    assert names_in_order({"3": 0, "9": 2, "7": 1}) == ("3", "7", "9")
     for odd in ({"a": 0, "b": 2}, ["a", 3], [], "ab", {"a": "b"}, None):
         assert names_in_order(odd) is None
 

@@ -67,6 +67,8 @@ def test_channels_are_those_of_the_arguments_and_names_may_have_gaps():
         ({**NEW, "pretrained_cfg": {**CFG, "label_offset": 1}}, "label_offset=1"),
         ({**NEW, "pretrained_cfg": {**CFG, "mean": [0.5, 0.5]}}, "mean is"),
         ({**NEW, "pretrained_cfg": {**CFG, "std": [0.5, 0, 0.5]}}, "std is"),
+        ({**NEW, "pretrained_cfg": {**CFG, "mean": [124, 116, 104]}}, "mean is .*divide by 255"),
+        ({**NEW, "pretrained_cfg": {**CFG, "std": [58.4, 57.1, 57.4]}}, "std is .*divide by 255"),
         ({**NEW, "pretrained_cfg": {**CFG, "input_size": 224}}, "input_size is 224"),
         ({**NEW, "pretrained_cfg": {**CFG, "crop_pct": 87.5}}, "crop_pct is 87.5"),
         (
@@ -83,6 +85,13 @@ def test_channels_are_those_of_the_arguments_and_names_may_have_gaps():
 def test_what_cannot_be_meant_or_honoured_is_refused_by_name(fields, message):
     with pytest.raises(RepositoryError, match=f"config.json.*{message}"):
         read(fields)
+
+
+def test_classes_may_be_numbers_or_not_stated():
+    assert read(NEW | {"label_names": [0, 1, 7]}).config.class_names == ("0", "1", "7")
+    assert read(NEW).states_classes
+    assert read({**CFG, "architecture": "resnet18", "pretrained_cfg": None}).config.crop_pct == 0.9
+    assert not read({"architecture": "resnet18", "pretrained_cfg": {}}).states_classes
 
 
 def test_text_that_is_not_json_is_named():

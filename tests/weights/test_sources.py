@@ -268,6 +268,13 @@ def test_no_package_or_no_weights_is_said():
         ("hub:", "unknown source of weights 'hub:'"),
         ("weights.npz", "a file that ends in .safetensors"),
         ("missing.safetensors", "there is no file missing.safetensors"),
+        ("https://a.org/x.pth", "it is an address: download it"),
+        ("file:///x.pth", "give the path without"),
+        ("me/pets", "a repository of the hub is 'hub:me/pets'"),
+        ("https://huggingface.co/me/pets/tree/main", "give the repository alone: 'hub:me/pets'"),
+        ("IMAGENET1K_V2", "timm's names with tags, such as 'resnet50.tv_in1k'"),
+        ("DEFAULT", "leave weights out, or 'auto'"),
+        ("random", "create_model makes a network without weights"),
     ],
 )
 def test_a_misspelt_source_is_an_error(weights, message):

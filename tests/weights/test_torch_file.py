@@ -419,6 +419,32 @@ def test_other_files_are_named(tmp_path, content, message):
         load_torch_file(path)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "message"),
+    [
+        (".onnx", "of another framework"),
+        (".msgpack", "a file of Flax"),
+        (".keras", "of another framework"),
+        (".npz", r"from_state_dict\(model, dict\(numpy.load"),
+    ],
+)
+def test_files_of_others_are_named_by_their_suffix(tmp_path, suffix, message):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"PK\x03\x04 and no more" if suffix == ".keras" else b"\x08\x07")
+    if suffix == ".npz":
+        np.savez(path, a=np.zeros(2))
+    with pytest.raises(TorchFileError, match=message):
+        load_torch_file(path)
+    torch.save({"a": torch.ones(2)}, path)
+    assert load_torch_file(path)["a"].shape == (2,)
+
+
+def test_a_refusal_is_said_whatever_the_suffix(tmp_path):
+    torch.save({"a": _Call(os.system, "true")}, tmp_path / "a.onnx")
+    with pytest.raises(TorchFileError, match="runs code"):
+        load_torch_file(tmp_path / "a.onnx")
+
+
 def test_other_pickles_and_archives_are_errors(tmp_path):
     path = tmp_path / "other.pth"
     path.write_bytes(pickle.dumps({"a": 1}))

@@ -59,6 +59,7 @@ def catalogue(
       ['resnet10t']
     """
     _check_options(max_parameters, max_input_size, classes)
+    license = license.lower() if isinstance(license, str) else license
     licenses = {index.pretrained_config(n).license or "none" for n in index.pretrained_names()}
     for what, value, known in (
         ("family", family, registry.FAMILIES),
@@ -66,8 +67,8 @@ def catalogue(
     ):
         if value is not None and value not in known:
             raise ValueError(
-                f"no {what} {value!r}{messages.hint(value, sorted(known))}; expected one of "
-                f"{', '.join(sorted(known))}"
+                f"no {what} {value!r}"
+                + (messages.hint(value, known) or f"; expected one of {', '.join(sorted(known))}")
             )
     entries = [_entry(name) for name in registry.list_models(pattern, pretrained=pretrained)]
     return [

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from tl_jax import arguments
 from tl_jax.models import checks, layers
-from tl_jax.weights.state_dict import StateDictError
+from tl_jax.weights.state_dict import StateDictError, check_variables
 
 
 class Network(nn.Module):
@@ -86,6 +86,18 @@ class Network(nn.Module):
         x = self.pooled(x, train=train)
         x = layers.Dropout(self.drop_rate, name="drop")(x, train=train)
         return self.logits(x) if self.num_classes else x
+
+    @nn.nowrap
+    def apply(self, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Applies the network to its variables, and then the images, as all modules of Linen."""
+        if hasattr(variables, "ndim"):
+            raise TypeError(
+                f"apply takes variables and then images, but got {arguments.kind(variables)} "
+                "first: model.apply(variables, images)"
+            )
+        if not isinstance(variables, Mapping) or "params" not in variables:
+            check_variables(variables, function="apply")
+        return super().apply(variables, *args, **kwargs)
 
     def timm_key(self, key: str) -> str:
         """Returns timm's key for one of a checkpoint that others published under their names.

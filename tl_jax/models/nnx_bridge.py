@@ -49,9 +49,20 @@ class NNXNetwork(nnx.Module):
         """Applies the network to images [B, H, W, C]; see the class for `train`."""
         train = not self.deterministic if train is None else train
         variables = from_nnx(self)
-        if not train:
-            evaluated: Any = self.network.apply(variables, images)
-            return evaluated
+        try:
+            return self._train(variables, images) if train else self._evaluate(variables, images)
+        except errors.ScopeParamShapeError as error:
+            raise ValueError(
+                f"a parameter has another shape than the network's: {error}. To replace the "
+                "classifier, load the network with num_classes=N; or with num_classes=0, as a part "
+                "of a module that has an nnx.Linear after it"
+            ) from error
+
+    def _evaluate(self, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
+        evaluated: Any = self.network.apply(variables, images)
+        return evaluated
+
+    def _train(self, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
         keys = {} if self.rngs is None else {"dropout": self.rngs.dropout()}
         try:
             applied: Any = self.network.apply(
@@ -100,6 +111,7 @@ def to_nnx(
             f"{arguments.kind(model)}; of an adapted network take its model and merged variables"
         )
     check_variables(variables, function="to_nnx")
+    _check_rngs(rngs)
     expected, given = (
         {trees.dotted(path): tuple(leaf.shape) for path, leaf in trees.flatten(tree).items()}
         for tree in (abstract_variables(model), variables)
@@ -111,6 +123,20 @@ def to_nnx(
             "another shape, or are not the network's; load or draw them for this network"
         )
     return NNXNetwork(model, variables, rngs)
+
+
+def _check_rngs(rngs: Any) -> None:
+    if rngs is not None and not isinstance(rngs, nnx.Rngs):
+        raise TypeError(
+            f"rngs is {arguments.kind(rngs)}; expected streams of random keys, such as "
+            "nnx.Rngs(dropout=0)"
+        )
+    # A stream "default" serves for all others.
+    if rngs is not None and not {"dropout", "default"} & set(rngs):
+        raise ValueError(
+            "rngs has no stream 'dropout', which the network draws from; make it with "
+            "nnx.Rngs(dropout=0)"
+        )
 
 
 def from_nnx(module: NNXNetwork) -> dict[str, Any]:

@@ -134,7 +134,13 @@ def output_shapes(
     Returns:
       By the module's path, in the order of the first calls, the shapes and types of the output of
       each call. The network itself, with the path `()`, is the first.
+
+    Raises:
+      TypeError, ValueError: if an argument is another.
     """
+    check_model(model, function="output_shapes")
+    trees.params_of(variables)
+    arguments.sizes("image_shape", image_shape, "(1, 224, 224, 3)")
     images = jax.ShapeDtypeStruct(tuple(image_shape), jnp.float32)
     with recording() as calls, as_on_accelerators():
         # A new function: jax caches traces by function, and would not call the modules again.

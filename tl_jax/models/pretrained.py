@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,6 +20,14 @@ from tl_jax.weights.sources import StateDict, WeightsError, WeightsRecord
 from tl_jax.weights.state_dict import StateDictError
 from tl_jax.weights.stem import adapt_stem
 
+# What torch puts in the place of a weight, by a part of its keys, and how that is undone.
+_UNDONE = {
+    "_mask.": "weights are pruned: make that permanent, torch.nn.utils.prune.remove(module, name)",
+    ".parametrizations.": "weights are parametrized: remove that, "
+    "torch.nn.utils.parametrize.remove_parametrizations(module, name)",
+    "_v.": "weights are normalised: remove that, torch.nn.utils.remove_weight_norm(module)",
+}
+
 
 def load_pretrained(
     name: str | os.PathLike[str],
@@ -29,7 +38,7 @@ def load_pretrained(
     dtype: Dtype = jnp.float32,
     checkpoint_key: str = "",
     prefix: str = "",
-    ignore: tuple[str, ...] = (),
+    ignore: Sequence[str] = (),
     verbose: bool = True,
 ) -> tuple[Network, dict[str, Any]]:
     """Makes a network and loads its pretrained weights; all but a replaced classifier must fit.
@@ -69,7 +78,7 @@ def load_pretrained(
       >>> model.apply(variables, jnp.zeros((2, 32, 32, 3))).shape
       (2, 3)
     """
-    reading = Reading(checkpoint_key, prefix, tuple(ignore))
+    reading = Reading(checkpoint_key, prefix, ignore)
     loaded = weights_reader.read(
         name, weights, reading, beside=_expected(name, num_classes, in_channels, dtype)
     )
@@ -140,21 +149,9 @@ def build(
         in_channels=loaded.config.input_size[0] if in_channels is None else in_channels,
         dtype=dtype,
     )
-    as_trained = model.clone(**loaded.published_fields)
-    if as_trained != model:
-        made = ", ".join(
-            f"{name}={value!r}"
-            for name, value in loaded.published_fields.items()
-            if value != getattr(model, name)
-        )
-        details = "; ".join(
-            part for part in (loaded.record.details, f"network with {made}") if part
-        )
-        loaded = dataclasses.replace(
-            loaded, record=dataclasses.replace(loaded.record, details=details)
-        )
-    variables, record = fill(as_trained, loaded, keep_head=keep_head and num_classes != 0)
-    return as_trained, variables, record
+    model = model.clone(**loaded.published_fields)
+    variables, record = fill(model, loaded, keep_head=keep_head and num_classes != 0)
+    return model, variables, record
 
 
 def fill(
@@ -247,7 +244,17 @@ def _without_head(state_dict: StateDict, model: Network) -> tuple[StateDict, lis
 def _does_not_fit(loaded: Pretrained, error: StateDictError) -> str:
     """Returns the message for weights that do not fit, with the remedies of who loads a file."""
     statistics = [key for key in error.missing if key.endswith(("running_mean", "running_var"))]
-    if statistics and len(statistics) == len(error.missing):
+    undone = next((advice for part, advice in _UNDONE.items() if _any(part, error.unused)), None)
+    numbered = [key for key in error.unused if key[0].isdigit()]
+    if undone is not None:
+        remedy = f"{undone}, and save the state dict again"
+    elif 2 * len(numbered) > len(loaded.state_dict):
+        remedy = (
+            "the keys are numbers, because the layers were put into a torch.nn.Sequential, as "
+            "fastai and Sequential(*model.children()) do; name them in torch, in their order: "
+            "dict(zip(model.state_dict(), saved.values())) of the network as it was made"
+        )
+    elif statistics and len(statistics) == len(error.missing):
         remedy = (
             "its BatchNorm statistics are missing: save model.state_dict(), not only the parameters"
         )
@@ -258,6 +265,12 @@ def _does_not_fit(loaded: Pretrained, error: StateDictError) -> str:
             f"if the unused keys are not needed, leave them out: ignore=({pattern!r},), on the "
             f"command line --model.ignore {pattern} (train) or --ignore {pattern} (predict, probe)"
         )
+    elif error.missing and not error.unused and len(error.missing) < len(loaded.state_dict):
+        top = messages.some(list(dict.fromkeys(k.rpartition(".")[0] for k in error.missing)))
+        remedy = (
+            f"the file lacks {top}: a head that was replaced held them, perhaps, or they were not "
+            f"saved; is it of the architecture {registry.architecture_name(loaded.name)}?"
+        )
     else:
         remedy = (
             f"is it of the architecture {registry.architecture_name(loaded.name)}? A classifier of "
@@ -265,6 +278,10 @@ def _does_not_fit(loaded: Pretrained, error: StateDictError) -> str:
             "training with transfer.classifier='replace'"
         )
     return f"{loaded.record.file} does not fit {loaded.name}:\n{error.listing}\n  {remedy}"
+
+
+def _any(part: str, keys: Sequence[str]) -> bool:
+    return any(part in f"{key}." for key in keys)
 
 
 def _no_classifier(loaded: Pretrained) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import re
 from collections.abc import Mapping
 
 import jax.numpy as jnp
@@ -118,8 +119,11 @@ def architecture(name: str) -> Architecture:
             f"its architecture and weights='hub:{repository}'"
         )
     choices = [*ARCHITECTURES, *index.pretrained_names()] if "/" in name else ARCHITECTURES
+    repository = ""
+    if re.fullmatch(r"[\w-]+/[\w.-]+", name) and not name.startswith("torchvision/"):
+        repository = f"; a repository of the hub is named 'hf-hub:{name}'"
     raise ValueError(
-        f"unknown architecture {arch!r}{aliases.hint(arch, choices)} "
+        f"unknown architecture {arch!r}{aliases.hint(arch, choices)}{repository} "
         f"(list_models() lists all {len(ARCHITECTURES)})"
     )
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tl_jax.models import registry
+from tl_jax.models.architecture import Architecture
 from tl_jax.models.network import Network
 from tl_jax.models.variables import slots_of
 from tl_jax.weights import aliases, classes, index, sources, tensors
@@ -64,6 +65,22 @@ def config_of(name: str | os.PathLike[str], weights: Weights = None) -> Pretrain
     return _found(known, weights).config
 
 
+def resolve(name: str, weights: Weights = None) -> tuple[str, Weights]:
+    """Returns architecture and source of weights; a repository or folder as name states the first.
+
+    Raises:
+      WeightsError, ValueError: as `load_pretrained`.
+
+    Examples:
+      >>> resolve("resnet50", "mine.pth")
+      ('resnet50', 'mine.pth')
+    """
+    known, source = _as_weights(name, weights)
+    if known is not None:
+        return name, weights
+    return registry.architecture_name(_found(None, source).record.name), source
+
+
 def is_name(name: str) -> bool:
     """Returns whether a name is of a network that is here, and not of weights somewhere."""
     return registry.architecture_name(name) in registry.ARCHITECTURES
@@ -112,14 +129,19 @@ def read(
             )
         state_dict[renamed] = value
     converted = tensors.conversions(state_dict)
-    details = ", ".join(part for part in (record.details, converted) if part)
+    published = architecture.network.published_fields(contents.arrays.keys())
+    theirs = {k: v for k, v in published.items() if v != getattr(architecture.network, k)}
+    made = ", ".join(f"{field}={value!r}" for field, value in theirs.items())
+    made = f"network with {made}" if made else ""
+    details = ", ".join(part for part in (record.details, converted, made) if part)
     count = count_classes(state_dict, architecture.classifier)
     config = _with_classes(found, record, count, contents.class_names)
-    record = dataclasses.replace(record, details=details, num_classes=count)
+    config = _with_channels(found, record, config, _channels(architecture, state_dict, config))
+    record = dataclasses.replace(record, details=details, num_classes=count, network_fields=theirs)
     return Pretrained(
         record.name, state_dict, record, config, found.kind,
         is_backbone=found.config.num_classes == 0,
-        published_fields=architecture.network.published_fields(contents.arrays.keys()),
+        published_fields=published,
         assumes_names=found.kind == "file" and contents.class_names is None,
     )  # fmt: skip
 
@@ -160,6 +182,8 @@ def _check_architecture(record: WeightsRecord, stated: str | None) -> None:
     """Refuses weights that state another architecture than the one they are read for."""
     asked = registry.architecture_name(record.name)
     known = None if stated is None else registry.architecture_name(stated)
+    if known is not None and known.lower() in registry.ARCHITECTURES:
+        known = known.lower()
     if known is None or known == asked:
         return
     states = f"{record.file} states the architecture {stated}, not {asked}"
@@ -173,13 +197,47 @@ def _check_architecture(record: WeightsRecord, stated: str | None) -> None:
         raise WeightsError(f"{states}; timm has that network, and it is not here")
 
 
+def _channels(
+    architecture: Architecture, state_dict: StateDict, config: PretrainedConfig
+) -> int | None:
+    """Returns the channels of the images that a stem's kernel takes; None if that is not known."""
+    kernel = state_dict.get(f"{architecture.stem}.weight")
+    if kernel is None or kernel.ndim < 2 or kernel.shape[1] == config.input_size[0]:
+        return None if kernel is None else config.input_size[0]
+    # Some stems fold pixels into channels. A network is traced only for these, and for the others.
+    slots = {slot.key: slot.torch_shape for slot in slots_of(architecture.network)}
+    folds, rest = divmod(slots[f"{architecture.stem}.weight"][1], architecture.network.in_channels)
+    return None if rest or kernel.shape[1] % folds else kernel.shape[1] // folds
+
+
+def _with_channels(
+    found: sources.Found, record: WeightsRecord, config: PretrainedConfig, channels: int | None
+) -> PretrainedConfig:
+    """Returns the facts of weights with the channels of the images that they are for."""
+    if channels is None or channels == config.input_size[0]:
+        return config
+    if found.kind == "own":
+        raise WeightsError(
+            f"the first convolution in {record.file} takes images of {channels} channel"
+            f"{'' if channels == 1 else 's'}, but its config.json states {config.input_size[0]}; "
+            "correct input_size ([channels, height, width]) there"
+        )
+    mean, std = (sum(values) / len(values) for values in (config.mean, config.std))
+    return dataclasses.replace(
+        config,
+        input_size=(channels, *config.input_size[1:]),
+        mean=(mean,) * channels,
+        std=(std,) * channels,
+    )
+
+
 def _with_classes(
     found: sources.Found, record: WeightsRecord, count: int, names: tuple[str, ...] | None
 ) -> PretrainedConfig:
     """Returns the facts of weights with the classes of their classifier."""
     config = found.config
     if found.kind == "own":
-        if count not in (0, config.num_classes):
+        if found.states_classes and count not in (0, config.num_classes):
             raise WeightsError(
                 f"the classifier in {record.file} has {count} classes, but its config.json states "
                 f"{config.num_classes}; correct num_classes and label_names there"

@@ -51,6 +51,20 @@ class Initial:
     trained_with: PretrainedConfig | None = None
 
 
+def with_architecture(config: Config) -> Config:
+    """Returns a configuration whose `model.name` is an architecture.
+
+    A repository of the hub or a folder in its place states its architecture, and becomes
+    `model.weights`: a run must build its network without the weights.
+
+    Raises:
+      WeightsError, ValueError: if they cannot be found, or `model.weights` names others.
+    """
+    name, weights = weights_reader.resolve(config.model.name, config.model.weights)
+    model = dataclasses.replace(config.model, name=name, weights=str(weights))
+    return dataclasses.replace(config, model=model)
+
+
 def read_weights(config: Config) -> Pretrained | None:
     """Reads the weights that a run starts from; None if they are random.
 
@@ -58,18 +72,15 @@ def read_weights(config: Config) -> Pretrained | None:
       WeightsError, ValueError: if they cannot be read, or are for other images than RGB.
     """
     options = config.model
-    if options.weights == RANDOM_WEIGHTS:
-        return None
     reading = Reading(options.checkpoint_key, options.prefix, options.ignore)
-    weights = weights_reader.read(options.name, options.weights, reading)
-    if not weights_reader.is_name(
-        options.name
-    ):  # The run must build its network without the weights.
-        raise ValueError(
-            f"model.name is {options.name!r}, which names weights; give their architecture and the "
-            f"weights apart: --model.name {weights.name} --model.weights {options.name}"
-        )
-    return weights
+    if options.weights == RANDOM_WEIGHTS:
+        if reading != Reading():
+            raise ValueError(
+                "model.weights is 'random', and model.checkpoint_key, prefix and ignore are for "
+                "weights of a file: leave them out, or give the file"
+            )
+        return None
+    return weights_reader.read(options.name, options.weights, reading)
 
 
 def initial_variables(

@@ -24,9 +24,15 @@ _ELSEWHERE = {
     "mobilenetv3": "mobilenetv3_large_100",
     "mobilenetv3large": "mobilenetv3_large_100",
     "mobilenetv3small": "mobilenetv3_small_100",
+    "mobilenetv4": "mobilenetv4_conv_small",
+    "mnasnet": "mnasnet_100",
     "mnasnet05": "mnasnet_050",
     "mnasnet10": "mnasnet_100",
+    "vgg": "vgg16",
+    "densenet": "densenet121",
     "resnext50": "resnext50_32x4d",
+    "resnext101": "resnext101_32x8d",
+    "resnetv250x1": "resnetv2_50x1_bit",
     "wideresnet50": "wide_resnet50_2",
     "wideresnet101": "wide_resnet101_2",
     "resnet18v2": "resnetv2_18",
@@ -41,6 +47,7 @@ _ELSEWHERE = {
     "shufflenetv2": "torchvision/shufflenet_v2_x1_0",
     "convnext": "convnext_tiny",
     "convnextv2": "convnextv2_tiny",
+    **{f"convnext{size}v2": f"convnextv2_{size}" for size in ("nano", "tiny", "base", "large")},
     "efficientnet": "efficientnet_b0",
     "regnetx400mf": "regnetx_004_tv",
     "regnetx800mf": "regnetx_008",
@@ -50,9 +57,11 @@ _ELSEWHERE = {
 # Words before a name that say whose weights or which variant it is, not which family.
 _PREFIXES = ("tf", "nf", "dm", "legacy", "gc", "test", "ig", "tv", "ssl", "swsl", "gluon")
 # Names this much alike are taken for a misspelling, if they have so many letters.
-_NEAR, _LONG = 0.8, 5
+_NEAR, _LONG = 0.8, 6
 # A network of torchvision that is not here, although its like of other widths are.
 _TORCHVISIONS = ("mnasnet1_3",)
+# Networks for the images of CIFAR, of 32 pixels, whose names differ from others in the depth only.
+_CIFARS = re.compile(r"resnet[_-]?(9|20|32|44|56|110|164|1001|1202)")
 
 
 def resolve(name: str) -> str:
@@ -126,6 +135,8 @@ def hint(name: str, choices: Collection[str]) -> str:
         return "; timm has this network, and it is not here"
     if arch in _TORCHVISIONS:
         return "; torchvision has this network, and it is not here"
+    if _CIFARS.fullmatch(arch):
+        return "; this network, for images of 32 pixels as in CIFAR, is not here"
     same = _same_letters(name, choices)
     if same is not None:
         torchvisions = f"{same}.tv_in1k"
@@ -170,7 +181,7 @@ def _torchvision_regnet(name: str) -> str:
     >>> _torchvision_regnet("regnet_y_1_6gf")
     'regnety_016'
     """
-    match = re.fullmatch(r"regnet_?([xy])_?(\d+)(?:[_.](\d))?gf", name.lower())
+    match = re.fullmatch(r"regnet[_-]?([xy])[_-]?(\d+)(?:[_.](\d))?gf", name.lower())
     if match is None:
         return name
     hundreds = 10 * int(match[2]) + int(match[3] or 0)

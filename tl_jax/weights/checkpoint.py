@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tl_jax import messages
+from tl_jax import arguments, messages
 from tl_jax.weights.stand_ins import Array, Foreign
 
 # Entries of training checkpoints by their usual names; averaged weights are preferred, as in timm.
@@ -22,9 +22,17 @@ _PLAIN = (
     "weights", "backbone", "encoder", "student",
 )  # fmt: skip
 # What torch's wrappers, Lightning's modules and transformers' wrapper of timm put before every key.
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "ema_model.", "timm_model.")
-_ARCHITECTURE = ("arch", "architecture", "model_name", "model_arch")
-_OPTIONS = ("args", "config", "cfg", "hyper_parameters", "hparams")
+_PREFIXES = (
+    "module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.", "model.", "net.",
+    "network.", "ema_model.", "timm_model.",
+)  # fmt: skip
+# What torch's wrappers of a part of a network put between the parts of its keys.
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+_ARCHITECTURE = (
+    "arch", "architecture", "model_name", "model_arch", "backbone", "backbone_name", "encoder_name",
+    "encoder", "net",
+)  # fmt: skip
+_OPTIONS = ("args", "opt", "config", "cfg", "hyper_parameters", "hparams", "model_args")
 _CLASS_NAMES = ("class_names", "classes", "label_names", "labels", "id2label", "idx_to_class")
 
 
@@ -43,11 +51,20 @@ class Reading:
       prefix: only keys that start with it are taken, and it is taken off them, such as
         `"backbone."`; "" takes off what wrappers put before every key.
       ignore: shell patterns of keys that are left out, such as `"projector.*"`.
+
+    Raises:
+      TypeError: if a key or prefix is no text, or the patterns are no list of texts.
     """
 
     checkpoint_key: str = ""
     prefix: str = ""
-    ignore: tuple[str, ...] = ()
+    ignore: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        arguments.text("checkpoint_key", self.checkpoint_key, "'state_dict'")
+        arguments.text("prefix", self.prefix, "'backbone.'")
+        arguments.names("ignore", self.ignore, "['projector.*']")
+        object.__setattr__(self, "ignore", tuple(self.ignore))  # Equal to one of a tuple.
 
 
 USUAL = Reading()
@@ -90,12 +107,13 @@ def unwrap(checkpoint: Any, reading: Reading = USUAL) -> StateDict:
     items, ignored = _without(entries[entry], reading.ignore)
     arrays = {key: _tensor(key, value) for key, value in items.items()}
     arrays, prefix = _without_prefix(arrays, reading.prefix)
+    arrays, inside = _without_wrappers(arrays)
     # The pattern of a user may be written for the keys as they are in the file, or as they are now.
     arrays, more = _without(arrays, reading.ignore)
     _check_ignored(reading.ignore, ignored | more, arrays)
     return StateDict(
         arrays,
-        _details(entry, entries, prefix, ignored | more),
+        _details(entry, entries, prefix, inside, ignored | more),
         architecture_of(checkpoint),
         _class_names_of(checkpoint),
     )
@@ -107,12 +125,18 @@ def architecture_of(checkpoint: Any) -> str | None:
         return None
     stated = [checkpoint.get(key) for key in _ARCHITECTURE]
     for key in _OPTIONS:
-        options = checkpoint.get(key)
-        # A Namespace has attributes, a mapping items.
-        options = options.state if isinstance(options, Foreign) and options.state else options
-        if isinstance(options, Mapping):
-            stated += [options.get(name) for name in ("model", *_ARCHITECTURE)]
+        options = _items(checkpoint.get(key))
+        stated += [options.get(name) for name in ("model", *_ARCHITECTURE)]
+        # A section of options for the network.
+        section = _items(options.get("model") or options.get("MODEL"))
+        stated += [section.get(name) for name in ("name", "NAME", "ARCH", *_ARCHITECTURE)]
     return next((name for name in stated if isinstance(name, str) and name), None)
+
+
+def _items(options: Any) -> Mapping[str, Any]:
+    """Returns the items of a mapping, or the attributes of a Namespace; {} of anything else."""
+    options = options.state if isinstance(options, Foreign) and options.state else options
+    return options if isinstance(options, Mapping) else {}
 
 
 def names_in_metadata(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
@@ -138,7 +162,9 @@ def names_in_order(names: Any) -> tuple[str, ...] | None:
     """
     if isinstance(names, Mapping):
         pairs = [(k, v) if isinstance(k, int) else (v, k) for k, v in names.items()]
-        if names and all(isinstance(k, str) and k.isdigit() for k in names):
+        # Names may be digits too: then the values are the indices.
+        is_by_name = all(isinstance(value, int) for value in names.values())
+        if names and not is_by_name and all(isinstance(k, str) and k.isdigit() for k in names):
             pairs = [(int(k), v) for k, v in names.items()]
         if not all(isinstance(index, int) for index, _ in pairs):
             return None
@@ -278,6 +304,20 @@ def _without_prefix(
         found += wrapper
 
 
+def _without_wrappers(arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], set[str]]:
+    """Takes the names of torch's wrappers out of keys; returns those found, too."""
+    parts = {key: key.split(".") for key in arrays}
+    found = _WRAPPERS & {part for split in parts.values() for part in split}
+    if not found:
+        return arrays, set()
+    renamed = {
+        ".".join(part for part in parts[key] if part not in found): value
+        for key, value in arrays.items()
+    }
+    # Keys with and without wrappers are two sets of weights: what does not fit is named later.
+    return (renamed, set(found)) if len(renamed) == len(arrays) else (arrays, set())
+
+
 def _without(items: Mapping[str, Any], patterns: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
     """Returns items whose keys no pattern matches, and the other keys."""
     matched = {k for k in items if any(fnmatch.fnmatchcase(k, p) for p in patterns)}
@@ -294,7 +334,9 @@ def _check_ignored(patterns: Sequence[str], ignored: set[str], kept: Mapping[str
             )
 
 
-def _details(entry: str, entries: Mapping[str, Any], prefix: str, ignored: set[str]) -> str:
+def _details(
+    entry: str, entries: Mapping[str, Any], prefix: str, inside: set[str], ignored: set[str]
+) -> str:
     parts = []
     if entry:
         others = [other for other in entries if other != entry]
@@ -305,6 +347,8 @@ def _details(entry: str, entries: Mapping[str, Any], prefix: str, ignored: set[s
         parts.append(what + chooses)
     if prefix:
         parts.append(f"without the prefix {prefix!r} of its keys")
+    if inside:
+        parts.append(f"without {messages.some(sorted(inside))} inside its keys")
     if ignored:
         parts.append(f"{len(ignored)} keys ignored")
     return ", ".join(parts)

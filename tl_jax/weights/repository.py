@@ -46,11 +46,13 @@ class Repository:
       architecture: timm's name.
       config: classes and preprocessing, under the architecture's name.
       assumed: fields that it does not state; timm's defaults are taken.
+      states_classes: whether it states a number of classes, or their names.
     """
 
     architecture: str
     config: PretrainedConfig
     assumed: tuple[str, ...] = ()
+    states_classes: bool = True
 
 
 def read(path: Path) -> Repository:
@@ -74,7 +76,7 @@ def parse(text: str, where: str) -> Repository:
     if not isinstance(architecture, str) or not architecture:
         raise RepositoryError(f"{where} {_describe_other(fields)}")
     # Older files have all fields in one object.
-    cfg = fields.get("pretrained_cfg", fields)
+    cfg = fields.get("pretrained_cfg") or fields
     args = fields.get("model_args") or {}
     if not isinstance(cfg, dict) or not isinstance(args, dict):
         raise RepositoryError(f"{where}: pretrained_cfg and model_args must be JSON objects")
@@ -92,7 +94,8 @@ def parse(text: str, where: str) -> Repository:
         name=architecture, num_classes=count, class_names=names, license=cfg.get("license"),
         **values,
     )  # fmt: skip
-    return Repository(architecture, config, assumed)
+    states_classes = bool(labels) or any(n is not None for n in stated)
+    return Repository(architecture, config, assumed, states_classes)
 
 
 def as_text(
@@ -190,6 +193,11 @@ def _checked(where: str, values: dict[str, Any], in_channels: Any) -> dict[str, 
             )
         if len(given) != channels:  # As timm does for other numbers of channels.
             given = [sum(given) / len(given)] * channels
+        if max(map(abs, given)) > 1:
+            raise RepositoryError(
+                f"{where}: {name} is {given!r}, for pixels up to 255, it seems; state it for "
+                "pixels in [0, 1]: divide by 255"
+            )
         if name == "std" and min(given) <= 0:
             raise RepositoryError(f"{where}: std is {given!r}, expected values above 0")
         values[name] = tuple(float(v) for v in given)
@@ -240,6 +248,8 @@ def _class_names(
         by_index = {int(key): value for key, value in labels.items()}
         if max(by_index) < count:
             labels = [by_index.get(i, f"class {i}") for i in range(count)]
+    if isinstance(labels, list):  # Classes that are numbers.
+        labels = [str(name) if isinstance(name, int) else name for name in labels]
     names = names_in_order(labels)
     if names is None or len(names) != count:
         raise RepositoryError(

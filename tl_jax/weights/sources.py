@@ -8,12 +8,20 @@ import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from tl_jax import arguments, files, messages
-from tl_jax.weights import aliases, checkpoint, download, hub, index, repository
+from tl_jax.weights import (
+    aliases,
+    checkpoint,
+    download,
+    elsewhere,
+    hub,
+    index,
+    repository,
+)
 from tl_jax.weights.checkpoint import USUAL, CheckpointError, Reading
 from tl_jax.weights.index import PretrainedConfig
 from tl_jax.weights.repository import RepositoryError
@@ -45,6 +53,10 @@ _HUB = re.compile(
     r"(?:hub:|hf-hub:|hf_hub:|https?://huggingface\.co/)(?P<repo>[^@]+)(?:@(?P<rev>.+))?"
 )
 _LOCAL = "local-dir:"  # timm's form of a folder.
+# Beside the weights in a folder of a training script: of accelerate, transformers and DeepSpeed.
+_OTHER_STATES = re.compile(
+    r"(optimizer|scheduler|scaler|training_args|trainer_state|(random|rng)_states?)[\w.-]*"
+)
 _CONFIG_KEY = "config"  # Of the metadata of a safetensors file: the text of a config.json.
 _NAMES_ARCHITECTURE = '"architecture"'  # Only in timm's form of a config.json.
 _FORMS = (
@@ -69,6 +81,8 @@ class WeightsRecord:
       revision: version of the package, or commit of the hub's repository; None otherwise.
       details: what was decided in reading it: entry, prefix, conversions, assumptions.
       num_classes: classes of its classifier; None in records of earlier versions.
+      network_fields: fields of the network that the weights were trained in, where it differs from
+        the one of that name here.
     """
 
     name: str
@@ -78,6 +92,7 @@ class WeightsRecord:
     revision: str | None = None
     details: str = ""
     num_classes: int | None = None
+    network_fields: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         origin = self.source if self.revision is None else f"{self.source}@{self.revision[:12]}"
@@ -96,12 +111,14 @@ class Found:
       config: classes and preprocessing that belong to them: those of the index for published
         weights and for files that state none.
       architecture: the architecture that the weights state; None if they state none.
+      states_classes: whether their config.json states how many classes they have.
     """
 
     record: WeightsRecord
     kind: Kind
     config: PretrainedConfig
     architecture: str | None = None
+    states_classes: bool = True
 
 
 def read_weights(
@@ -165,7 +182,7 @@ def find(name: str | None, weights: str | os.PathLike[str] | None = None) -> Fou
                 record, details=f"{where} states no {', '.join(stated.assumed)}: timm's defaults"
             )
         record = dataclasses.replace(record, name=name or aliases.resolve(stated.architecture))
-        return Found(record, "own", stated.config, stated.architecture)
+        return Found(record, "own", stated.config, stated.architecture, stated.states_classes)
     if name is None:
         raise WeightsError(
             f"{record.file} does not state its architecture; give it with its name: "
@@ -219,13 +236,13 @@ def _locate(name: str | None, weights: str | os.PathLike[str] | None) -> tuple[W
             f"got {arguments.kind(weights)} as weights; "
             f"{advice if is_dict else f'expected {advice}'}"
         )
-    if not isinstance(weights, str | os.PathLike | None):
-        raise WeightsError(
-            f"got weights of type {type(weights).__name__}; expected {_FORMS}. "
-            "from_state_dict(model, state_dict) converts arrays"
-        )
     text = "auto" if weights is None else str(os.fspath(weights))
     match = _HUB.fullmatch(text)
+    if match and match["repo"] and match["repo"].count("/") > 1:
+        raise WeightsError(
+            f"{text} is an address within a repository of the hub; give the repository alone: "
+            f"'hub:{'/'.join(match['repo'].split('/')[:2])}'"
+        )
     if match is None and text not in _KEYWORDS:
         return _on_disk(name, text.removeprefix(_LOCAL)), "file"
     repo, revision = (match["repo"], match["rev"] or match["own"]) if match else (None, None)
@@ -246,7 +263,7 @@ def _locate(name: str | None, weights: str | os.PathLike[str] | None) -> tuple[W
 
 def is_folder(text: str) -> bool:
     """Returns whether a name is that of a folder."""
-    return files.user_path(text.removeprefix(_LOCAL)).is_dir()
+    return bool(text) and files.user_path(text.removeprefix(_LOCAL)).is_dir()
 
 
 def is_checkpoint_folder(text: str) -> bool:
@@ -268,12 +285,16 @@ def _on_disk(name: str | None, text: str) -> WeightsRecord:
     path = files.user_path(text)
     if text and path.is_dir():
         return WeightsRecord(name or "", f"folder {path}", str(_file_in(path)), sha256="")
-    if path.is_file() or text.endswith(_SUFFIXES):
+    if path.is_file() or (text.endswith(_SUFFIXES) and not elsewhere.is_address(text)):
         return WeightsRecord(name or "", "file", str(path), sha256="")
+    if (meant := elsewhere.source(text)) is not None:
+        raise WeightsError(f"there is no file or folder {text} (looked from {Path.cwd()}); {meant}")
+    if not path.suffix and os.sep not in text:
+        raise WeightsError(
+            f"unknown source of weights {text!r}{messages.hint(text, _KEYWORDS)}; expected {_FORMS}"
+        )
     raise WeightsError(
-        f"unknown source of weights {text!r}{messages.hint(text, _KEYWORDS)}; expected {_FORMS}"
-        if not path.suffix and os.sep not in text
-        else f"there is no file or folder {text} (looked from {Path.cwd()}); weights are {_FORMS}"
+        f"there is no file or folder {text} (looked from {Path.cwd()}); weights are {_FORMS}"
     )
 
 
@@ -282,7 +303,11 @@ def _file_in(folder: Path) -> Path:
     usual = next((folder / name for name in _HUB_FILES if (folder / name).is_file()), None)
     if usual is not None:
         return usual
-    found = sorted(p for p in folder.iterdir() if p.name.endswith(_SUFFIXES) and p.is_file())
+    found = sorted(
+        p
+        for p in folder.iterdir()
+        if p.name.endswith(_SUFFIXES) and p.is_file() and not _OTHER_STATES.fullmatch(p.name)
+    )
     if len(found) == 1:
         return found[0]
     config = folder / repository.FILE

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from tl_jax.weights import stand_ins
+from tl_jax.weights import elsewhere, stand_ins
 
 # The first object in every file of the format that torch wrote before version 1.6.
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -70,19 +70,19 @@ _OPCODES = frozenset(
 )
 # The C unpickler reserves memory for the largest memo index, so an index needs a limit.
 _MEMO_OPCODES = frozenset({"BINPUT", "LONG_BINPUT"})
-# First bytes of other files, and what these files are.
-_OTHER_FILES = (
-    (b"<", "an HTML page (an error page that was saved?); fetch the file itself"),
-    (b"version https://git-lfs", "a Git LFS pointer; fetch the file itself with `git lfs pull`"),
-    (b"\x89HDF", "an HDF5 file (of Keras?); give weights of torch or safetensors"),
-    (b"\x93NUMPY", "a NumPy file; give weights of torch or safetensors"),
-    (b"\x1f\x8b", "compressed (gzip); unpack it first"),
-    (b"{", "JSON text; give the weights themselves"),
-)
 
 
 class TorchFileError(ValueError):
-    """A file is not one that `torch.save` wrote, is damaged, or asks for more than tensors."""
+    """A file is not one that `torch.save` wrote, is damaged, or asks for more than tensors.
+
+    Attributes:
+      is_refusal: whether it asks for what no checkpoint needs, so that somebody may have tampered
+        with it.
+    """
+
+    def __init__(self, message: str, *, is_refusal: bool = False) -> None:
+        super().__init__(message)
+        self.is_refusal = is_refusal
 
 
 def load_torch_file(path: str | os.PathLike[str]) -> Any:
@@ -115,12 +115,20 @@ def load_torch_file(path: str | os.PathLike[str]) -> Any:
     with file.open("rb") as stream:
         opening = stream.read(2)
         stream.seek(0)
+        # Of a file that cannot be read: some save with torch under these suffixes, too.
+        other = elsewhere.SUFFIXES.get(file.suffix.lower())
         try:
             saved = (_read_zip if opening == _ZIP_SIGNATURE else _read_legacy)(stream, file)
-        except TorchFileError:
-            raise
+        except TorchFileError as error:
+            if other is None or error.is_refusal:
+                raise
+            raise TorchFileError(f"{file} is not a file of torch.save: it is {other}") from error
         # A damaged pickle or archive can raise nearly anything from inside the standard library.
         except Exception as error:
+            if other is not None:
+                raise TorchFileError(
+                    f"{file} is not a file of torch.save: it is {other}"
+                ) from error
             raise TorchFileError(
                 f"{file} is damaged or cut short ({type(error).__name__}: {error}); "
                 "fetch or save the file again"
@@ -193,7 +201,8 @@ class _Unpickler(pickle.Unpickler):
             raise TorchFileError(
                 f"{self._file} asks for {module}.{name}, which runs code or touches the system, "
                 "and was refused: no checkpoint needs it. Fetch the file from a source that can "
-                "be trusted"
+                "be trusted",
+                is_refusal=True,
             )
         if (module, name) not in self._globals:
             self._globals[module, name] = stand_ins.foreign(module, name)
@@ -262,7 +271,8 @@ def _pickled(stream: BinaryIO, file: Path) -> bytes:
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name not in _OPCODES:
             raise TorchFileError(
-                f"{file} holds the pickle opcode {opcode.name}, which no state dict needs; refused"
+                f"{file} holds the pickle opcode {opcode.name}, which no state dict needs; refused",
+                is_refusal=True,
             )
         if opcode.name in _MEMO_OPCODES and argument is not None:
             largest_index = max(largest_index, int(argument))
@@ -318,7 +328,10 @@ def _read_legacy(stream: io.BufferedReader, file: Path) -> Any:
     _check_opening(stream, file)
     magic = _Unpickler(_pickled(stream, file), file).load()
     if magic != _MAGIC:
-        raise TorchFileError(f"{file} is a pickle, but not one that torch.save wrote")
+        raise TorchFileError(
+            f"{file} is a pickle, but not one that torch.save wrote; if you trust it, load it in "
+            "Python and give its state dict: from_state_dict(model, state_dict)"
+        )
     version = _Unpickler(_pickled(stream, file), file).load()
     if version != _PROTOCOL_VERSION:
         raise TorchFileError(f"{file} has protocol {version}, expected {_PROTOCOL_VERSION}")
@@ -338,7 +351,7 @@ def _check_opening(stream: BinaryIO, file: Path) -> None:
     stream.seek(0)
     if not opening:
         raise TorchFileError(f"{file} is empty; fetch or save the file again")
-    for start, what in _OTHER_FILES:
+    for start, what in elsewhere.OPENINGS:
         if opening.lstrip().startswith(start):
             raise TorchFileError(f"{file} is not a file of torch.save: it is {what}")
     if not opening.startswith(_PICKLE_SIGNATURE):
