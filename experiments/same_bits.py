@@ -148,7 +148,12 @@ def configurations(photos: Path, weights: Path) -> dict[str, Config]:
         },
         "augment": {"scale": (0.5, 1.0)},
         # Explicit, so that a change of the defaults does not change the runs.
-        "optim": {"name": "adamw", "learning_rate": 1e-3, "head_learning_rate": None},
+        "optim": {
+            "name": "adamw",
+            "learning_rate": 1e-3,
+            "head_learning_rate": None,
+            "warmup_epochs": 0.0,
+        },
         "transfer": {"batch_norm": "update"},
         "train": {"epochs": 2, "log_every": 1},
     }
