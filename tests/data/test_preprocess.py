@@ -150,6 +150,12 @@ def test_another_input_size_keeps_the_rest():
     assert preprocess([noise(9, 9, 3)], config).shape == (1, 224, 224, 3)
 
 
+def test_images_of_other_channels_cannot_be_read():
+    config = dataclasses.replace(pretrained_config("resnet18"), input_size=(4, 224, 224))
+    with pytest.raises(ValueError, match="for images of 4 channels, and images are read as RGB"):
+        Preprocess.of(config)
+
+
 def test_the_canvas_is_the_size_before_the_crop():
     assert Preprocess(size=(224, 224), crop_pct=0.875).canvas == 256
     assert Preprocess(size=(224, 224), crop_pct=1.1).canvas == 224

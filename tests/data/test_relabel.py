@@ -5,6 +5,7 @@ import pytest
 
 from tl_jax.data.relabel import absent_classes, match_to
 from tl_jax.data.sources.arrays import from_arrays
+from tl_jax.data.sources.open import open_source
 
 
 def source_of(*labels, **options):
@@ -46,5 +47,13 @@ def test_a_class_without_images_is_no_other_class():
 
 
 def test_classes_of_which_none_is_known_are_refused_even_if_they_may_be_left_out():
-    with pytest.raises(ValueError, match="an array `class_names` in a .npz file names its numb"):
+    with pytest.raises(ValueError, match="'0', '1', none of .*'cat', 'dog'; .*under these names$"):
         match_to(source_of(0, 1), ("cat", "dog"), unknown="skip")
+    with pytest.raises(ValueError, match="under these names; did you mean 'cat'"):
+        match_to(source_of("Cat", "Dog"), ("cat", "dog"), unknown="skip")
+
+
+def test_numbers_of_an_npz_file_may_get_names(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 4), np.uint8), labels=[0, 1])
+    with pytest.raises(ValueError, match="an array `class_names` in the file names its numbers"):
+        match_to(open_source(f"npz:{tmp_path / 'a.npz'}", "train"), ("cat", "dog"))

@@ -1,5 +1,6 @@
 """Splits: the slices of TFDS in the same words, and partitions that are the same for one seed."""
 
+import hashlib
 import itertools
 
 import pytest
@@ -173,6 +174,26 @@ def test_what_is_held_out_stays_held_out_when_names_are_added():
         more, more_held = splits.hold_out(NAMES, fraction=0.2, seed=0, nonempty=True)
         assert set(held) <= set(more_held)
         assert set(rest) <= set(more)
+
+
+@pytest.mark.parametrize("name", ["cat{}.jpg", "cat/IMG ({:05d}).jp2", "{}"])
+def test_of_names_in_a_row_the_share_is_nearly_exact(name):
+    for start, seed in itertools.product((0, 1, 998), range(20)):
+        names = [name.format(start + i) for i in range(10)]
+        _, held = splits.hold_out(names, fraction=0.2, seed=seed, nonempty=True)
+        assert 1 <= len(held) <= 3
+        _, more = splits.hold_out([*names, "x", "y.jpg"], fraction=0.2, seed=seed, nonempty=True)
+        assert set(held) <= set(more)
+
+
+@pytest.mark.parametrize(("count", "most"), [(2, 1), (4, 1), (6, 2), (10, 4)])
+def test_a_small_class_holds_out_at_most_twice_its_share(count, most):
+    sizes = []
+    for number in range(100):
+        names = [f"{number}{letter}" for letter in "abcdefghij"[:count]]
+        names = [hashlib.md5(name.encode()).hexdigest() + "x" for name in names]
+        sizes.append(len(splits.hold_out(names, fraction=0.2, seed=0, nonempty=True)[1]))
+    assert set(sizes) <= set(range(1, most + 1))
 
 
 def test_divisions_with_another_salt_are_independent():

@@ -91,6 +91,15 @@ def test_a_set_without_splits_is_evaluated_whole_and_classes_are_matched_by_name
     assert expected["absent_classes"] == whole["absent_classes"] == whole["notes"] == []
 
 
+def test_images_that_were_trained_on_are_counted_in_other_data(run, photos):
+    moved = photos.with_name("moved")
+    photos.rename(moved)
+    for source, split, count in (("", "train", 26), ("/train", "all", 26), ("", "test", 0)):
+        notes = evaluate(run, source=f"folder:{moved}{source}", split=split)["notes"]
+        said = [note for note in notes if "that the run was trained on" in note]
+        assert [note.partition(" ")[0] for note in said] == [str(count)] * bool(count)
+
+
 def test_classes_that_other_data_lack_or_add_are_named(run, photos):
     (photos / "test" / "grüne").rename(photos / "test" / "yak")
     other = f"folder:{photos}/test"

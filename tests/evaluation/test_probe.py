@@ -12,7 +12,7 @@ from tl_jax.data.loading.options import LoadOptions
 from tl_jax.data.preprocess import Preprocess
 from tl_jax.data.source import Source, Task
 from tl_jax.data.sources.open import open_source
-from tl_jax.evaluation.probe import probe
+from tl_jax.evaluation.probe import open_splits, probe
 from tl_jax.models import pretrained
 from tl_jax.models.registry import create_model
 from tl_jax.probes.extract import extract, headless
@@ -135,11 +135,11 @@ def test_invalid_arguments_are_refused(options, message):
 
 
 def test_splits_of_other_classes_and_a_network_without_preprocessing_are_refused():
-    one, other = Named("train", ("a", "b")), Named("test", ("c", "b"), (0, 1))
+    one, other = Named("train", ("a", "b"), (0, 1)), Named("test", ("c", "b"), (0, 1))
     model = create_model("test_resnet", num_classes=0)
     with pytest.raises(ValueError, match=r"not trained on: 'c' \(1\)"):
         probe((model, {}), one, other, preprocess=HOW)
-    with pytest.raises(TypeError, match="got a source of type NoneType"):
+    with pytest.raises(TypeError, match="the train set is None"):
         probe((model, {}), None, one, preprocess=HOW)
     with pytest.raises(ValueError, match="has no preprocessing; pass preprocess="):
         probe((model, {}), one, one)
@@ -149,3 +149,14 @@ def test_a_split_with_missing_labels_is_refused():
     whole, part = Named("train", ("a", "b")), Named("test", ("a", "b"), [0, -1, 1])
     with pytest.raises(ValueError, match=r"1 of 3 examples of split 'test' .* have no"):
         probe("test_resnet", whole, part)
+
+
+def test_a_set_of_one_class_is_refused_and_the_split_to_test_on_is_asked(photos, tmp_path):
+    one = Named("train", ("a", "b"), labels=(1, 1))
+    with pytest.raises(ValueError, match="got one class to train on: all 2 labels"):
+        probe("resnet18", one, one, weights="random", preprocess=HOW)
+    (photos / "train").rename(tmp_path / "other")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "other").rename(tmp_path / "set" / "train")
+    with pytest.raises(ValueError, match=r"splits 'train', none .*--test-split.*train\[:80%\] and"):
+        open_splits("resnet18", f"folder:{tmp_path / 'set'}")

@@ -124,6 +124,18 @@ def test_runs_that_cannot_be_averaged_are_refused(experiment, runs, tmp_path):
     assert not (tmp_path / "soup").exists()
 
 
+def test_runs_of_an_earlier_version_are_not_scored_on_what_they_were_trained_on(
+    experiment, runs, tmp_path
+):
+    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, carve=0.5))
+    old = dataclasses.replace(experiment.info, digests={})
+    write_run(tmp_path / "old", config, old, load_run(runs[0]).variables)
+    with pytest.raises(ValueError, match="images that were trained on would be counted"):
+        soup([runs[0], tmp_path / "old"], tmp_path / "soup")
+    with pytest.raises(ValueError, match="images that were trained on would be counted"):
+        wise_ft(tmp_path / "old")
+
+
 def test_alphas_outside_0_to_1_are_refused(runs):
     for alphas in ([], [0.5, 1.5]):
         with pytest.raises(ValueError, match="expected at least one, all in"):

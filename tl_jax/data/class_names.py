@@ -73,6 +73,7 @@ def notes(classes: Mapping[str, str]) -> tuple[str, ...]:
         spellings.setdefault(name, []).append(raw)
     several = [f"{' and '.join(map(repr, raw))}" for raw in spellings.values() if len(raw) > 1]
     doubtful = [name for name in spellings if name.casefold() in _DOUBTFUL]
+    fractions = [name for name in spellings if (number(name) or 0.0) % 1]
     said = []
     if several:
         said.append(f"spellings joined to one class: {messages.some(several, quoted=False)}")
@@ -80,6 +81,11 @@ def notes(classes: Mapping[str, str]) -> tuple[str, ...]:
         said.append(
             f"read as classes: {messages.some(doubtful)}; if they mean that there is no label, "
             "leave those labels empty"
+        )
+    if fractions:
+        said.append(
+            f"read as {len(spellings)} classes, one for each number: {messages.some(fractions)}; "
+            "what is measured or rated has to be divided into classes first"
         )
     return tuple(said)
 

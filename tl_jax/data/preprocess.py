@@ -100,6 +100,12 @@ class Preprocess:
             raise TypeError(
                 f"expected the configuration of weights, but got {arguments.kind(config)}: {advice}"
             )
+        if config.input_size[0] not in (1, 3):
+            raise ValueError(
+                f"the weights {config.name} are for images of {config.input_size[0]} channels, and "
+                "images are read as RGB or gray; apply the network to arrays of your own: "
+                "model.apply(variables, images)"
+            )
         size = config.input_size[1:] if input_size is None else input_size
         return cls(
             size=(size, size) if isinstance(size, int) else (size[0], size[1]),

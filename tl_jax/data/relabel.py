@@ -70,6 +70,11 @@ class Relabelled(Source):
         names = self.source.identities()
         return [names[index] for index in self.indices.tolist()]
 
+    def content_marks(self) -> Sequence[str]:
+        """As in `Source`."""
+        marks = self.source.content_marks()
+        return [marks[index] for index in self.indices.tolist()] if marks else []
+
 
 def match_to(
     source: Source, class_names: Sequence[str], *, unknown: UnknownClasses = "raise"
@@ -104,13 +109,13 @@ def match_to(
     labels = source.labels()
     matched = Relabelled(source, class_names, np.asarray([*new, -1])[labels])
     if not len(matched):
-        are_numbers = all(name.isdecimal() for name in matched.left_out)
+        are_numbers = source.name.startswith("npz:") and all(map(str.isdecimal, matched.left_out))
+        near = messages.hint(next(iter(matched.left_out)), class_names)
         raise ValueError(
             f"split {source.split!r} of {source.name} has images of "
             f"{messages.some(list(matched.left_out))}, none of the classes that were trained on, "
             f"{messages.some(list(class_names))}; give data of these classes, under these names"
-            + " (an array `class_names` in a .npz file names its numbers)"
-            * are_numbers
+            f"{' (an array `class_names` in the file names its numbers)' * are_numbers}{near}"
         )
     if matched.left_out and unknown == "raise":
         counts = [f"{name!r} ({count})" for name, count in matched.left_out.items()]

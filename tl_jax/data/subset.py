@@ -137,8 +137,8 @@ def carve(
 
     An example is held out if the hash of its name (`Source.identities`) lies below the fraction: it
     stays held out when the source grows, copies of one picture stay together, and the share is
-    about the fraction. Each part has at least one picture of each class, and at least one of
-    a multi-label task.
+    about the fraction (see `splits.hold_out`). Each part has at least one picture of each class,
+    and at least one of a multi-label task.
 
     Args:
       source: the source to divide.

@@ -15,7 +15,7 @@ from tl_jax.data.sources.options import OnCorrupt
 from tl_jax.data.views import ONE_VIEW, Views
 from tl_jax.run import record
 from tl_jax.run.data import CARVED, load_options, open_split
-from tl_jax.run.folder import Run, load_run
+from tl_jax.run.folder import Run, RunFolder, load_run
 from tl_jax.training import sharding
 from tl_jax.training.evaluator import Evaluator
 
@@ -90,9 +90,10 @@ def evaluate(
     )
     if split is None:
         split = _split_of_other(data) if is_other else data.test_split or data.eval_split
-    if not is_other:
-        _check_held_out(run, split)
-    opened = open_split(dataclasses.replace(run.config, data=data), split)
+    if is_other:
+        opened = open_split(dataclasses.replace(run.config, data=data), split)
+    else:
+        opened = _open_own(run, data, split)
     examples = match_to(opened, run.info.class_names, unknown=unknown_classes)
     evaluator = Evaluator(
         run.model,
@@ -107,7 +108,10 @@ def evaluate(
         "step": run.step,
         "class_names": list(run.info.class_names),
         "absent_classes": absent_classes(examples),
-        "notes": _notes(examples, value_range),
+        "notes": [
+            *_notes(examples, value_range),
+            *(_trained_on(workdir, data.train_split, examples) if is_other else ()),
+        ],
         **metrics,
     }
 
@@ -118,6 +122,18 @@ def _is_same(source: str, own: str) -> bool:
     if kind != own_kind or not (address and own_address):
         return source == own
     return files.user_path(address).resolve() == files.user_path(own_address).resolve()
+
+
+def _open_own(run: Run, data: DataConfig, split: str) -> Source:
+    """Opens a split of the run's own data, which must be where they were."""
+    check_held_out(run, split)
+    try:
+        return open_split(dataclasses.replace(run.config, data=data), split)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}; if the run's data are elsewhere now, name them and the split by source and "
+            "split (--source, --split)"
+        ) from error
 
 
 def _other_data(
@@ -146,7 +162,7 @@ def _split_of_other(data: DataConfig) -> str:
     )
 
 
-def _check_held_out(run: Run, split: str) -> None:
+def check_held_out(run: Run, split: str) -> None:
     """Raises ValueError for a split that this version would hold out otherwise than the run did."""
     data = run.config.data
     is_divided = data.carve is None or split in (data.train_split, CARVED)
@@ -154,8 +170,36 @@ def _check_held_out(run: Run, split: str) -> None:
         raise ValueError(
             f"the run was trained by an earlier version, which held out other images of "
             f"{data.source} as {split!r} than this one does, so that images that were trained on "
-            "would be counted; evaluate on other data (source, --source), or train again"
+            "would be counted; evaluate it on other data (source, --source), or train again"
         )
+
+
+def _trained_on(workdir: str | Path, train_split: str, examples: Source) -> list[str]:
+    """Returns a note on images of other data that the run seems to have been trained on.
+
+    Such are those of the run's own data that were moved, or copied into a larger set.
+    """
+    trained = RunFolder(workdir).read_examples().get(train_split)
+    if trained is None or not trained.names or len(trained.marks) != len(trained.names):
+        return []
+    names, marks = examples.identities(), examples.content_marks()
+    if all("-" in mark for mark in (*trained.marks, *marks)):  # With a hash of the content.
+        known, found = {*trained.marks}, list(marks)
+    else:
+        known = {f"{_size(mark)} {n}" for n, mark in zip(trained.names, trained.marks, strict=True)}
+        found = [f"{_size(mark)} {name}" for name, mark in zip(names, marks, strict=False)]
+    count = sum(key in known for key in found)
+    if not count:
+        return []
+    return [
+        f"{count} of {len(examples)} images seem to be among those that the run was trained on; if "
+        "so, these metrics measure what was trained on: name the split that it held out (split, "
+        "--split), or leave them out of the data"
+    ]
+
+
+def _size(mark: str) -> str:
+    return mark.partition("-")[0]
 
 
 def _notes(examples: Source, value_range: tuple[float, float] | None) -> list[str]:

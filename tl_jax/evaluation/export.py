@@ -77,6 +77,13 @@ def _timms(run: Run) -> tuple[Network, dict[str, Any]]:
             f"(model.head={run.config.model.head!r}, transfer.classifier="
             f"{run.config.transfer.classifier!r}); only timm's own heads can be exported"
         )
+    if run.info.weights and run.info.weights.network_fields:
+        fields = ", ".join(f"{k}={v!r}" for k, v in run.info.weights.network_fields.items())
+        raise ValueError(
+            f"the run started from torchvision's weights, in a network with {fields}; timm's "
+            f"{run.config.model.name} computes otherwise and would give other logits. Train from "
+            "timm's weights (model.weights='auto') to export"
+        )
     return model, variables
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tl_jax import messages, trees
+from tl_jax import arguments, messages, trees
 from tl_jax.data.images.decode import ImageLike
 from tl_jax.data.preprocess import Preprocess, as_images, eval_image, normalize
 from tl_jax.data.views import ONE_VIEW, Views
@@ -19,6 +20,7 @@ from tl_jax.run.folder import is_run, load_run
 from tl_jax.weights.checkpoint import Reading
 
 _BATCH_SIZE = 32
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")
 
 
 def predict(
@@ -65,11 +67,18 @@ def predict(
       >>> len(classes)
       3
     """
-    if top < 1:
-        raise ValueError(f"top is {top}; expected the number of classes to return, at least 1")
+    arguments.whole_number(
+        "top", top, least=1, advice="expected the number of classes to return, at least 1"
+    )
+    if not isinstance(run_or_model, str | os.PathLike):
+        raise TypeError(
+            "predict takes the folder of a run, or the name or folder of a pretrained network, but "
+            f"got {arguments.kind(run_or_model)}; of images that are normalised arrays "
+            "model.apply(variables, images) returns the logits"
+        )
     listed = as_images(images)
     _check_files(listed)
-    reading = Reading(checkpoint_key, prefix, tuple(ignore))
+    reading = Reading(checkpoint_key, prefix, ignore)
     model, variables, transform, names = _load(run_or_model, weights, reading)
     if value_range is not None:
         transform = dataclasses.replace(transform, value_range=value_range)
@@ -105,16 +114,20 @@ def predict(
 def _check_files(images: Sequence[ImageLike]) -> None:
     """Raises unless every path is of a file, before a network is loaded; names all that are not."""
     paths = [Path(image) for image in images if isinstance(image, str | Path)]
-    problems = [
-        f"{path} is a folder; give its files" if path.is_dir() else f"there is no file {path}"
-        for path in paths
-        if not path.is_file()
-    ]
+    problems = [_no_file(path) for path in paths if not path.is_file()]
     if len(problems) == 1:
         raise FileNotFoundError(problems[0])
     if problems:
         head = f"{len(problems)} of {len(paths)} paths are of no file (looked from {Path.cwd()}):"
         raise FileNotFoundError(messages.report(head, problems, "give image files"))
+
+
+def _no_file(path: Path) -> str:
+    if path.is_dir():
+        return f"{path} is a folder; give its files"
+    if _ADDRESS.match(str(path)):
+        return f"{path} is an address; download the image, and give its file"
+    return f"there is no file {path}"
 
 
 def _load(

@@ -11,15 +11,16 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from tl_jax import arguments, messages
 from tl_jax.config import AugmentConfig
 from tl_jax.data.loading.options import LoadOptions
 from tl_jax.data.preprocess import Preprocess
 from tl_jax.data.relabel import UnknownClasses, match_to
-from tl_jax.data.source import Source, as_source
+from tl_jax.data.source import Source, as_source, check_trainable
 from tl_jax.data.sources.open import open_source, split_names, uses
 from tl_jax.data.sources.options import OnCorrupt
 from tl_jax.models import pretrained, weights_reader
-from tl_jax.models.model import Model
+from tl_jax.models.model import Model, check_model
 from tl_jax.probes.extract import extract, headless
 from tl_jax.probes.probe import L2_GRID, Method, ProbeOptions, ProbeResult, fit_probe
 from tl_jax.probes.solvers import Metric
@@ -104,12 +105,16 @@ def probe(
       True
     """
     options = ProbeOptions(method, l2, held_out, standardize, k, temperature, metric, seed)
-    reading = Reading(checkpoint_key, prefix, tuple(ignore))
+    reading = Reading(checkpoint_key, prefix, ignore)
+    _check_network(network)
     _check_network_options(network, weights, reading, dtype)
+    if preprocess is not None and not isinstance(preprocess, Preprocess):
+        raise TypeError(
+            f"preprocess is {arguments.kind(preprocess)}; expected a tl_jax.Preprocess, such as "
+            "Preprocess.of(tl_jax.pretrained_config(name))"
+        )
     train, test = _opened(network, train, "train"), _opened(network, test, "test")
-    for source in (train, test):
-        check_labels(source)
-    test = match_to(test, train.class_names, unknown=unknown_classes)
+    test = _matched(train, test, unknown_classes)
     model, variables, own_preprocess = _load(network, weights, reading, dtype)
     preprocess = preprocess or own_preprocess
     if preprocess is None:
@@ -155,7 +160,14 @@ def open_splits(
     """
     if test_split is None:
         names = split_names(spec, data_dir=data_dir)
-        test_split = "test" if "test" in names or "validation" not in names else "validation"
+        usual = [name for name in ("test", "validation") if name in names]
+        if not usual:
+            raise ValueError(
+                f"{spec} has the splits {messages.some(names)}, none of them test or validation; "
+                "name the one to test on by test_split (--test-split); of a single split, take "
+                f"parts: {names[0]}[:80%] and {names[0]}[80%:]"
+            )
+        test_split = usual[0]
     if value_range is None and uses(spec, "value_range"):
         value_range = _range_of_run(network)
     open_split = functools.partial(
@@ -167,10 +179,22 @@ def open_splits(
 
 def _opened(network: Network, source: Source | str, split: str) -> Source:
     """Returns a source, or opens the split of its specification."""
+    if source is None:
+        raise TypeError(
+            f"the {split} set is None; expected a specification such as 'folder:PATH', or a source"
+        )
     if not isinstance(source, str):
         return as_source(source)
     value_range = _range_of_run(network) if uses(source, "value_range") else None
     return open_source(source, split, value_range=value_range)
+
+
+def _matched(train: Source, test: Source, unknown_classes: UnknownClasses) -> Source:
+    """Checks the labels of both splits, and returns the test split with the training classes."""
+    for source in (train, test):
+        check_labels(source)
+    check_trainable(train)
+    return match_to(test, train.class_names, unknown=unknown_classes)
 
 
 def _range_of_run(network: Network) -> tuple[float, float] | None:
@@ -178,6 +202,21 @@ def _range_of_run(network: Network) -> tuple[float, float] | None:
     if isinstance(network, tuple) or not _is_run(network):
         return None
     return RunFolder(network).read_info().preprocess.value_range
+
+
+def _check_network(network: Network) -> None:
+    """Raises unless this is a name, a folder, or a network with its variables."""
+    if isinstance(network, str | os.PathLike):
+        return
+    is_pair = isinstance(network, tuple) and len(network) == 2
+    if is_pair and isinstance(network[1], Mapping):
+        check_model(network[0], function="probe")
+        return
+    given = "a tuple that is no such pair" if isinstance(network, tuple) else None
+    raise TypeError(
+        "probe takes the name of a network, the folder of a run or of weights, or a pair "
+        f"(model, variables), but got {given or arguments.kind(network)}"
+    )
 
 
 def _check_network_options(

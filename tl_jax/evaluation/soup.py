@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from tl_jax import arguments, files, trees
 from tl_jax.data.source import Source
+from tl_jax.evaluation.evaluate import check_held_out
 from tl_jax.objectives import metrics
 from tl_jax.run.data import load_options, open_split
 from tl_jax.run.folder import Run, load_run, write_run
@@ -90,6 +91,8 @@ def soup(
     _check_same_network(runs, workdirs)
     first = runs[0]
     split = split or first.config.data.eval_split
+    for run in runs:  # They are all scored on the data of the first.
+        check_held_out(run, split)
     score_fn = ScoreFn(first, open_split(first.config, split))
     ingredients = [run.variables for run in runs]
     if kind == "greedy":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tl_jax.evaluation.evaluate import check_held_out
 from tl_jax.evaluation.soup import ScoreFn, check_empty, check_no_lora
 from tl_jax.run.data import open_split
 from tl_jax.run.experiment import Experiment
@@ -77,6 +78,7 @@ def wise_ft(
     run = load_run(workdir)
     check_no_lora(run, workdir)
     split = split or run.config.data.eval_split
+    check_held_out(run, split)
     score_fn = ScoreFn(run, open_split(run.config, split))
     initial = Experiment.from_config(run.config).initial.variables
     # Checkpoints leave empty collections out.

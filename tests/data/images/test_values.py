@@ -113,6 +113,8 @@ def test_values_that_are_no_numbers_are_refused(value):
     data = tiff(np.asarray([0, value], "<f4").tobytes(), 2, bits=32, kind=FLOAT)
     with pytest.raises(decode.CorruptImageError, match="1 of its 2 values are NaN or infinite"):
         decode.decode(data, value_range=(0, 1))
+    with pytest.raises(decode.CorruptImageError, match="some of its values are NaN or infinite"):
+        decode.decode(data)
 
 
 @pytest.mark.parametrize("value_range", [(5, 5), (9, 0), (0, np.nan), (0, np.inf), (1,), (0, 1, 2)])

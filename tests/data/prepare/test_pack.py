@@ -219,6 +219,12 @@ def test_wrong_options_are_refused(run, tmp_path, options, message):
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
+def test_a_place_that_cannot_be_made_is_named(root, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot write .*file/out: .* name another"):
+        prepare_source(f"folder:{root}", tmp_path / "file" / "out", progress=False)
+
+
 def test_a_split_without_a_good_image_is_an_error(root, run, tmp_path):
     for path in (root / "val").rglob("*.*"):
         path.write_bytes(b"")
@@ -263,6 +269,17 @@ def test_records_that_read_back_differently_are_noticed_and_nothing_is_kept(
     with pytest.raises(OSError, match="12 images of split 'train' were read back.*крас ный"):
         run()
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize("file", ["features.json", "dataset_info.json"])
+def test_descriptions_that_are_damaged_are_named(prepared, tmp_path, file):
+    shutil.copytree(prepared.folder, tmp_path / "cut")
+    (tmp_path / "cut" / file).write_text('{"a')
+    with pytest.raises(ValueError, match=r"cannot read .*of .*cut: .*prepare it again"):
+        open_source(f"prepared:{tmp_path / 'cut'}", "train")
+    (tmp_path / "cut" / "features.json").unlink()
+    with pytest.raises(ValueError, match=r"cut lacks features\.json; copy the whole set"):
+        open_source(f"prepared:{tmp_path / 'cut'}", "train")
 
 
 def test_records_that_were_cut_off_are_named(prepared, tmp_path):

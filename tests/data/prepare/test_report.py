@@ -90,6 +90,15 @@ def test_a_set_without_faults_has_no_warning():
     assert "None." in reporting.markdown(report, [])
 
 
+def test_what_was_decided_is_said_and_a_set_of_one_class_is_a_warning():
+    images = [info(i, 0) for i in range(3)]
+    one = (Task("animal", ("cat",)), SIGHTS)
+    report = reporting.make_report(images, [], one, source="x", notes=("held out by a hash",))
+    for text in (reporting.summary(report), reporting.markdown(report, [])):
+        assert "held out by a hash" in text
+        assert "all images of split 'train' are of one class (animal), 'cat'" in text
+
+
 def test_the_report_survives_json(report):
     assert json.loads(json.dumps(report)) == report
 

@@ -403,6 +403,44 @@ def test_a_set_of_one_class_cannot_be_trained_on_and_says_where_others_are(make,
         check_trainable(open_in("train"))
 
 
+@pytest.mark.parametrize("folder", ["", "train"])
+def test_images_that_a_table_lists_are_opened_by_it(make, open_in, folder):
+    root = make(*(f"{folder}/{i}.png".lstrip("/") for i in range(8)))
+    table = root / folder / "metadata.csv"
+    table.write_text("file_name,label\n")
+    with pytest.raises(ValueError, match=f"; or, if metadata.csv lists .*manifest:{table}"):
+        check_trainable(open_in("train"))
+
+
+def test_class_folders_with_the_same_folders_in_them_may_be_splits(make, open_in):
+    make(*pictures("entrenamiento", "prueba", count=4))
+    said = "holds the folders 'a', 'b': if these are the classes, and 'entrenamiento', 'prueba' are"
+    assert any(said in note for note in open_in("train").notes)
+    make("birds/0.png", "birds/1.png")
+    assert not any("these are the classes" in note for note in open_in("train").notes)
+
+
+def test_a_set_for_detection_is_recognised(make, open_in):
+    root = make("images/0.jpg", "images/1.jpg")
+    (root / "labels").mkdir()
+    (root / "labels" / "0.txt").write_text("0 0.5 0.5 1 1")
+    with pytest.raises(ValueError, match="'labels'; they hold 1 .txt .a set for detection"):
+        open_in("train")
+
+
+def test_an_archive_is_no_folder(tmp_path, open_in):
+    (tmp_path / "images").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="images is a file; expected a folder .*unpack it"):
+        open_in("train")
+
+
+def test_a_link_to_itself_is_passed_over(flat, open_in):
+    before = len(open_in("all"))
+    (flat / "cat" / "loop").symlink_to(flat / "cat" / "loop")
+    (flat / "loop").symlink_to(flat / "loop")
+    assert len(open_in("all")) == before
+
+
 def test_all_that_is_decoded_is_listed_and_the_rest_is_counted(make, open_in, save_image):
     suffixes = [".jfif", ".JPE", ".webp", ".avif", ".ppm", ".ico", ".jp2", ".TIFF", ".dib"]
     root = make(*(f"{name}/{i}{suffix}" for name in "ab" for i, suffix in enumerate(suffixes)))

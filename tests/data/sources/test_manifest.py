@@ -286,6 +286,28 @@ def test_names_that_cannot_be_those_of_classes_are_refused(write, open_in, label
         open_in(write("t.jsonl", rows_of([label, "a b"], ["train"] * 2)))
 
 
+@pytest.mark.parametrize("cell", ["['a', 'b']", "['a']", '["a"]', "[0, 1]", "[1]", "[]", "('a',)"])
+def test_a_list_written_as_text_is_no_class(write, open_in, cell):
+    path = write("t.jsonl", rows_of(["a", "b", cell, "a"]))
+    with pytest.raises(ValueError, match=r"line 3 of .*is a list written as text"):
+        open_in(path, split="all")
+    names = open_in(write("n.jsonl", rows_of(["[unclear]", "(other)", "a b"])), "all").class_names
+    assert names == ("(other)", "[unclear]", "a b")
+
+
+def test_numbers_with_fractions_are_said_to_be_classes(write, open_in):
+    source = open_in(write("t.csv", rows_of([0, 0.5, 1, 1.5, 2])), "all")
+    assert len(source.class_names) == 5
+    assert any("read as 5 classes, one for each number: '0.5', '1.5'" in n for n in source.notes)
+
+
+@pytest.mark.parametrize("column", ["train", "Test", "is_valid", "in_train_set"])
+def test_columns_that_say_which_rows_are_of_a_split_are_refused(write, open_in, column):
+    rows = [{**row, column: i % 2} for i, row in enumerate(rows_of("ab" * 4))]
+    with pytest.raises(ValueError, match=f"column '{column}' .*seems to say which rows"):
+        open_in(write("t.csv", rows))
+
+
 def test_one_hot_columns_are_one_task(write, open_in):
     rows = [
         {"image": f"{i}.png", "cat": int(i == 0), "dog": float(i == 1), "emu": i == 2,
@@ -355,6 +377,53 @@ def test_an_unknown_split_names_the_nearest(write, open_in):
     path = write("t.csv", rows_of("ab", ["train"] * 2))
     with pytest.raises(ValueError, match=r"no split 'trian' in manifest:.*did you mean 'train'"):
         open_in(path, "trian")
+
+
+@pytest.mark.parametrize("column", ["target", "class_id", "Category", "labels"])
+def test_the_column_of_labels_has_several_names(write, open_in, column):
+    rows = [{"image": f"{i}.png", column: "ab"[i % 2]} for i in range(8)]
+    source = open_in(write("t.csv", rows))
+    assert source.class_names == ("a", "b")
+    assert f"the labels are those of the column {column!r}" in source.notes
+
+
+def test_which_of_several_columns_of_labels_is_asked(write, open_in):
+    rows = [{"image": f"{i}.png", "class": "ab"[i % 2], "class_id": i % 2} for i in range(8)]
+    path = write("t.csv", rows)
+    with pytest.raises(ValueError, match=r"'class', 'class_id' may each .*data\.labels .*--labels"):
+        open_in(path)
+    assert open_in(path, labels=("class",)).class_names == ("a", "b")
+
+
+def test_names_without_suffixes_are_completed(write, open_in):
+    names = [{"file": f"{i}.png", "label": i % 2} for i in range(8)]
+    path = write("all.csv", names)
+    expected = open_in(path)
+    short = [{"file": str(i), "label": i % 2} for i in range(8)]
+    completed = open_in(write("t.csv", short))
+    assert [each["path"] for each in completed] == [each["path"] for each in expected]
+    assert "8 names of images in t.csv are completed by their suffixes" in completed.notes
+    (path.parent / "3.jpg").write_bytes((path.parent / "3.png").read_bytes())
+    with pytest.raises(ValueError, match="no file .*3\n"):  # Nobody says which.
+        open_in(path.parent / "t.csv", split="all")
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("0.png", r"0\.png is in .*in/photos: write the paths"),
+        ("0", r"0 is in .*in/photos: write the paths"),
+        ("C:\\data\\0.png", r"0\.png is in .*in/photos: write the paths"),
+        ("/elsewhere/0.png", r"0\.png is in .*in/photos: write the paths"),
+        ("https://example.org/0.png", "addresses are not read: download the images"),
+    ],
+)
+def test_files_that_are_elsewhere_are_looked_for(write, open_in, tmp_path, cell, message):
+    rows = [{"image": f"photos/{i}.png", "label": i % 2} for i in range(2)]
+    path = write("t.jsonl", rows)
+    path.write_text(json.dumps({"image": cell, "label": 0}))
+    with pytest.raises(ValueError, match=message):
+        open_in(path, split="all")
 
 
 def test_unknown_columns_name_the_nearest(write, open_in):

@@ -1,5 +1,7 @@
 """Specifications of sources: each opens its kind, and a misspelt one names the nearest."""
 
+import itertools
+
 import pytest
 
 from tl_jax.data.sources.open import open_source, own_splits, split_names
@@ -34,6 +36,21 @@ def test_a_folder_is_opened(tmp_path, save_image):
 def test_a_misspelt_source_names_the_nearest(spec, nearest):
     with pytest.raises(ValueError, match=f"unknown source '{spec}'.*did you mean '{nearest}'"):
         open_source(spec, "train")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("in", "folder"), ("t.csv", "manifest")])
+def test_a_path_without_its_kind_is_completed(tmp_path, name, kind):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "t.csv").write_text("image,label\n")
+    with pytest.raises(ValueError, match=f"did you mean '{kind}:{tmp_path}/{name}'"):
+        open_source(f"{tmp_path}/{name}", "train")
+
+
+def test_a_set_with_training_and_test_alone_says_how_a_run_validates(tmp_path, save_image):
+    for split, name in itertools.product(("train", "test"), ("a", "b")):
+        save_image(tmp_path / "in" / split / name / "0.png")
+    with pytest.raises(ValueError, match=r"data\.carve 0\.2 .* or data\.eval_split 'test'"):
+        open_source(f"folder:{tmp_path / 'in'}", "validation")
 
 
 @pytest.mark.parametrize("spec", ["elpv", "tfds:mnist", "digits", "npz:x.npz", "prepared:x"])

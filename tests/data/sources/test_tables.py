@@ -98,7 +98,7 @@ def test_what_is_no_table_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected a table, \.csv"):
         tables.read(tmp_path / "t.csv")
     (tmp_path / "t.xlsx").write_text("x")
-    with pytest.raises(ValueError, match=r"got the table 't\.xlsx'; expected a name"):
+    with pytest.raises(ValueError, match=r"got the table 't\.xlsx'; expected a name.*as CSV"):
         tables.read(tmp_path / "t.xlsx")
     (tmp_path / "t.parquet").write_text("x" * 100)
     with pytest.raises(ValueError, match=r"cannot read .*t\.parquet"):
@@ -149,6 +149,15 @@ def test_another_separator_is_seen_in_the_first_line_and_said(tmp_path, separato
     table = tables.read(path)
     assert dict(table.columns) == {"image": ["a.png"], "label": ["x, y"]}
     assert "are separated by" in table.notes[0]
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_a_first_line_that_names_the_separator_is_passed_over(tmp_path, separator):
+    path = tmp_path / "t.csv"
+    path.write_text(f"sep={separator}\nimage{separator}label\na.png{separator}x\n")
+    table = tables.read(path)
+    assert dict(table.columns) == {"image": ["a.png"], "label": ["x"]}
+    assert table.place(0) == "line 3"
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,11 @@ def is_16_bit_colour(image: Image.Image) -> bool:
 
 def no_range(low: float, high: float) -> ValueError:
     """Returns the error for values of which nobody says which are black and white."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ValueError(
+            "some of its values are NaN or infinite; replace them by numbers, and give the values "
+            "of black and white as value_range (data.value_range in a configuration)"
+        )
     black, white = suggested(low, high)
     return ValueError(
         f"its values are from {low:g} to {high:g}, and nothing says which are black and white: "
@@ -199,8 +204,8 @@ def _warnings_of_kind(members: Sequence[Extremes], total: int, of: str) -> list[
     remedy = (
         "set data.value_range (--value-range) to the values of black and white, such as "
         if members[0].is_wide
-        else "value_range is for images of more than 8 bits: save these again with their values "
-        "stretched from 0 to 255, if they are not meant so"
+        else "value_range is for gray images of more than 8 bits: save these again with their "
+        "values stretched from 0 to 255, if they are not meant so"
     )
     for found, effect in (
         (narrow, f"they are nearly {'white' if is_inverted else 'black'}"),

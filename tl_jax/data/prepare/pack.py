@@ -117,7 +117,12 @@ def prepare_source(
             sources, reader, part, num_threads=workers or os.cpu_count() or 1, progress=progress
         )
         report = make_report(
-            written.images, written.corrupt, tasks, source=spec, value_range=options.value_range
+            written.images,
+            written.corrupt,
+            tasks,
+            source=spec,
+            value_range=options.value_range,
+            notes=tuple(dict.fromkeys(note for each in sources.values() for note in each.notes)),
         )
         _write_texts(written.folder, report, written.corrupt)
         sheet = _draw_sheet(sources, written.images, tasks[0], report, seed=seed)
@@ -177,7 +182,14 @@ def _temporary_folder(out: Path) -> Iterator[Path]:
 
     Folders that killed processes of this machine left behind are removed first.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot write {out}: {out.parent} is no folder and cannot be made one "
+            f"({error.strerror}: {error.filename}); name another",
+        ) from error
     stem = f".{out.name}.{socket.gethostname()}"
     for leftover in out.parent.glob(f"{glob.escape(stem)}.*.part"):
         if not _is_alive(int(leftover.suffixes[-2][1:])):

@@ -26,6 +26,7 @@ def make_report(
     *,
     source: str,
     value_range: Range | None = None,
+    notes: Sequence[str] = (),
 ) -> Report:
     """Returns the report on a set.
 
@@ -35,6 +36,7 @@ def make_report(
       tasks: what the images are labelled with, the main task first.
       source: the specification that the set was opened by.
       value_range: the values of black and white that the user gave.
+      notes: what was decided when the source was opened, as sentences.
     """
     splits = {}
     names = [image.split for image in images] + [image.split for image in corrupt]
@@ -71,6 +73,7 @@ def make_report(
         "formats": dict(Counter(image.format for image in images).most_common()),
         "modes": dict(Counter(image.mode for image in images).most_common()),
         "value_range": value_range,
+        "notes": list(notes),
         "duplicates": groups,
     }
     of_values = range_warnings([image.extremes for image in images], value_range)
@@ -125,6 +128,11 @@ def _warnings(report: Report) -> list[str]:
     for split, members in report["splits"].items():
         for task, counted in members["tasks"].items():
             empty = [name for name, count in counted["classes"].items() if not count]
+            if len(counted["classes"]) == 1 and not counted["missing"]:
+                warnings.append(
+                    f"all images of split {split!r} are of one class ({task}), "
+                    f"{next(iter(counted['classes']))!r}: no classifier can be trained on them"
+                )
             if empty:
                 warnings.append(f"no image of {messages.some(empty)} ({task}) in split {split!r}")
     return warnings
@@ -153,6 +161,7 @@ def summary(report: Report) -> str:
             )
     for name, text in _properties(report):
         lines.append(f"  {name}: {text}")
+    lines += [f"  note: {line}" for line in report["notes"]]
     groups, warnings = report["duplicates"], report["warnings"]
     across = sum(group["across_splits"] for group in groups)
     lines.append(f"  duplicates: {len(groups)} groups, {across} of them across splits")
@@ -167,6 +176,8 @@ def markdown(report: Report, corrupt: Sequence[CorruptImage]) -> str:
     lines = [f"# {report['source']}", ""]
     lines += [f"{report['images']} images, {report['corrupt']} corrupt."]
     lines += ["", "## Warnings", "", *([f"- {line}" for line in report["warnings"]] or ["None."])]
+    if report["notes"]:
+        lines += ["", "## Notes", "", *(f"- {line}" for line in report["notes"])]
     lines += ["", "## Images", "", "| | |", "| --- | --- |"]
     lines += [f"| {name} | {text} |" for name, text in _properties(report)]
     for task in next(iter(report["splits"].values()))["tasks"]:

@@ -66,8 +66,8 @@ class FolderSource(Source):
         return [printable(name) for name in _names(self.root, self.paths)]
 
     def content_marks(self) -> Sequence[str]:
-        """As in `Source`: the sizes of the files."""
-        return [str(path.stat().st_size) for path in self.paths]
+        """As in `Source`: those of the files (`files.marks`)."""
+        return files.marks(self.paths)
 
     def single_class_hint(self) -> str:
         """As in `Source`."""
@@ -84,8 +84,8 @@ def open(address: str, split: str, options: OpenOptions) -> FolderSource:
     other usual spellings mean the splits "train", "validation" and "test", and other splits have
     the names of their folders. Any other folder contains the class folders themselves; its splits
     are `train` and `validation`: an image is held out if the hash of its name below the folder is
-    among the lowest fifth (`validation_fraction`), and each class has one on both sides. "all" is
-    the whole folder.
+    among the lowest fifth (`validation_fraction`), and each class has one on both sides (see
+    `splits.hold_out`). "all" is the whole folder.
 
     The classes are those of the training split, sorted by name; another split may lack some, and
     has no others. Files below a class folder are found at any depth. Files that cannot be images by
@@ -144,6 +144,11 @@ def own_splits(address: str) -> tuple[str, ...]:
 
 def _existing(address: str) -> Path:
     root = files.user_path(address)
+    if root.is_file():
+        raise ValueError(
+            f"{root} is a file; expected a folder with root/split/class/ or root/class/ in it: "
+            "unpack it if it is an archive (manifest: is for tables, npz: for arrays)"
+        )
     if not root.is_dir():
         raise FileNotFoundError(
             f"no folder {root}; expected one with root/split/class/ or root/class/ in it, on this "
@@ -249,11 +254,12 @@ def _also_elsewhere(split: str, classes: Mapping[str, Classes]) -> int:
 
 def _check_classes(split: str, folder: Path, classes: Classes, reference: Sequence[str]) -> None:
     unknown = [name for name in classes if name not in reference]
+    known = len(classes) - len(unknown)
     if unknown:
         raise ValueError(
             f"classes of split {split!r} ({folder}) that the training split does not have: "
             f"{messages.some(unknown)}{messages.hint(unknown[0], reference)}; rename or remove "
-            "their folders"
+            f"their folders{'' if known else ', or put the images into folders of the classes'}"
         )
 
 

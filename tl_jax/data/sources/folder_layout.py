@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tl_jax import messages
 from tl_jax.data import class_names, splits
-from tl_jax.data.sources import listing
+from tl_jax.data.sources import listing, tables
 from tl_jax.data.sources.listing import Listing
 
 Classes = Mapping[str, Listing]
@@ -132,7 +132,8 @@ def read_classes(folder: Path, *, place: str) -> dict[str, Listing]:
         found += f"; passed over: {listing.passed_text(others)}" if others else ""
         above = ": name the folder above it, if it is one class" if images else ""
         raise ValueError(
-            f"no class folders in {place}{found}; expected one folder of images per class{above}"
+            f"no class folders in {place}{found}; expected one folder of images per class"
+            f"{table_hint(folder) or above}"
         )
     _check_no_splits(folders, place)
     joined = class_names.joined(path.name for path in folders)
@@ -145,12 +146,22 @@ def read_classes(folder: Path, *, place: str) -> dict[str, Listing]:
     return classes
 
 
+def table_hint(folder: Path) -> str:
+    """Returns the end of a message that names a table in a folder, or directly below it, if any."""
+    for place in (folder, *listing.folders(folder)):
+        for path in sorted(place.iterdir()):
+            if path.suffix.lower() in tables.SUFFIXES and not listing.is_junk(path.name):
+                return f"; or, if {path.name} lists the images and their labels, manifest:{path}"
+    return ""
+
+
 def _check_no_splits(folders: list[Path], place: str) -> None:
+    place_of_splits = folders[0].parent
     if plain := splits.plain_splits(path.name for path in folders):
         raise ValueError(
             f"the class folders {messages.some(plain)} of {place} are plainly splits; expected "
             "root/split/class/: make a folder for each class in each split, and call the splits "
-            "train, validation, test"
+            f"train, validation, test{table_hint(place_of_splits)}"
         )
     for path in folders:
         names = [each.name for each in listing.folders(path)]
@@ -175,6 +186,10 @@ def _check_images(classes: Classes, place: str) -> None:
         for name in empty:
             passed += classes[name].passed
         found = f"; they hold {listing.passed_text(passed)}" if passed else ""
+        if {name.casefold() for name in classes} & {"images", "imgs"} and len(classes) == 2:
+            found += (
+                " (a set for detection has such folders; it has boxes, and no class for an image)"
+            )
         raise ValueError(
             f"class folders without images in {place}: {messages.some(empty)}{found}; add images "
             f"(files named {', '.join(('.jpg', '.png', '.webp', '.tif'))} and so on), or remove "
@@ -215,11 +230,26 @@ def notes(folder: Path, classes: Classes) -> list[str]:
             f"images in folders inside class folders are of these classes: {messages.some(nested)} "
             f"({nested[0]!r} holds {inner})"
         )
+    if same := _same_folders(classes):
+        said.append(
+            f"each class folder holds the folders {messages.some(same)}: if these are the classes, "
+            f"and {messages.some(list(classes))} are splits, call the splits train, validation, "
+            "test"
+        )
     return said
+
+
+def _same_folders(classes: Classes) -> list[str]:
+    """Returns the folders that are in each class folder, if there are two and no other images."""
+    inside = [{class_names.tidy(name) for name in each.subfolders} for each in classes.values()]
+    same = sorted(set.intersection(*inside)) if len(inside) > 1 else []
+    return same if len(same) > 1 else []
 
 
 def single_class_hint(root: Path) -> str:
     """Returns where a root of one class may have others: one folder deeper, or one higher."""
+    if hint := table_hint(root):
+        return hint
     for path in listing.folders(root):
         inner = [each.name for each in listing.folders(path)]
         if len(inner) > 1:

@@ -1,5 +1,6 @@
 """Turns the labels in a table's column, names or numbers or lists of them, into arrays."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from tl_jax.data.source import Task
 from tl_jax.data.sources import tables
 
 _SEPARATOR = "|"
+_LIST = re.compile(r"[\[({]([^,]+,.*|\s*['\"].*['\"]\s*|\s*|\s*\d+\s*)[\])}]", re.DOTALL)
 
 
 def encode_all(
@@ -75,6 +77,7 @@ def encode(table: tables.Table, column: str) -> tuple[Task, np.ndarray, tuple[st
         or if the whole column is empty.
     """
     values = table.columns[column]
+    _refuse_lists_as_text(table, column, values)
     if table.path.suffix.lower() in (".csv", ".tsv") and any(_SEPARATOR in v for v in values if v):
         values = [v and [name for name in v.split(_SEPARATOR) if name.strip()] for v in values]
     known = table.class_names.get(column)
@@ -115,6 +118,17 @@ def encode(table: tables.Table, column: str) -> tuple[Task, np.ndarray, tuple[st
         else:
             vector[[indices[name] for name in names]] = 1
     return Task(column, classes, multi_label=True), vectors, notes
+
+
+def _refuse_lists_as_text(table: tables.Table, column: str, values: tables.Cells) -> None:
+    """Refuses "['cat', 'dog']" and "[0, 1]", as programs write a list into a cell of text."""
+    for row, value in enumerate(values):
+        if isinstance(value, str) and _LIST.fullmatch(value.strip()):
+            raise ValueError(
+                f"{table.place(row)} of {table.path}: the label {value!r} in column {column!r} is "
+                f"a list written as text; write the names with {_SEPARATOR!r} between them, or a "
+                "name alone where an image has one class"
+            )
 
 
 def present(task: Task, targets: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -56,14 +56,27 @@ def is_image(name: str) -> bool:
 
 def folders(folder: Path) -> list[Path]:
     """Returns the folders in a folder, sorted, without junk."""
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not is_junk(p.name))
+    return sorted(Path(each.path) for each in _entries(folder) if _is_folder(each))
 
 
 def direct_files(folder: Path) -> tuple[list[Path], Counter[str]]:
     """Returns the images directly in a folder, and the number of other files by suffix."""
-    found = [p for p in sorted(folder.iterdir()) if not p.is_dir() and not is_junk(p.name)]
+    found = sorted(Path(each.path) for each in _entries(folder) if not _is_folder(each))
     others = Counter(_suffix(p.name) for p in found if not is_image(p.name))
     return [p for p in found if is_image(p.name)], others
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Returns what is in a folder, without junk; it tells files from folders without a look."""
+    with os.scandir(folder) as entries:
+        return [each for each in entries if not is_junk(each.name)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # A link to itself, or to where nobody may look.
+        return False
 
 
 def list_images(top: Path) -> Listing:
@@ -80,14 +93,12 @@ def list_images(top: Path) -> Listing:
             continue
         if folder_id is not None:
             seen.add(folder_id)
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        for entry in sorted(_entries(folder), key=lambda entry: entry.name):
             path = Path(entry.path)
-            if is_junk(entry.name):
-                continue
             # A folder with the name of an image is listed too, so that it is reported as corrupt.
             if is_image(entry.name):
                 paths.append((entry.is_symlink(), path))
-            elif not entry.is_dir():
+            elif not _is_folder(entry):
                 passed[_suffix(entry.name)] += 1
             elif not entry.is_symlink():
                 plain.append(path)

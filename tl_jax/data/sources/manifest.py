@@ -10,7 +10,13 @@ from tl_jax import files, messages
 from tl_jax.data import splits
 from tl_jax.data.images import decode, verify
 from tl_jax.data.source import Example, Source, Task, check_tasks
-from tl_jax.data.sources import label_columns, manifest_columns, manifest_rows, tables
+from tl_jax.data.sources import (
+    label_columns,
+    manifest_columns,
+    manifest_images,
+    manifest_rows,
+    tables,
+)
 from tl_jax.data.sources.manifest_images import ImageColumn
 from tl_jax.data.sources.manifest_rows import Labels
 from tl_jax.data.sources.options import OpenOptions
@@ -65,11 +71,11 @@ class ManifestSource(Source):
         return data, {**self._labels(row), "path": name}
 
     def content_marks(self) -> Sequence[str]:
-        """As in `Source`: the sizes of the files, or of the bytes in the table."""
+        """As in `Source`: those of the files (`files.marks`), sizes of the bytes in the table."""
         contents = (self.images.content(int(row))[0] for row in self.rows)
-        return [
-            str(each.stat().st_size if isinstance(each, Path) else len(each)) for each in contents
-        ]
+        places = [each if isinstance(each, Path) else len(each) for each in contents]
+        marks = iter(files.marks([each for each in places if isinstance(each, Path)]))
+        return [next(marks) if isinstance(each, Path) else str(each) for each in places]
 
     def identities(self) -> Sequence[str]:
         """As in `Source`: the files' paths, or hashes of the bytes in the table."""
@@ -88,8 +94,9 @@ class ManifestSource(Source):
 def open(address: str, split: str, options: OpenOptions) -> ManifestSource:
     """Opens a split of the images that a table lists, and decodes each of them once.
 
-    Each row is an image. Its cell in the column `image` (or `path`, `file`, `file_name`) is the
-    path of a file, absolute or relative to the table's folder; in Parquet also its bytes, or a
+    Each row is an image. Its cell in the column `image` (or `path`, `file`, `file_name` ...) is the
+    path of a file, absolute or relative to the table's folder, and complete but for the suffix, if
+    one image has that name; in Parquet also its bytes, or a
     struct of `bytes` and `path` as Hugging Face's library writes it (bytes are kept in memory).
 
     A label is a name or a whole number; an empty cell is a missing label. A list in any cell of a
@@ -107,7 +114,8 @@ def open(address: str, split: str, options: OpenOptions) -> ManifestSource:
     Args:
       address: the table: .csv, .tsv, .jsonl or .parquet.
       split: name of the split, a slice such as "train[:90%]", or a sum of these.
-      options: all of them are used; the default of `labels` is the column `label`.
+      options: all of them are used; the default of `labels` is the column `label`, or the only
+        one with another usual name, such as `target` or `class_id`.
 
     Raises:
       FileNotFoundError: if there is no such table.
@@ -118,18 +126,19 @@ def open(address: str, split: str, options: OpenOptions) -> ManifestSource:
     path = files.user_path(address)
     table = tables.read(path)
     image_column = manifest_columns.image_column(table, options.image_column)
-    columns = tuple(
-        manifest_columns.existing(table, each)
-        for each in options.labels or (manifest_columns.LABEL_COLUMN,)
-    )
+    columns, column_notes = manifest_columns.label_columns(table, options.labels)
     split_column, notes = manifest_columns.split_column(table, (image_column, *columns))
     labels, label_notes = label_columns.encode_all(table, columns)
     check_tasks(str(path), tuple(task for task, _ in labels))
     # The table's other columns are dropped: those of Parquet could not be sent to processes.
-    images = ImageColumn(dataclasses.replace(table, columns={}), table.columns[image_column])
+    images, image_notes = manifest_images.with_suffixes(
+        ImageColumn(dataclasses.replace(table, columns={}), table.columns[image_column])
+    )
     parts = _divided(table, images, labels, split_column, split, options)
     _check_training_split(table, parts.rows, labels)
-    notes = (*table.notes, *notes, *label_notes, *parts.notes)
+    notes = (
+        *table.notes, *image_notes, *column_notes, *notes, *label_notes, *parts.notes
+    )  # fmt: skip
     source = ManifestSource(
         name=f"manifest:{path}",
         split=split,
@@ -242,7 +251,7 @@ def _check_files(source: ManifestSource) -> None:
 
 
 def _check_file_of_rows(images: ImageColumn, rows: np.ndarray, place: str) -> None:
-    table, problems = images.table, []
+    table, problems, missing = images.table, [], []
     for row in rows.tolist():
         try:
             content, name = images.content(row)
@@ -251,12 +260,14 @@ def _check_file_of_rows(images: ImageColumn, rows: np.ndarray, place: str) -> No
         else:
             if isinstance(content, Path) and not content.is_file():
                 problems.append(f"{table.place(row)}: no file {name}")
+                missing.append(row)
     if problems:
         raise ValueError(
             messages.report(
                 f"{len(problems)} images in {place} are missing:",
                 problems,
-                f"paths are relative to {table.path.parent.resolve()}; fix or remove these rows",
+                f"paths are relative to {table.path.parent.resolve()}; fix or remove these rows"
+                f"{manifest_images.elsewhere(images, missing)}",
             )
         )
 

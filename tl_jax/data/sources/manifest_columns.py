@@ -10,14 +10,24 @@ from tl_jax.data.sources import listing, tables
 
 IMAGE_COLUMNS = (
     *("image", "path", "file", "file_name", "filename", "filepath", "file_path"),
-    *("image_path", "image_file", "image_name", "img", "img_path"),
+    *("image_path", "image_file", "image_name", "img", "img_path", "img_name", "image_id"),
+    *("image_filename", "images", "filenames", "fname"),
 )
-LABEL_COLUMN = "label"
+_LABEL_COLUMN = "label"
+# Other usual names, of which one is read if it is the only one there.
+_LABEL_COLUMNS = (
+    *("labels", "class", "classes", "class_name", "classname", "class_label", "class_id"),
+    *("label_name", "label_id", "target", "category", "category_name", "category_id", "y"),
+)
 
+# Where these options are, in a run and in the commands.
+_LABELS_OPTION = " (data.labels of a run, --labels of other commands)"
+_IMAGE_OPTION = " (data.image_column of a run, --image-column of other commands)"
 _SPLIT_COLUMN = "split"
 # Other usual names, of which a column is read only if its values are those of splits.
 _SPLIT_COLUMNS = (
-    *("subset", "partition", "set", "fold", "usage", "phase", "mode", "stage", "part"),
+    *("subset", "partition", "set", "usage", "phase", "mode", "stage", "part"),
+    *("fold", "folds", "kfold", "k_fold", "cv_fold"),
     *("dataset", "data_split", "dataset_split", "split_name", "splits", "data_set"),
 )
 _MAX_SPLITS = 20
@@ -42,7 +52,34 @@ def image_column(table: tables.Table, name: str | None) -> str:
         )
     raise ValueError(
         f"{table.path} has the columns {messages.some(columns)}; expected the images in one called "
-        f"{', '.join(IMAGE_COLUMNS)}, or its name as image_column"
+        f"{', '.join(IMAGE_COLUMNS)}, or its name as image_column{_IMAGE_OPTION}"
+    )
+
+
+def label_columns(
+    table: tables.Table, names: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the columns of the labels, and a note if none was named and it is not `label`.
+
+    Raises:
+      ValueError: if there is no such column, or nobody says which of several it is.
+    """
+    if names:
+        return tuple(existing(table, each) for each in names), ()
+    if (column := _find(table, _LABEL_COLUMN)) is not None:
+        return (column,), ()
+    usual = [each for name in _LABEL_COLUMNS if (each := _find(table, name)) is not None]
+    if len(usual) == 1:
+        return (usual[0],), (f"the labels are those of the column {usual[0]!r}",)
+    if usual:
+        raise ValueError(
+            f"no column {_LABEL_COLUMN!r} in {table.path}, and {messages.some(usual)} may each "
+            f"hold the labels; name one as labels{_LABELS_OPTION}"
+        )
+    raise ValueError(
+        f"no column {_LABEL_COLUMN!r} in {table.path}; it has "
+        f"{messages.some(list(table.columns))}; name the column of the labels, or those of all "
+        f"classes if they hold 0 and 1, as labels{_LABELS_OPTION}"
     )
 
 
@@ -56,8 +93,7 @@ def existing(table: tables.Table, name: str) -> str:
     if column is None:
         raise ValueError(
             f"no column {name!r} in {table.path}; it has {messages.some(list(table.columns))}"
-            f"{messages.hint(name, table.columns)} (labels names the columns of labels, "
-            "image_column that of images)"
+            f"{messages.hint(name, table.columns)}"
         )
     return column
 
@@ -130,9 +166,10 @@ def _are_splits(values: Sequence[str]) -> bool:
 
 
 def _refuse_truth_values(table: tables.Table, columns: Iterable[str]) -> None:
-    """Refuses a column such as "is_valid" or "in_test" where no column names the splits."""
+    """Refuses a column such as "is_valid" or "train" where no column names the splits."""
     for name in columns:
-        is_flag = name.strip().casefold().startswith(("is", "in")) and splits.has_role(name)
+        is_asked = name.strip().casefold().startswith(("is", "in")) and splits.has_role(name)
+        is_flag = is_asked or splits.is_split_name(name)
         if is_flag and {str(value).strip().lower() for value in table.columns[name]} <= _TRUTH:
             raise ValueError(
                 f"the column {name!r} of {table.path} seems to say which rows are of a split; "

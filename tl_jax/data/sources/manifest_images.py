@@ -2,10 +2,12 @@
 
 import dataclasses
 import hashlib
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from tl_jax.data.class_names import printable
-from tl_jax.data.sources import tables
+from tl_jax.data.sources import listing, tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,3 +76,55 @@ class ImageColumn:
             return path
         meant = folder / Path(value.strip().replace("\\", "/")).expanduser()
         return meant if meant.is_file() and not path.is_file() else path
+
+
+def with_suffixes(images: ImageColumn) -> tuple[ImageColumn, tuple[str, ...]]:
+    """Completes the names of files that a table has without their suffixes.
+
+    A name is completed if there is no such file, and one image that differs in the suffix alone.
+
+    Returns:
+      The column, and a note on how many names were completed.
+    """
+    suffixes: dict[Path, dict[str, list[str]]] = {}
+    cells = list[object]()
+    count = 0
+    for row in range(len(images.table)):
+        cell = images.cells[row]
+        path = images.path(row) if isinstance(cell, str) and not listing.is_image(cell) else None
+        if path is not None and not path.exists():
+            if path.parent not in suffixes:
+                suffixes[path.parent] = _suffixes_in(path.parent)
+            found = suffixes[path.parent].get(path.name, [])
+            if len(found) == 1:
+                cell, count = f"{cell}{found[0]}", count + 1
+        cells.append(cell)
+    if not count:
+        return images, ()
+    note = f"{count} names of images in {images.table.path.name} are completed by their suffixes"
+    return dataclasses.replace(images, cells=cells), (note,)
+
+
+def _suffixes_in(folder: Path) -> dict[str, list[str]]:
+    """Returns the suffixes of the images in a folder, by what is before them."""
+    found: dict[str, list[str]] = {}
+    for path in listing.direct_files(folder)[0] if folder.is_dir() else ():
+        found.setdefault(path.stem, []).append(path.suffix)
+    return found
+
+
+def elsewhere(images: ImageColumn, missing: Sequence[int]) -> str:
+    """Returns the end of a message that says where the files of rows may be."""
+    folder = images.table.path.parent
+    for row in missing[:1]:
+        cell = str(images.path(row))
+        if re.match(r"\w+:/+\w", str(images.cells[row])):
+            return "; addresses are not read: download the images, and write the names of the files"
+        name = re.split(r"[\\/]", cell)[-1]
+        for place in (folder, *listing.folders(folder)):
+            if (place / name).is_file() or name in _suffixes_in(place):
+                return (
+                    f"; {name} is in {place.resolve()}: write the paths as they are from the "
+                    "table's folder"
+                )
+    return ""

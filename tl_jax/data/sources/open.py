@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tl_jax import messages
+from tl_jax import files, messages
 from tl_jax.data.source import Source
+from tl_jax.data.sources import tables
 from tl_jax.data.sources.options import OnCorrupt, OpenOptions
 
 # How the specification of each kind is written; the kind's module has its name.
@@ -168,11 +169,23 @@ def _parse(spec: str) -> tuple[Kind, str]:
     needs_address, takes_address = form.startswith(f"{name}:"), ":" in form
     if not form or (needs_address and not address) or (colon and not takes_address):
         written = [f"{kind}:" if ":" in text else kind for kind, text in _FORMS.items()]
+        near = messages.hint(name + colon, written if form else [*_FORMS, *written])
         raise ValueError(
             f"unknown source {spec!r}; expected {', '.join(map(repr, _FORMS.values()))}"
-            f"{messages.hint(name + colon, written if form else [*_FORMS, *written])}"
+            f"{_path_hint(spec) or near}"
         )
     return _module(name), address
+
+
+def _path_hint(spec: str) -> str:
+    """Returns the end of a message on a specification that is the path of a set, without a kind."""
+    path = files.user_path(spec)
+    kinds = {**dict.fromkeys(tables.SUFFIXES, "manifest"), ".npz": "npz"}
+    try:
+        kind = "folder" if path.is_dir() else kinds.get(path.suffix.lower(), "")
+        return f"; did you mean '{kind}:{spec}'?" if kind and path.exists() else ""
+    except (OSError, ValueError):  # A name that no file can have.
+        return ""
 
 
 def _module(kind: str) -> Kind:

@@ -103,6 +103,19 @@ def split_names(address: str, options: OpenOptions) -> tuple[str, ...]:
     return tuple(_builder(address).info.splits)
 
 
+def _builder_at(folder: tfds.core.Path) -> tfds.core.DatasetBuilder:
+    if not (folder / "features.json").exists():
+        raise ValueError(f"{folder} lacks features.json; copy the whole set, or prepare it again")
+    try:
+        return tfds.builder_from_directory(os.fspath(folder))
+    except Exception as error:  # TFDS lets errors of JSON and of protocol buffers through.
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"cannot read dataset_info.json and features.json of {folder}: {reason}; copy the "
+            "whole set, or prepare it again"
+        ) from error
+
+
 def _builder(address: str) -> tfds.core.DatasetBuilder:
     root = tfds.core.Path(tfds_source.expanded(address))
     if not root.is_dir():
@@ -115,7 +128,7 @@ def _builder(address: str) -> tfds.core.DatasetBuilder:
                 f"several prepared sets in {address}: {messages.some(folders)}; name one"
             )
         if files:
-            return tfds.builder_from_directory(os.fspath(files[0].parent))
+            return _builder_at(files[0].parent)
     raise FileNotFoundError(
         f"no prepared set in {address}: there is no dataset_info.json; prepare it there "
         "(`python -m tl_jax prepare SOURCE FOLDER`), or open images by 'folder:'"

@@ -19,6 +19,11 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _SEPARATOR_NAMES = {",": "commas", "\t": "tabs", ";": "semicolons"}
+_REMEDIES = {
+    ".json": "write its objects one a line, as .jsonl",
+    ".txt": "call it .csv, with the names of the columns in the first line, commas between cells",
+    **dict.fromkeys((".xls", ".xlsx", ".ods"), "save it as CSV, in UTF-8"),
+}
 _MAX_CELL_CHARACTERS = 2**27
 
 
@@ -79,8 +84,10 @@ def read(path: Path) -> Table:
         raise FileNotFoundError(f"no file {path}; expected a table, {' '.join(SUFFIXES)}")
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
+        remedy = f": {_REMEDIES[suffix]}" if suffix in _REMEDIES else ""
         raise ValueError(
             f"got the table {path.name!r}; expected a name that ends in {', '.join(SUFFIXES)}"
+            f"{remedy}"
         )
     if suffix == ".parquet":
         return _read_parquet(path)
@@ -126,6 +133,8 @@ def _read_csv(path: Path, text: str) -> tuple[Table, list[str]]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         names = [name.strip() for name in next(reader, [])]
+        if names and names[0].lower() in ("sep=", f"sep={separator}"):
+            names = [name.strip() for name in next(reader, [])]  # Spreadsheets write such a line.
         if not any(names) or len(set(names)) < len(names):
             raise ValueError(
                 f"the first line of {path} is {names}; expected the names of the columns, each once"
