@@ -1,5 +1,7 @@
 """The commands, as a user types them: what they print, and how they fail."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +11,9 @@ import pytest
 from PIL import Image
 
 import tl_jax
+from tl_jax import cli
 from tl_jax.cli import main, read_config
-from tl_jax.config import Config
+from tl_jax.config import Config, to_json
 from tl_jax.data.views import Views
 from tl_jax.evaluation.evaluate import evaluate
 from tl_jax.evaluation.predict import predict
@@ -274,6 +277,46 @@ def test_a_faulty_configuration_file_is_named_with_its_line(text, message, tmp_p
     file.write_text(f"from tl_jax.config import Config\n{text}\n")
     with pytest.raises(ValueError, match=message):
         read_config(file)
+
+
+def test_the_configuration_of_a_run_is_one(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(to_json(Config()))
+    assert read_config(file) == Config()
+    file.write_text('{"epochs": 1}')
+    with pytest.raises(ValueError, match="config.json is no configuration of a run"):
+        read_config(file)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError("Unable to allocate 9 GiB"), "memory of this machine .* 9 GiB.*batch"),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB"), "memory of the device .*9 GiB"),
+        (RuntimeError("Unable to initialize backend 'cuda'"), "'cuda'.*set it to cpu"),
+    ],
+)
+def test_errors_of_the_machine_get_a_sentence(error, message, monkeypatch, capsys):
+    def fail():
+        raise error
+
+    monkeypatch.setitem(cli._COMMANDS, "models", fail)
+    assert main(["models"]) == 1
+    assert re.search(message, capsys.readouterr().err.replace("\n", " "))
+    error = RuntimeError("a defect")
+    with pytest.raises(RuntimeError, match="a defect"):
+        main(["models"])
+
+
+def test_a_platform_without_devices_is_named():
+    environment = {**os.environ, "JAX_PLATFORMS": "quantum"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tl_jax", "train", "configs/demo.py", "--workdir", "never"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "JAX_PLATFORMS=quantum" in done.stderr and "Traceback" not in done.stderr
+    assert not (ROOT / "never").exists()
 
 
 @pytest.mark.parametrize("how", ["from start import", "from .start import"])

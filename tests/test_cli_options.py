@@ -82,6 +82,11 @@ def test_phases_and_groups_are_one_word_each():
     assert config.transfer.groups == (group,)
     assert "did you mean 'epochs'" in refused("--transfer.phases", "epoch=3")
     assert "epochs is a whole number" in refused("--transfer.phases", "epochs=x")
+    # A space in the place of a comma would make two phases.
+    assert "'trained=head', which has no epochs; commas" in refused(
+        *("--transfer.phases", "epochs=1", "trained=head")
+    )
+    assert "which has no name" in refused("--transfer.groups", "name=x", "patterns=conv1")
     assert ONE_PHASE in refused("--transfer.phases.0.epochs", "3")
 
 
@@ -178,6 +183,9 @@ def test_what_no_option_resembles_gets_no_hint_that_misleads():
     assert unknown_option("--zzz", OPTIONS) == "unknown option --zzz"
     assert "JAX_PLATFORMS" in unknown_option("--gpus", OPTIONS)
     assert "same --workdir" in unknown_option("--resume", OPTIONS)
+    assert "tensorboard/" in unknown_option("--wandb", OPTIONS)
+    pictures = [p.name for p in options.parameters(training.lr_find, {}) if not p.positional]
+    assert "did you mean --png?" in unknown_option("--workdir", pictures)
     assert "--name" not in unknown_option("--lr", ["--top", "--split"])
     assert unknown_option("--transfer", OPTIONS).startswith("--transfer is a section")
     assert "--model.name or --optim.name" in unknown_option("--name", OPTIONS)

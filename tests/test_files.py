@@ -126,6 +126,16 @@ def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, capsys):
     assert capsys.readouterr().err.count("nothing is cached") == 1
 
 
+def test_files_of_one_size_have_different_marks(tmp_path):
+    paths = [tmp_path / name for name in ("a", "b", "empty")]
+    for path, middle in zip(paths, (b"1", b"2", None), strict=True):
+        path.write_bytes(b"" if middle is None else b"x" * 9000 + middle + b"x" * 9000)
+    marks = files.marks(paths)
+    assert [mark.partition("-")[0] for mark in marks] == ["18001", "18001", "0"]
+    assert len(set(marks)) == 3
+    assert files.marks([*paths] * 20_000)[:3] == ["18001", "18001", "0"]  # Too many to be read.
+
+
 def test_a_path_of_a_user_may_begin_with_its_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert files.user_path("~/a") == tmp_path / "a"

@@ -28,6 +28,11 @@ def experiment(tiny_config) -> Experiment:
 # ---- data
 
 
+def test_an_evaluation_of_the_training_split_is_warned_of(tiny_config):
+    experiment = Experiment.from_config(change(tiny_config, "data", eval_split="train"))
+    assert "data.eval_split is 'train', the training split" in experiment.info.warnings[-1]
+
+
 @pytest.mark.parametrize("sampling", ["uniform", "balanced"])
 def test_training_batches_are_drawn_as_configured_from_any_step_on(tiny_config, sampling):
     config = change(change(tiny_config, "data", sampling=sampling), "train", seed=5)

@@ -13,6 +13,7 @@ from tl_jax import config as configuration
 from tl_jax import trees
 from tl_jax.config import PhaseConfig
 from tl_jax.models.variables import from_state_dict
+from tl_jax.run import fit as fitting
 from tl_jax.run import journal, plots
 from tl_jax.run.experiment import Experiment
 from tl_jax.run.fit import fit
@@ -97,6 +98,8 @@ def test_the_plan_is_printed_before_each_phase(finished_run):
     ]
     assert [line[2] for line in lines if line[:1] == ["stage1"]] == ["0", "5,744"]
     assert "26 train, 10 val, 14 test; 2 classes" in finished_run.log
+    times = [line for line in finished_run.log.splitlines() if "val: loss" in line]
+    assert [line.endswith(" with compilation") for line in times] == [True, False, False, False]
     assert "warning  32 x 32 pixels, where the weights were trained with" in finished_run.log
 
 
@@ -170,6 +173,21 @@ def test_a_finished_run_is_not_trained_again(finished_run, capsys):
     assert "holds a finished run" in capsys.readouterr().err
     before.pop(finished_run.workdir / "config.json")
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_finished_run_reports_on_no_other_data(finished_run, photos, tmp_path, capsys):
+    workdir = shutil.copytree(finished_run.workdir, tmp_path / "run")
+    config = change(finished_run.config, "data", source=f"folder:{photos}")  # A copy of the data.
+    image = next((photos / "train" / "grüne").iterdir())
+    shutil.copy(image, image.with_name(f"more{image.suffix}"))
+    with pytest.raises(ValueError, match=r"(?s)holds a run of other data.*1 image more: .*more"):
+        fit(config, workdir)
+    (workdir / "config.json").write_text(configuration.to_json(config))
+    with pytest.raises(ValueError, match=r"(?s)holds a run of other data.*1 image more: .*more"):
+        fit(config, workdir)
+    shutil.rmtree(photos)
+    assert fit(config, workdir) == finished_run.report
+    assert "the data of the run cannot be read now" in capsys.readouterr().err
 
 
 def test_phases_and_averages_are_resumed_exactly(tiny_config, tmp_path):
@@ -274,6 +292,17 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
         fit(config, tmp_path / "run")
 
 
+def test_where_nothing_was_saved_the_folder_can_be_used_again(tiny_config, tmp_path, monkeypatch):
+    def diverge(*args, **options):
+        raise FloatingPointError("the training loss is nan")
+
+    monkeypatch.setattr(fitting, "_train_epoch", diverge)
+    with pytest.raises(FloatingPointError, match="the folder can be used again") as error:
+        fit(tiny_config, tmp_path / "run")
+    assert "another folder" not in str(error.value)
+    RunFolder(tmp_path / "run").check(change(tiny_config, "optim", learning_rate=1e-5))
+
+
 def test_a_class_absent_from_the_training_split_is_named(tiny_config, photos, tmp_path):
     shutil.rmtree(photos / "train" / "grüne")
     with pytest.raises(ValueError, match="grüne"):
@@ -293,6 +322,7 @@ def test_a_refused_start_leaves_nothing_and_the_corrected_one_begins(tiny_config
         ("transfer", {"trained": "heads"}, "did you mean 'head'"),
         ("data", {"eval_split": "vall"}, "vall"),
         ("optim", {"warmup_epochs": 99.0}, "warm-up"),
+        ("train", {"target": 95.0}, "write 0.95 for 95 percent"),
         ("model", {"weights": "none.safetensors"}, "none.safetensors"),
     ):
         with pytest.raises(ValueError, match=message):

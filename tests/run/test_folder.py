@@ -1,13 +1,16 @@
 """The folder of a run: its record, its checkpoints, and variables written without training."""
 
 import dataclasses
+import shlex
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from tests.support.runs import change
-from tl_jax.config import Config
+from tl_jax.cli import options, training
+from tl_jax.config import Config, GroupConfig
 from tl_jax.data.preprocess import Preprocess
 from tl_jax.run.folder import RunFolder, RunInfo, is_run, load_run, write_run
 from tl_jax.training.state import TrainState
@@ -106,6 +109,45 @@ def test_options_that_change_no_result_may_change(shared_folder, section, fields
 def test_options_that_change_results_are_refused(shared_folder, section, fields):
     with pytest.raises(ValueError, match=f"{section}.{next(iter(fields))}"):
         shared_folder.check(change(Config(), section, **fields))
+
+
+def test_the_values_of_the_run_are_shown_as_options(tmp_path):
+    folder = RunFolder(tmp_path)
+    groups = (GroupConfig("stem", ("conv1", "bn*"), learning_rate=1e-5),)
+    run = change(change(Config(), "transfer", groups=groups), "optim", head_learning_rate=None)
+    folder.claim(run, INFO)
+    save_checkpoint(folder)
+    with pytest.raises(ValueError, match="or go on with the run in it") as error:
+        folder.check(Config())
+    shown = str(error.value).rpartition("\n  ")[2]
+    arguments = ["file.py", *shlex.split(shown)]
+    given = options.read(training.train, arguments, {"config": Config()})
+    assert given["config"] == run
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/run", Path("s3://bucket/run")])
+def test_an_address_is_no_folder_of_a_run(path):
+    with pytest.raises(ValueError, match="expected one on this machine"):
+        RunFolder(path)
+
+
+def test_a_finished_run_is_one_of_its_data(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.claim(Config(), dataclasses.replace(INFO, digests={"train": "x"}))
+    folder.write_report({"epochs": 5, "metrics": {}})
+    assert folder.finished(Config()) is not None
+    assert folder.finished(change(Config(), "data", source="folder:others")) is None
+    assert folder.finished(change(Config(), "model", weights="others.pth")) is None
+
+
+def test_a_run_that_was_divided_otherwise_is_not_asked_to_restore_its_data(tmp_path):
+    folder, config = RunFolder(tmp_path), change(Config(), "data", carve=0.2)
+    folder.claim(config, INFO)
+    with pytest.raises(ValueError, match="end this one with the version that began it"):
+        folder.compare(config, INFO, {})
+    save_checkpoint(folder)
+    with pytest.raises(ValueError, match="or delete the folder$"):  # It cannot go on.
+        folder.check(change(config, "train", seed=1))
 
 
 def test_a_place_may_not_change_if_its_content_was_not_recorded(tmp_path):

@@ -106,6 +106,7 @@ def test_values_that_are_not_finite_are_no_json_and_become_null(tmp_path):
         record.write("train", 1, 0.1, {"loss": 1.0, "grad_norm": float("inf")})
     (found,) = journal.read(tmp_path)
     assert (found["loss"], found["grad_norm"]) == (1.0, None)
+    assert scalars(tmp_path) == [("train/loss", 1, 1.0)]  # tensorboardX would print a warning.
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard"])

@@ -61,6 +61,12 @@ def test_a_file_in_the_place_of_the_folder_is_named(name, tmp_path):
     assert (tmp_path / "file").read_text() == "kept"
 
 
+def test_a_link_that_leads_nowhere_is_named(tmp_path):
+    (tmp_path / "link").symlink_to("gone")
+    with pytest.raises(OSError, match="is a link that leads nowhere"), locked(tmp_path / "link"):
+        pass
+
+
 def test_without_locks_of_the_file_system_a_file_names_the_process(tmp_path, monkeypatch):
     class NoLocks:
         LOCK_EX = LOCK_NB = 0

@@ -61,6 +61,17 @@ def test_the_message_shows_the_phases_as_an_option():
         check(COSINE, change(COSINE, "train", epochs=9), 5)
 
 
+def test_the_message_starts_a_new_run_with_the_classifier_that_was_trained():
+    with pytest.raises(ValueError, match="weights FOLDER --transfer.classifier load\n"):
+        check(COSINE, change(COSINE, "train", epochs=9), 5)
+    mapped = change(COSINE, "transfer", classifier="load", class_mapping=("a=b",))
+    keyed = change(mapped, "model", prefix="net.")
+    with pytest.raises(
+        ValueError, match="FOLDER --model.prefix '' --transfer.class-mapping\n"
+    ):  # Those of the first weights.
+        check(keyed, change(keyed, "train", epochs=9), 5)
+
+
 def test_a_rule_that_would_have_ended_the_run_before_is_refused():
     history = [{"accuracy": value} for value in (0.5, 0.6, 0.5, 0.7)]
     longer.check_stopping(Stopping("accuracy", patience=2), history, folder="x")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_jax import files, messages
-from tl_jax.cli import data, networks, options, runs, streams, training
+from tl_jax.cli import data, machine, networks, options, runs, streams, training
 from tl_jax.cli.configuration import read_config
 from tl_jax.config import Config
 from tl_jax.training.checkpoint import CheckpointError
@@ -104,6 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError) and streams.reader_has_gone():
             return 0  # as of `tl-jax models | head`
         return _failed(error)
+    except (MemoryError, RuntimeError, AssertionError) as error:
+        explanation = machine.explain(error)
+        if explanation is None:
+            raise
+        streams.complain(f"error: {explanation}")
+        return 1
     except KeyboardInterrupt:
         streams.complain("interrupted")
         return 130

@@ -1,4 +1,4 @@
-"""Reading configuration files: Python modules with `get_config()`."""
+"""Reading configuration files: Python modules with `get_config()`, or a run's config.json."""
 
 import contextlib
 import dataclasses
@@ -19,6 +19,8 @@ _UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argumen
 def read_config(path: Path) -> Config:
     """Reads a configuration file: a Python module with `get_config() -> Config`.
 
+    The `config.json` of a run is one too: the run that it makes has the same configuration.
+
     The file may import its neighbours, from any current folder: `import base`, or by the name of
     their folder, as in `from configs.base import ...` in `configs/lora.py`.
 
@@ -29,6 +31,8 @@ def read_config(path: Path) -> Config:
     path = files.user_path(path)
     if not path.is_file():
         _refuse_missing(path)
+    if path.suffix == ".json":
+        return _read_json(path)
     with _explained(path), _importable_neighbours(path.resolve()):
         variables: dict[str, Any] = {
             "__name__": path.stem,
@@ -47,6 +51,16 @@ def read_config(path: Path) -> Config:
             got = f"it defines no such function{messages.hint('get_config', variables)}"
         raise ValueError(f"{path} must define get_config() that returns a tl_jax.Config; {got}")
     return config
+
+
+def _read_json(path: Path) -> Config:
+    try:
+        return configuration.from_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is no configuration of a run ({error}); expected the config.json of a run's "
+            "folder, or a Python file that defines get_config()"
+        ) from error
 
 
 def _refuse_missing(path: Path) -> None:

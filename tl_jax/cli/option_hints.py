@@ -49,6 +49,10 @@ _OTHER_NAMES = {
 _OTHER_NAMES_OF_TARGETS = dict.fromkeys(
     ("format", "out", "output", "output-dir", "save-dir", "workdir"), "--to"
 )
+# And in those that draw a picture.
+_OTHER_NAMES_OF_PICTURES = dict.fromkeys(
+    ("out", "output", "output-dir", "plot", "save-dir", "to", "workdir"), "--png"
+)
 _DEVICES = (
     "a run takes all devices that JAX finds; the variable JAX_PLATFORMS=cpu keeps it on the CPU, "
     "and CUDA_VISIBLE_DEVICES chooses among GPUs"
@@ -60,6 +64,17 @@ _NO_OPTIONS = {
         ("resume", "continue", "restart"), "the same command on the same --workdir continues a run"
     ),
     "amp": "--model.dtype bfloat16 computes in half the bits",
+    **dict.fromkeys(
+        ("wandb", "tensorboard", "mlflow", "logger"),
+        "a run writes tensorboard/ and metrics.jsonl into its --workdir",
+    ),
+    **dict.fromkeys(
+        ("num-classes", "nb-classes", "classes"), "the data decide the classes and their number"
+    ),
+    **dict.fromkeys(
+        ("verbose", "quiet", "debug"),
+        "what a run says goes to standard error; 2>FILE writes it to a file",
+    ),
     "config": "the configuration file is the first argument, without an option's name",
 }
 
@@ -93,9 +108,9 @@ def nearest_options(name: str, options: Sequence[str]) -> list[str]:
     if exact:
         return exact[:1]
     section, _, last = stem.rpartition(".")
-    for other in (_OTHER_NAMES.get(last), _OTHER_NAMES_OF_TARGETS.get(last)):
-        if other is not None and other in options:
-            return [other]
+    for names in (_OTHER_NAMES, _OTHER_NAMES_OF_TARGETS, _OTHER_NAMES_OF_PICTURES):
+        if names.get(last) in options:
+            return [names[last]]
     ends = {option: option.rpartition(".")[2].lstrip("-") for option in options}
     same = [option for option, end in ends.items() if _squeeze(end) == _squeeze(last)]
     begun = [option for option, end in ends.items() if end.startswith(last)]

@@ -29,6 +29,8 @@ _ENTRIES = {
     PhaseConfig: "epochs=5,trained=head",
     GroupConfig: "name=stem,patterns=conv1|bn1,learning_rate=1e-5",
 }
+# Without these an entry is half of one, such as the second word of "epochs=5 trained=head".
+_NEEDED = {PhaseConfig: ("epochs",), GroupConfig: ("name",)}
 _NUMBER = re.compile(r"-(\d|\.\d|inf$|nan$)", re.IGNORECASE)
 
 
@@ -292,6 +294,12 @@ def _entry(kind: Any, word: str) -> Any:
             fields[field] = tuple(value.split("|")) if is_tuple else _scalar(wanted, value)
         except ValueError:
             raise ValueError(f"got {part!r}, where {field} is {_expected(wanted)}") from None
+    lacking = [field for field in _NEEDED[kind] if field not in fields]
+    if lacking:
+        raise ValueError(
+            f"got {word!r}, which has no {lacking[0]}; commas without spaces join the fields of "
+            "one entry"
+        )
     return kind(**fields)
 
 

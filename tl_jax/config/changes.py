@@ -1,12 +1,14 @@
 """Which options of a run may change when it is started again: those that change no result."""
 
 import dataclasses
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tl_jax import trees
 from tl_jax.config.experiment import Config
 from tl_jax.config.json_format import flat
+from tl_jax.config.transfer import GroupConfig, PhaseConfig
 
 FREE = frozenset({
     "data.workers",
@@ -42,6 +44,46 @@ def changed(one: Config, other: Config) -> set[str]:
     """
     first, second = flat(one), flat(other)
     return {trees.dotted(path) for path in first if first[path] != second[path]}
+
+
+def as_options(config: Config, names: Iterable[str]) -> str:
+    """Returns the values of some options as they are written on the command line.
+
+    Args:
+      config: the configuration.
+      names: dotted names.
+
+    Examples:
+      >>> as_options(Config(), ["optim.head_learning_rate", "optim.step_epochs", "train.target"])
+      '--optim.head-learning-rate auto --optim.step-epochs 30.0 60.0 80.0 --train.target none'
+    """
+    words = []
+    for name in names:
+        section, _, field = name.partition(".")
+        value = getattr(getattr(config, section), field)
+        items = value if isinstance(value, tuple) else (value,)
+        words += [f"--{name.replace('_', '-')}", *map(_word, items)]
+    return " ".join(words)
+
+
+def as_entry(entry: PhaseConfig | GroupConfig) -> str:
+    """Returns a phase or a group as it is written on the command line.
+
+    Examples:
+      >>> as_entry(PhaseConfig(epochs=2, trained="head"))
+      'epochs=2,trained=head'
+    """
+    fields = {name: value for name, value in vars(entry).items() if value not in (None, ())}
+    return ",".join(
+        f"{name}={'|'.join(value) if isinstance(value, tuple) else value}"
+        for name, value in fields.items()
+    )
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, PhaseConfig | GroupConfig):
+        return shlex.quote(as_entry(value))
+    return "none" if value is None else shlex.quote(str(value))
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:

@@ -18,7 +18,7 @@ class DataConfig:
     """Folder of prepared sets; the default is TFDS's own for "tfds:", a cache for "elpv"."""
     labels: tuple[str, ...] = ()
     """Columns of a manifest, or features of a TFDS set, that hold the labels, the main one first;
-    empty: "label", or all classes."""
+    empty: "label" or the only other usual name ("target", "class_id" ...), or all classes."""
     image_column: str | None = None
     """Column of a manifest that holds the images; None: found by its name."""
     train_split: str = "train"

@@ -13,7 +13,9 @@ class ModelConfig:
     """The network, the weights it starts from, and its new head."""
 
     name: str = "tf_efficientnet_lite0"
-    """timm's name, `arch` or `arch.tag`; `python -m tl_jax models` lists them."""
+    """timm's name, `arch` or `arch.tag`; `python -m tl_jax models` lists them. A repository of the
+    hub ("hf-hub:OWNER/REPO") or a folder, whose config.json states the architecture, is taken as
+    `weights` too."""
     weights: str = "auto"
     """Where the pretrained weights come from: "auto" (an installed package, then the hub's
     cache, then the hub), "package", "hub", "hub@REVISION", "hub:OWNER/REPO@REVISION", a

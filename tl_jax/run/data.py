@@ -50,6 +50,13 @@ def open_split(config: Config, split: str) -> Source:
     return source
 
 
+def open_splits(config: Config) -> dict[str, Source]:
+    """Opens all splits of a run, that of training first; raises as `open_split` does."""
+    train = open_split(config, config.data.train_split)
+    held_out = dict.fromkeys([config.data.eval_split, config.data.test_split])
+    return {train.split: train} | {split: open_split(config, split) for split in held_out if split}
+
+
 def check_labels(source: Source) -> None:
     """Raises ValueError unless each example of a source is labelled with one class."""
     task, labels = source.tasks[0], source.labels()

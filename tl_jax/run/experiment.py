@@ -24,7 +24,7 @@ from tl_jax.models.model import Model
 from tl_jax.objectives import metrics
 from tl_jax.run import data, defaults, describe, examples
 from tl_jax.run.examples import Examples
-from tl_jax.run.initial import Initial, initial_variables, read_weights
+from tl_jax.run.initial import Initial, initial_variables, read_weights, with_architecture
 from tl_jax.run.model import build_model, stage_names
 from tl_jax.run.phases import Phase, batch_norm_policies, group_parameters, make_phases
 from tl_jax.run.record import RunInfo
@@ -79,12 +79,13 @@ class Experiment:
     @classmethod
     def from_config(cls, config: Config) -> Self:
         """Opens the data, builds the network and loads its initial variables; writes nothing."""
+        config = with_architecture(config)
         mesh = sharding.data_mesh()
         sharding.check_batch_size(config.data.batch_size, mesh)
-        train = data.open_split(config, config.data.train_split)
-        splits = dict.fromkeys([config.data.eval_split, config.data.test_split])
-        held_out = {split: data.open_split(config, split) for split in splits if split}
-        all_splits = {train.split: train, **held_out}
+        all_splits = data.open_splits(config)
+        train = next(iter(all_splits.values()))
+        held_out_names = dict.fromkeys([config.data.eval_split, config.data.test_split])
+        held_out = {split: all_splits[split] for split in held_out_names if split}
         listed = {split: examples.of_source(source) for split, source in all_splits.items()}
         weights = read_weights(config)
         trained_with = None if weights is None else weights.config
@@ -95,6 +96,7 @@ class Experiment:
             config,
             len(train.class_names),
             pretrained_classes=None if trained_with is None else trained_with.num_classes,
+            network_fields=None if weights is None else weights.record.network_fields,
         )
         initial = initial_variables(config, model, train, preprocess, mesh, weights=weights)
         decided = defaults.resolve(
@@ -123,6 +125,12 @@ class Experiment:
     def check(self) -> None:
         """Raises what the first step would, where it can be known without computing one."""
         self.stopping  # noqa: B018  Its construction checks patience and target.
+        target, metric = self.config.train.target, self.config.train.best_metric
+        if target is not None and metric not in metrics.LOWER_IS_BETTER and not 0 <= target <= 1:
+            raise ValueError(
+                f"got train.target {target:g} for train.best_metric {metric!r}, which is a share "
+                "in [0, 1]: write 0.95 for 95 percent"
+            )
         order.make_order(self.config.data.sampling, self.train, seed=self.config.train.seed)
         make_augment_fn(self.config.augment, self.preprocess)
         make_mix_fn(self.config.augment)
@@ -362,6 +370,12 @@ def _record(
         warnings=(
             *value_check.value_warnings(train, config.data.value_range),
             *examples.overlaps(listed, train.split),
+            *(
+                f"{option} is {train.split!r}, the training split: its metrics measure what was "
+                "trained on"
+                for option in ("data.eval_split", "data.test_split")
+                if getattr(config.data, option.removeprefix("data.")) == train.split
+            ),
         ),
     )
 

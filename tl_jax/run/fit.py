@@ -1,6 +1,7 @@
 """`fit`: trains a network, from a configuration to the folder of a finished run."""
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -12,9 +13,10 @@ import numpy as np
 
 from tl_jax import messages, trees
 from tl_jax.config import Config, changes
-from tl_jax.run import journal, longer
+from tl_jax.run import data, examples, journal, longer
 from tl_jax.run.experiment import Experiment
 from tl_jax.run.folder import RunFolder
+from tl_jax.run.initial import with_architecture
 from tl_jax.run.journal import Journal
 from tl_jax.run.phases import Phase
 from tl_jax.run.progress import Progress, clock, log
@@ -61,11 +63,13 @@ def fit(
       269
     """
     _check_arguments(config, stop_after_epoch)
+    config = with_architecture(config)
     folder = RunFolder(workdir)
     with folder.locked():
         existing = folder.check(config)
         report = folder.finished(config)
         if report is not None:
+            _check_data_of_finished(folder, config)
             log(f"{folder.path} holds a finished run of this configuration; its report is returned")
             return report
         experiment = Experiment.from_config(config)
@@ -96,6 +100,29 @@ def _check_arguments(config: Config, stop_after_epoch: int | None) -> None:
         raise ValueError(
             f"got stop_after_epoch={stop_after_epoch!r}; expected a number of epochs, 1 or more"
         )
+
+
+def _check_data_of_finished(folder: RunFolder, config: Config) -> None:
+    """Checks that the report of a finished run is one on the data as they are, if they are there.
+
+    The record of an earlier version cannot tell.
+    """
+    before = folder.read_info()
+    if not before.digests:
+        return
+    try:
+        splits = data.open_splits(config)
+    except (OSError, ValueError) as error:
+        log(f"note: the data of the run cannot be read now ({error})")
+        return
+    listed = {split: examples.of_source(source) for split, source in splits.items()}
+    now = dataclasses.replace(
+        before,
+        class_names=tuple(next(iter(splits.values())).class_names),
+        examples={split: len(source) for split, source in splits.items()},
+        digests={split: each.digest for split, each in listed.items()},
+    )
+    folder.compare(config, now, listed)
 
 
 def _check_continuation(existing: Config, experiment: Experiment, folder: RunFolder) -> None:
@@ -316,15 +343,18 @@ def _explained_divergence(
     try:
         yield
     except FloatingPointError as error:
-        kept = "No checkpoint was written yet."
+        remedy = "Lower optim.learning_rate, set optim.clip_norm or lengthen optim.warmup_epochs"
         step = checkpoints.latest_step()
-        if step is not None and (saved_epoch := experiment.epoch_of(checkpoints, step)) < epoch:
-            kept = f"The checkpoint of epoch {saved_epoch} is whole, and finite."
-        raise FloatingPointError(
-            f"{error} in epoch {epoch}. Lower optim.learning_rate, set optim.clip_norm or lengthen "
-            "optim.warmup_epochs, and train into another folder (--workdir): this one belongs to "
-            f"the present configuration, which would fail again in the same place. {kept}"
-        ) from error
+        if step is None:
+            where = "; no checkpoint was written yet, so the folder can be used again."
+        else:
+            saved_epoch = experiment.epoch_of(checkpoints, step)
+            where = (
+                ", and train into another folder (--workdir): this one belongs to the present "
+                "configuration, which would fail again in the same place. The checkpoint of epoch "
+                f"{saved_epoch} is whole, and finite."
+            )
+        raise FloatingPointError(f"{error} in epoch {epoch}. {remedy}{where}") from error
 
 
 def _evaluate(
@@ -333,13 +363,14 @@ def _evaluate(
     """Evaluates on the evaluation split after an epoch, and records the metrics."""
     start_time = time.monotonic()
     split = experiment.config.data.eval_split
+    included = "" if experiment.evaluator.compiled else " with compilation"
     metrics, _ = experiment.evaluator(variables, experiment.held_out[split])
     records.write(split, epoch * experiment.steps_per_epoch, epoch, metrics)
     low, high = metrics["accuracy_interval"]
     log(
         f"epoch {epoch}/{experiment.num_epochs}  {split}: loss {metrics['loss']:.4f}, accuracy "
         f"{metrics['accuracy']:.4f} ({low:.3f} to {high:.3f}), balanced "
-        f"{metrics['balanced_accuracy']:.4f}, in {clock(time.monotonic() - start_time)}"
+        f"{metrics['balanced_accuracy']:.4f}, in {clock(time.monotonic() - start_time)}{included}"
     )
     return metrics
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,8 @@ from tl_jax.training.state import TrainState
 __all__ = ["Run", "RunFolder", "RunInfo", "is_run", "load_run", "write_run"]
 
 T = TypeVar("T")
+# A path makes one slash of the two; one letter is a drive of Windows.
+_ADDRESS = re.compile(r"[a-z][a-z0-9]+:/", re.IGNORECASE)
 
 
 class RunFolder:
@@ -41,8 +44,17 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Does not touch the file system."""
+        """Does not touch the file system.
+
+        Raises:
+          ValueError: if the path is an address such as "gs://...".
+        """
         self.path = files.user_path(path)
+        if _ADDRESS.match(str(path)):
+            raise ValueError(
+                f"got {path} as the folder of a run; expected one on this machine, or mounted on "
+                "it: a run appends to its files, which such an address does not allow"
+            )
         self._config_file = self.path / "config.json"
         self._info_file = self.path / "run.json"
         self._examples_file = self.path / "examples.json.gz"
@@ -103,12 +115,27 @@ class RunFolder:
         refused = self._refused(existing, config)
         if refused:
             lines = configuration.differences(existing, config)
-            listing = "\n  ".join(line for line in lines if line.partition(":")[0] in refused)
+            listed = [line for line in lines if line.partition(":")[0] in refused]
+            listing = "\n  ".join(listed)
+            names = [line.partition(":")[0] for line in listed]
+            advice = "take another --workdir, or delete the folder"
+            if self._goes_on(existing):
+                values = changes.as_options(existing, names)
+                advice += f"; or go on with the run in it, with its values:\n  {values}"
             raise ValueError(
                 f"{self.path} holds a run of another configuration (there != here):\n"
-                f"  {listing}\ntake another --workdir, or delete the folder"
+                f"  {listing}\n{advice}"
             )
         return existing
+
+    def _goes_on(self, existing: Config) -> bool:
+        """Whether the run in the folder is finished, or this version can go on with it."""
+        if self._report_file.exists() or not self._info_file.exists():
+            return True
+        try:
+            return not record.is_divided_otherwise(existing, self.read_info())
+        except (OSError, ValueError):  # The data are gone; their absence has its own message.
+            return True
 
     @property
     def _has_results(self) -> bool:
@@ -136,12 +163,19 @@ class RunFolder:
         return refused - allowed
 
     def finished(self, config: Config) -> dict[str, Any] | None:
-        """Returns the report if the folder holds a finished run of a configuration, else None."""
+        """Returns the report if the folder holds a finished run of a configuration, else None.
+
+        What lies at another place than before may be something else, so it is no such run yet.
+        """
         report = self.read_report()
         if report is None or not self.is_run or not self._info_file.exists():
             return None
         differing = changes.changed(self.read_config(), config)
-        return None if differing & changes.LENGTH else report
+        return None if differing & (changes.LENGTH | changes.PLACES) else report
+
+    def read_examples(self) -> dict[str, Examples]:
+        """Reads the run's examples by split; {} if there is no list of them."""
+        return examples.read(self._examples_file)
 
     def compare(self, config: Config, info: RunInfo, examples_now: Mapping[str, Examples]) -> None:
         """Checks that a run goes on with the data and the weights that it was begun with.
@@ -158,17 +192,22 @@ class RunFolder:
             log(f"note: {self._info_file} is missing; nothing says whether the data are the same")
             return
         before = self.read_info()
-        lines = record.differences(before, info, examples.read(self._examples_file), examples_now)
+        remedy = "restore them, or take another --workdir for a new run"
+        lines = record.differences(before, info, self.read_examples(), examples_now)
         if record.is_divided_otherwise(config, before):
             lines.append(
                 "the held-out images: an earlier version of tl_jax chose others of this set, which "
                 "has no splits of its own"
             )
+            remedy = (
+                "take another --workdir for a new run, or end this one with the version that began "
+                "it; predict and export take its best checkpoint as it is"
+            )
         if lines:
             listing = "\n  ".join(lines)
             raise ValueError(
                 f"{self.path} holds a run of other data or weights than those found now:\n"
-                f"  {listing}\nrestore them, or take another --workdir for a new run"
+                f"  {listing}\n{remedy}"
             )
         if not before.digests:
             log(
@@ -336,6 +375,7 @@ def load_run(workdir: str | Path) -> Run:
         config,
         len(info.class_names),
         pretrained_classes=info.weights.num_classes if info.weights else None,
+        network_fields=info.weights.network_fields if info.weights else None,
     )
     like = abstract(abstract_variables(model), sharding.replicated(sharding.data_mesh()))
     with folder.open_checkpoints(config, read_only=True) as checkpoints:

@@ -1,6 +1,7 @@
 """The journal of a run: `metrics.jsonl` and TensorBoard events of its metrics by step."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -55,7 +56,8 @@ class Journal:
     def write(self, split: str, step: int, epoch: float, metrics: Mapping[str, Any]) -> None:
         """Records the metrics of a split ("train", "validation" ...) at a step.
 
-        Numbers go to both files; lists (metrics by class) to `metrics.jsonl` alone.
+        Finite numbers go to both files; lists (metrics by class) to `metrics.jsonl` alone, and
+        numbers that are not finite as null.
 
         Raises:
           OSError: if a file cannot be written; the error names it.
@@ -89,7 +91,7 @@ class Journal:
 
         assert self._events is not None
         for name, value in values.items():
-            if isinstance(value, int | float):
+            if isinstance(value, int | float) and math.isfinite(value):
                 event = Event(step=step, wall_time=time.time(), summary=scalar(name, value))
                 self._events.write_event(event)
         self._events.flush()

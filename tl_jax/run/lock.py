@@ -130,9 +130,10 @@ def _create(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise OSError(f"{folder}, or a part of this path, is a file; take another --workdir") from (
-            error
-        )
+        what = "is a link that leads nowhere" if folder.is_symlink() else "is a file"
+        raise OSError(
+            f"{folder}, or a part of this path, {what}; take another --workdir"
+        ) from error
     except OSError as error:
         raise OSError(
             f"the folder {folder} cannot be created ({error.strerror}); take another --workdir"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tl_jax.config import Config, PhaseConfig
+from tl_jax.config import Config, PhaseConfig, changes
 from tl_jax.run import phases
 from tl_jax.training.stopping import Stopping
 
@@ -35,7 +35,7 @@ def check(
     total = sum(phase.epochs for phase in new)
     if total < epochs_done:
         raise ValueError(
-            f"{folder} has trained {epochs_done} epochs, and the configuration asks for {total}; "
+            f"{folder} has trained {_epochs(epochs_done)}, and the configuration asks for {total}; "
             "take as many or more, or another --workdir"
         )
     start = 0
@@ -47,9 +47,9 @@ def check(
         if not problem and other.epochs < done:
             problem = f"{done} are done, more than {other.epochs}"
         if not problem and other.epochs != one.epochs and start + one.epochs < epochs_done:
-            problem = f"it lasted {one.epochs} epochs, and the next one has begun"
+            problem = f"it lasted {_epochs(one.epochs)}, and the next one has begun"
         if problem:
-            raise ValueError(_message(folder, old, number, epochs_done, problem))
+            raise ValueError(_message(folder, before, number, epochs_done, problem))
         start += one.epochs
 
 
@@ -100,31 +100,36 @@ def _difference(
     if np.all(rates[0] == rates[1]):
         return ""
     return (
-        f"its learning rate follows the schedule {before.optim.schedule!r} over {one.epochs} "
-        f"epochs, so that with {other.epochs} every step would have had another rate"
+        f"its learning rate follows the schedule {before.optim.schedule!r} over "
+        f"{_epochs(one.epochs)}, so that with {other.epochs} every step would have had another rate"
     )
 
 
-def _message(
-    folder: str,
-    old: Sequence[PhaseConfig],
-    number: int,
-    epochs_done: int,
-    problem: str,
-) -> str:
+def _message(folder: str, before: Config, number: int, epochs_done: int, problem: str) -> str:
+    old = phases.phase_configs(before)
     one = old[number - 1]
+    # Of the exported weights: they hold the run's classes, and nothing else.
+    options = changes.with_values(
+        before,
+        {
+            "transfer.classifier": "load",
+            "transfer.class_mapping": (),
+            "model.checkpoint_key": "",
+            "model.prefix": "",
+            "model.ignore": (),
+        },
+    )
+    words = changes.as_options(options, sorted(changes.changed(before, options)))
     return (
-        f"{folder} has trained {epochs_done} epochs, and cannot go on as a run with other epochs: "
-        f"of phase {number} ({one.trained}, {one.epochs} epochs), {problem}.\n"
+        f"{folder} has trained {_epochs(epochs_done)}, and cannot go on as a run with other epochs:"
+        f" of phase {number} ({one.trained}, {_epochs(one.epochs)}), {problem}.\n"
         "To train on from its best weights, start a new run in another --workdir:\n"
         f"  python -m tl_jax export {shlex.quote(folder)} --to timm FOLDER\n"
-        "  and the same train command with --model.weights FOLDER\n"
+        f"  and the same train command with --model.weights FOLDER {words}\n"
         "Or let this run go on with a further phase:\n"
-        f"  --transfer.phases {' '.join(map(_words, old))} epochs=N,trained=all"
+        f"  --transfer.phases {' '.join(map(changes.as_entry, old))} epochs=N,trained=all"
     )
 
 
-def _words(phase: PhaseConfig) -> str:
-    """Returns a phase as the option `--transfer.phases` takes it."""
-    fields = {name: value for name, value in vars(phase).items() if value is not None}
-    return ",".join(f"{name}={value}" for name, value in fields.items())
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'s' * (count != 1)}"

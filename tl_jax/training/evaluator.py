@@ -20,7 +20,13 @@ from tl_jax.training import sharding, state, step
 
 
 class Evaluator:
-    """Evaluates a network on splits; compiled once, for all variables and splits."""
+    """Evaluates a network on splits; compiled once, for all variables and splits.
+
+    Attributes:
+      compiled: whether a call has compiled it, so that the time of the next is that of evaluation.
+    """
+
+    compiled: bool = False
 
     def __init__(
         self,
@@ -82,6 +88,7 @@ class Evaluator:
             inputs = {name: batch[name] for name in ("image", "label", "mask")}
             sums = jax.device_get(self._step(variables, inputs))
             loss, confusion = loss + float(sums["loss"]), confusion + sums["confusion"]
+        self.compiled = True
         num_counted = int(np.sum(confusion))
         if num_counted != len(source):
             raise RuntimeError(
