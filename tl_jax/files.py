@@ -7,6 +7,7 @@ import json
 import math
 import mmap
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -114,6 +115,20 @@ def _mark(path: Path, *, reads: bool) -> str:
     with path.open("rb", buffering=0) as file:
         file.seek(max(0, (size - _BLOCK) // 2))
         return f"{size}-{hashlib.sha256(file.read(_BLOCK)).hexdigest()[:8]}"
+
+
+# A path makes one slash of the two; one letter is a drive of Windows.
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+
+
+def is_address(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a path is an address, such as "gs://bucket/run", as text or as a Path.
+
+    Examples:
+      >>> is_address("https://a.org/x.pth"), is_address(Path("gs://bucket")), is_address("C:/x")
+      (True, True, False)
+    """
+    return _ADDRESS.match(os.fspath(path)) is not None
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:

@@ -129,6 +129,7 @@ def test_the_values_of_the_run_are_shown_as_options(tmp_path):
 def test_an_address_is_no_folder_of_a_run(path):
     with pytest.raises(ValueError, match="expected one on this machine"):
         RunFolder(path)
+    assert not is_run(path)  # A network may be named by its address on the hub.
 
 
 def test_a_finished_run_is_one_of_its_data(tmp_path):

@@ -367,7 +367,7 @@ def test_epoch_and_history_come_with_a_step_and_are_json(tmp_path):
         saved = checkpoints.saved(8)
     assert (saved.epoch, saved.metrics) == (2, history[1])
     assert saved.history == ({"accuracy": 0.5}, history[1])
-    assert checkpoint_folder.newest_epoch(tmp_path) == 2
+    assert checkpoint_folder.newest(tmp_path) == (8, saved)
     assert "NaN" not in (tmp_path / "8" / "metrics" / "metrics").read_text()
 
 

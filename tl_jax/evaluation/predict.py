@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tl_jax import arguments, messages, trees
+from tl_jax import arguments, files, messages, trees
 from tl_jax.data.images.decode import ImageLike
 from tl_jax.data.preprocess import Preprocess, as_images, eval_image, normalize
 from tl_jax.data.views import ONE_VIEW, Views
@@ -20,7 +19,6 @@ from tl_jax.run.folder import is_run, load_run
 from tl_jax.weights.checkpoint import Reading
 
 _BATCH_SIZE = 32
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")
 
 
 def predict(
@@ -125,7 +123,7 @@ def _check_files(images: Sequence[ImageLike]) -> None:
 def _no_file(path: Path) -> str:
     if path.is_dir():
         return f"{path} is a folder; give its files"
-    if _ADDRESS.match(str(path)):
+    if files.is_address(path):
         return f"{path} is an address; download the image, and give its file"
     return f"there is no file {path}"
 
@@ -133,7 +131,7 @@ def _no_file(path: Path) -> str:
 def _load(
     run_or_model: str | Path, weights: str | os.PathLike[str] | None, reading: Reading
 ) -> tuple[Model, trees.Tree, Preprocess, Sequence[str]]:
-    if is_run(run_or_model) and not weights_reader.is_checkpoint_folder(run_or_model):
+    if is_run(run_or_model):
         if weights is not None or reading != Reading():
             raise ValueError(
                 f"{run_or_model} is a run, which has its own weights; leave out weights="

@@ -199,7 +199,7 @@ def _matched(train: Source, test: Source, unknown_classes: UnknownClasses) -> So
 
 def _range_of_run(network: Network) -> tuple[float, float] | None:
     """Returns the values of black and white that a run was trained with."""
-    if isinstance(network, tuple) or not _is_run(network):
+    if isinstance(network, tuple) or not is_run(network):
         return None
     return RunFolder(network).read_info().preprocess.value_range
 
@@ -225,15 +225,11 @@ def _check_network_options(
     if dtype not in _DTYPES:
         raise ValueError(f"got dtype={dtype!r}; expected one of {', '.join(_DTYPES)}")
     given = weights is not None or reading != Reading() or dtype != "float32"
-    if given and (isinstance(network, tuple) or _is_run(network)):
+    if given and (isinstance(network, tuple) or is_run(network)):
         raise ValueError(
             f"got weights={weights!r} (or options of reading them) and dtype={dtype!r}, which are "
             "for a network by name; a run, or a network with variables, has its own: leave them out"
         )
-
-
-def _is_run(network: str | Path) -> bool:
-    return is_run(network) and not weights_reader.is_checkpoint_folder(network)
 
 
 def _load(
@@ -243,7 +239,7 @@ def _load(
     if isinstance(network, tuple):
         model, variables = network
         return headless(model), variables, None
-    if _is_run(network):
+    if is_run(network):
         run = load_run(network)
         return headless(run.model), run.variables, run.info.preprocess
     loaded = weights_reader.read(str(network), weights, reading)

@@ -256,9 +256,7 @@ class Experiment:
 
     def epoch_of(self, checkpoints: Checkpoints, saved_step: int) -> int:
         """Returns the number of epochs done at a checkpoint."""
-        epoch = checkpoints.saved(saved_step).epoch
-        # Earlier versions did not record it.
-        return saved_step // self.steps_per_epoch if epoch is None else epoch
+        return checkpoints.saved(saved_step).epochs_done(saved_step, self.steps_per_epoch)
 
     def variables_to_evaluate(self, phase: Phase, train_state: TrainState) -> dict[str, Any] | None:
         """Returns the variables to evaluate and to keep, or None if they are those of the state.

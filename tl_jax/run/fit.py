@@ -22,6 +22,7 @@ from tl_jax.run.phases import Phase
 from tl_jax.run.progress import Progress, clock, log
 from tl_jax.run.report import ZERO_SHOT, write_report
 from tl_jax.training.checkpoint import Checkpoints
+from tl_jax.training.checkpoint_folder import Saved
 from tl_jax.training.state import TrainState, not_finite
 from tl_jax.training.step import Metrics, TrainStep
 
@@ -129,15 +130,15 @@ def _check_continuation(existing: Config, experiment: Experiment, folder: RunFol
     """Checks that the run in a folder can go on as an experiment: same data, same epochs so far."""
     folder.compare(existing, experiment.info, experiment.examples)
     steps_per_epoch, config = experiment.steps_per_epoch, experiment.config
+    step, saved = folder.newest() or (0, Saved({}))
     longer.check(
         existing,
         config,
-        epochs_done=folder.epochs_done(steps_per_epoch),
+        epochs_done=saved.epochs_done(step, steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
         folder=str(folder.path),
     )
-    saved = folder.newest()
-    if saved is not None and changes.changed(existing, config) & changes.LENGTH:
+    if changes.changed(existing, config) & changes.LENGTH:
         longer.check_stopping(experiment.stopping, saved.history, folder=str(folder.path))
 
 

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,8 +31,6 @@ from tl_jax.training.state import TrainState
 __all__ = ["Run", "RunFolder", "RunInfo", "is_run", "load_run", "write_run"]
 
 T = TypeVar("T")
-# A path makes one slash of the two; one letter is a drive of Windows.
-_ADDRESS = re.compile(r"[a-z][a-z0-9]+:/", re.IGNORECASE)
 
 
 class RunFolder:
@@ -50,7 +47,7 @@ class RunFolder:
           ValueError: if the path is an address such as "gs://...".
         """
         self.path = files.user_path(path)
-        if _ADDRESS.match(str(path)):
+        if files.is_address(path):
             raise ValueError(
                 f"got {path} as the folder of a run; expected one on this machine, or mounted on "
                 "it: a run appends to its files, which such an address does not allow"
@@ -71,19 +68,9 @@ class RunFolder:
         """Whether the folder has a folder of checkpoints; a checkpoint in it may be incomplete."""
         return self._checkpoints.is_dir()
 
-    def newest(self) -> Saved | None:
-        """Returns what the newest whole checkpoint says of itself, or None; only reads."""
-        steps = checkpoint_folder.whole_steps(self._checkpoints)
-        return steps[max(steps)] if steps else None
-
-    def epochs_done(self, steps_per_epoch: int) -> int:
-        """Returns the number of epochs of the newest whole checkpoint; only reads."""
-        steps = checkpoint_folder.whole_steps(self._checkpoints)
-        if not steps:
-            return 0
-        epoch = steps[max(steps)].epoch
-        # Earlier versions recorded no epoch.
-        return max(steps) // steps_per_epoch if epoch is None else epoch
+    def newest(self) -> tuple[int, Saved] | None:
+        """Returns the newest whole checkpoint: its step, and what it says of itself; only reads."""
+        return checkpoint_folder.newest(self._checkpoints)
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Returns the folder's lock (`lock.locked`), which only a job's first process takes."""
@@ -338,7 +325,7 @@ class Run:
 
 def is_run(workdir: str | Path) -> bool:
     """Returns whether a folder holds a run, finished or not."""
-    return RunFolder(workdir).is_run
+    return not files.is_address(workdir) and RunFolder(workdir).is_run
 
 
 def load_run(workdir: str | Path) -> Run:

@@ -43,6 +43,10 @@ class Saved:
     epoch: int | None = None
     history: tuple[Mapping[str, float], ...] = ()
 
+    def epochs_done(self, step: int, steps_per_epoch: int) -> int:
+        """Returns the number of epochs done at the step; earlier versions did not record it."""
+        return step // steps_per_epoch if self.epoch is None else self.epoch
+
 
 def whole_steps(directory: Path) -> dict[int, Saved]:
     """Returns the steps of a folder that are complete, in order; does not read their arrays."""
@@ -54,13 +58,10 @@ def whole_steps(directory: Path) -> dict[int, Saved]:
     return found
 
 
-def newest_epoch(directory: Path) -> int | None:
-    """Returns the number of epochs done at the newest whole step.
-
-    It is None if there is no whole step, or an earlier version wrote it.
-    """
+def newest(directory: Path) -> tuple[int, Saved] | None:
+    """Returns the newest whole step and what it says of itself, or None; only reads."""
     steps = whole_steps(directory)
-    return steps[max(steps)].epoch if steps else None
+    return max(steps.items(), key=lambda item: item[0]) if steps else None
 
 
 def record(saved: Saved) -> dict[str, Any]:

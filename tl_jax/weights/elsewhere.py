@@ -2,6 +2,8 @@
 
 import re
 
+from tl_jax import files
+
 # First bytes of other files, and what these files are.
 OPENINGS = (
     (b"<", "an HTML page (an error page that was saved?); fetch the file itself"),
@@ -24,7 +26,6 @@ SUFFIXES = {
     ),
 }
 
-_ADDRESS = re.compile(r"(?:https?|file|s3|gs):/.*")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _SOURCES = {
     **dict.fromkeys(
@@ -43,15 +44,6 @@ _SOURCES = {
 }
 
 
-def is_address(text: str) -> bool:
-    """Returns whether a source is an address of the web, or of a file in its form.
-
-    >>> is_address("https://a.org/x.pth"), is_address("x.pth")
-    (True, False)
-    """
-    return _ADDRESS.fullmatch(text) is not None
-
-
 def source(text: str) -> str | None:
     """Returns what to give in place of a source that is one elsewhere; None if it is not known.
 
@@ -60,7 +52,9 @@ def source(text: str) -> str | None:
     """
     if text.startswith("file:"):
         return "give the path without 'file://'"
-    if is_address(text):  # Only repositories of the hub, and published weights, are downloaded.
+    if files.is_address(
+        text
+    ):  # Only repositories of the hub, and published weights, are downloaded.
         return "it is an address: download it, and give the file (of the hub: 'hub:OWNER/REPO')"
     if _REPOSITORY.fullmatch(text):
         return f"a repository of the hub is 'hub:{text}'"

@@ -285,7 +285,7 @@ def _on_disk(name: str | None, text: str) -> WeightsRecord:
     path = files.user_path(text)
     if text and path.is_dir():
         return WeightsRecord(name or "", f"folder {path}", str(_file_in(path)), sha256="")
-    if path.is_file() or (text.endswith(_SUFFIXES) and not elsewhere.is_address(text)):
+    if path.is_file() or (text.endswith(_SUFFIXES) and not files.is_address(text)):
         return WeightsRecord(name or "", "file", str(path), sha256="")
     if (meant := elsewhere.source(text)) is not None:
         raise WeightsError(f"there is no file or folder {text} (looked from {Path.cwd()}); {meant}")
