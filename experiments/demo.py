@@ -4,7 +4,6 @@ python -m experiments.demo [--workdir DIR] [--epochs N]
 """
 
 import argparse
-import dataclasses
 import json
 import shlex
 import sys
@@ -16,7 +15,7 @@ import jax
 
 from configs import demo
 from tl_jax.cli import streams
-from tl_jax.config import RANDOM_WEIGHTS, Config
+from tl_jax.config import RANDOM_WEIGHTS, Config, changes
 from tl_jax.run.fit import fit
 
 
@@ -29,7 +28,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = demo.get_config()
     if arguments.epochs is not None:
-        config = _replaced(config, "train", epochs=arguments.epochs)
+        config = changes.with_values(config, {"train.epochs": arguments.epochs})
     # The two runs share their compiled programs.
     jax.config.update("jax_compilation_cache_dir", str((arguments.workdir / "compiled").absolute()))
 
@@ -66,10 +65,15 @@ def from_scratch(config: Config) -> Config:
     features learns next to nothing, which would make the comparison unfair. Nor would the default
     rate do, which is for pretrained weights: it has the one that `experiments.strategies` chose.
     """
-    scratch = _replaced(config, "model", weights=RANDOM_WEIGHTS)
-    scratch = _replaced(scratch, "optim", learning_rate=2e-3)
-    epochs = config.train.head_epochs + config.train.epochs
-    return _replaced(scratch, "train", head_epochs=0, epochs=epochs)
+    return changes.with_values(
+        config,
+        {
+            "model.weights": RANDOM_WEIGHTS,
+            "optim.learning_rate": 2e-3,
+            "train.head_epochs": 0,
+            "train.epochs": config.train.head_epochs + config.train.epochs,
+        },
+    )
 
 
 def comparison(reports: dict[str, dict[str, Any]], seconds: dict[str, float]) -> str:
@@ -87,11 +91,6 @@ def comparison(reports: dict[str, dict[str, Any]], seconds: dict[str, float]) ->
             f"{seconds[name]:>9.0f}"
         )
     return "\n".join(lines)
-
-
-def _replaced(config: Config, section: str, **fields: Any) -> Config:
-    changed = dataclasses.replace(vars(config)[section], **fields)
-    return dataclasses.replace(config, **{section: changed})
 
 
 if __name__ == "__main__":

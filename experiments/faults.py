@@ -52,6 +52,7 @@ from tl_jax import (
     fit,
     load_run,
 )
+from tl_jax.config import changes
 from tl_jax.models import registry
 from tl_jax.models.architecture import Architecture
 from tl_jax.models.families import resnet
@@ -78,30 +79,22 @@ def configurations() -> dict[str, Config]:
     phases = (PhaseConfig(3, "head"), PhaseConfig(3, "head+last:1"), PhaseConfig(2, "all"))
     return {
         "plain": plain,
-        "EMA, mixup, phases": _change(
-            plain,
-            train={"ema": 0.9},
-            augment={"mixup": 0.4},
-            transfer={"phases": phases},
+        "EMA, mixup, phases": changes.with_values(
+            plain, {"train.ema": 0.9, "augment.mixup": 0.4, "transfer.phases": phases}
         ),
-        "LoRA, recalibrate": _change(
+        "LoRA, recalibrate": changes.with_values(
             plain,
-            transfer={
-                "adaptation": "lora",
-                "trained": "head+added",
-                "lora_rank": 2,
-                "batch_norm": "recalibrate",
+            {
+                "transfer.adaptation": "lora",
+                "transfer.trained": "head+added",
+                "transfer.lora_rank": 2,
+                "transfer.batch_norm": "recalibrate",
             },
         ),
-        "L2-SP, balanced": _change(plain, optim={"l2_sp": 0.01}, data={"sampling": "balanced"}),
+        "L2-SP, balanced": changes.with_values(
+            plain, {"optim.l2_sp": 0.01, "data.sampling": "balanced"}
+        ),
     }
-
-
-def _change(config: Config, **sections: dict[str, Any]) -> Config:
-    changed = {
-        name: dataclasses.replace(vars(config)[name], **fields) for name, fields in sections.items()
-    }
-    return dataclasses.replace(config, **changed)
 
 
 def digest(workdir: Path) -> dict[str, str]:

@@ -72,6 +72,31 @@ def test_the_message_starts_a_new_run_with_the_classifier_that_was_trained():
         check(keyed, change(keyed, "train", epochs=9), 5)
 
 
+@pytest.mark.parametrize(
+    ("model", "transfer", "options"),
+    [
+        ({"weights": "random"}, {}, "weights FOLDER --transfer.classifier load\n"),
+        ({}, {"head_init": "small"}, "classifier load --transfer.head-init zero\n"),
+    ],
+)
+def test_the_new_run_starts_from_exported_weights_whatever_the_first_started_from(
+    model, transfer, options
+):
+    before = change(change(COSINE, "model", **model), "transfer", **transfer)
+    with pytest.raises(ValueError, match=options):
+        check(before, change(before, "train", epochs=9), 5)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"), [("model", "head", "mlp"), ("transfer", "classifier", "fuse")]
+)
+def test_a_run_that_cannot_be_exported_is_told_of_a_further_phase_alone(section, field, value):
+    before = change(COSINE, section, **{field: value})
+    with pytest.raises(ValueError, match="\\.\nLet this run go on") as error:
+        check(before, change(before, "train", epochs=9), 5)
+    assert "export" not in str(error.value)
+
+
 def test_a_rule_that_would_have_ended_the_run_before_is_refused():
     history = [{"accuracy": value} for value in (0.5, 0.6, 0.5, 0.7)]
     longer.check_stopping(Stopping("accuracy", patience=2), history, folder="x")

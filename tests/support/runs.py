@@ -22,6 +22,7 @@ from tl_jax.config import (
     OptimConfig,
     TrainConfig,
     TransferConfig,
+    changes,
 )
 from tl_jax.models import registry
 from tl_jax.models.architecture import Architecture
@@ -125,8 +126,9 @@ def finish_run(config: Config, workdir: Path) -> FinishedRun:
 
 def change(config: Config, section: str, **fields: Any) -> Config:
     """Returns a configuration with some fields of a section changed."""
-    section_config = dataclasses.replace(vars(config)[section], **fields)
-    return dataclasses.replace(config, **{section: section_config})
+    return changes.with_values(
+        config, {f"{section}.{field}": value for field, value in fields.items()}
+    )
 
 
 def leaves(workdir: Path) -> list[Any]:

@@ -89,12 +89,18 @@ def _word(value: Any) -> str:
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     """Returns a configuration with other values of some options, by dotted name.
 
+    They change together, so that only the result has to keep the rules between options.
+
     Examples:
       >>> with_values(Config(), {"train.epochs": 7}).train.epochs
       7
     """
+    by_section: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         section, _, field = name.partition(".")
-        changed_section = dataclasses.replace(vars(config)[section], **{field: value})
-        config = dataclasses.replace(config, **{section: changed_section})
-    return config
+        by_section.setdefault(section, {})[field] = value
+    sections = {
+        name: dataclasses.replace(vars(config)[name], **fields)
+        for name, fields in by_section.items()
+    }
+    return dataclasses.replace(config, **sections)

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from tl_jax.config import RANDOM_WEIGHTS, BatchNormMode, Config
+from tl_jax.config import RANDOM_WEIGHTS, BatchNormMode, Config, changes
 
 # How much faster than the backbone a new head is trained (docs/strategies.md, "The defaults").
 _HEAD_FACTOR = 3
@@ -37,27 +37,24 @@ def resolve(config: Config, *, has_batch_norm: bool) -> Resolved:
     """
     values: dict[str, Any] = {}
     notes = []
-    transfer, optim = config.transfer, config.optim
-    if transfer.batch_norm == "auto":
+    if config.transfer.batch_norm == "auto":
         policy, reason = batch_norm_policy(config)
-        transfer = dataclasses.replace(transfer, batch_norm=policy)
         values["transfer.batch_norm"] = policy
         notes += [f"BatchNorm: {policy} ({reason}; auto)"] if has_batch_norm else []
-    if optim.head_learning_rate == "auto":
+    if config.optim.head_learning_rate == "auto":
         rate, reason = head_rate(config)
-        optim = dataclasses.replace(optim, head_learning_rate=rate)
         values["optim.head_learning_rate"] = rate
         notes.append(f"rate of the head: {rate:g} ({reason}; auto)")
-    resolved = dataclasses.replace(config, transfer=transfer, optim=optim)
-    return Resolved(resolved, values, tuple(notes))
+    return Resolved(changes.with_values(config, values), values, tuple(notes))
 
 
 def batch_norm_policy(config: Config) -> tuple[BatchNormMode, str]:
     """Returns what "auto" means for `transfer.batch_norm`, and the reason.
 
-    Pretrained statistics are kept: at every size and batch that was tried this is better than new
-    ones (docs/strategies.md, "The defaults"), and a head that was trained first meets the same
-    features when the other layers are unfrozen. Random weights have no statistics to keep.
+    Pretrained statistics are kept: on each of the six sets that were tried, in batches of 32, this
+    is better than new ones (docs/strategies.md, "The defaults"), and a head that was trained first
+    meets the same features when the other layers are unfrozen. Random weights have no statistics to
+    keep.
     """
     if config.model.weights == RANDOM_WEIGHTS:
         return "update", "random weights come with no statistics to keep"

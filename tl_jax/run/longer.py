@@ -108,27 +108,41 @@ def _difference(
 def _message(folder: str, before: Config, number: int, epochs_done: int, problem: str) -> str:
     old = phases.phase_configs(before)
     one = old[number - 1]
-    # Of the exported weights: they hold the run's classes, and nothing else.
-    options = changes.with_values(
+    further = f"--transfer.phases {' '.join(map(changes.as_entry, old))} epochs=N,trained=all"
+    advice = f"Let this run go on with a further phase:\n  {further}"
+    if before.model.head == "linear" and before.transfer.classifier != "fuse":
+        advice = (
+            "To train on from its best weights, start a new run in another --workdir:\n"
+            f"  python -m tl_jax export {shlex.quote(folder)} --to timm FOLDER\n"
+            f"  and the same train command with {_options_of_exported(before)}\n"
+            f"Or let{advice.removeprefix('Let')}"
+        )
+    return (
+        f"{folder} has trained {_epochs(epochs_done)}, and cannot go on as a run with other epochs:"
+        f" of phase {number} ({one.trained}, {_epochs(one.epochs)}), {problem}.\n{advice}"
+    )
+
+
+def _options_of_exported(before: Config) -> str:
+    """Returns the options by which a run starts from the weights of another one in FOLDER.
+
+    These hold the run's classes, and nothing of the weights that it was begun with.
+    """
+    weights = "model.weights"
+    now = changes.with_values(
         before,
         {
-            "transfer.classifier": "load",
-            "transfer.class_mapping": (),
+            weights: "FOLDER",
             "model.checkpoint_key": "",
             "model.prefix": "",
             "model.ignore": (),
+            "transfer.classifier": "load",
+            "transfer.class_mapping": (),
+            "transfer.head_init": "zero",
         },
     )
-    words = changes.as_options(options, sorted(changes.changed(before, options)))
-    return (
-        f"{folder} has trained {_epochs(epochs_done)}, and cannot go on as a run with other epochs:"
-        f" of phase {number} ({one.trained}, {_epochs(one.epochs)}), {problem}.\n"
-        "To train on from its best weights, start a new run in another --workdir:\n"
-        f"  python -m tl_jax export {shlex.quote(folder)} --to timm FOLDER\n"
-        f"  and the same train command with --model.weights FOLDER {words}\n"
-        "Or let this run go on with a further phase:\n"
-        f"  --transfer.phases {' '.join(map(changes.as_entry, old))} epochs=N,trained=all"
-    )
+    names = sorted(changes.changed(before, now) - {weights})
+    return changes.as_options(now, [weights, *names])
 
 
 def _epochs(count: int) -> str:
