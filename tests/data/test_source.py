@@ -13,7 +13,6 @@ from tl_jax.data.source import (
     as_source,
     check_tasks,
     check_trainable,
-    class_counts,
 )
 from tl_jax.data.sources.open import open_source
 
@@ -181,14 +180,6 @@ def test_examples_have_names_that_stay(opened):
     if kind in ("folder", "manifest"):
         assert all(name.endswith(".png") and not name.startswith("/") for name in names)
     assert as_source(Duck()).identities() == ["0", "1"]
-
-
-def test_classes_are_counted_by_name():
-    assert class_counts(Minimal(Task("x", ("a", "b")), labels=[0, 1, 0, -1])) == (
-        "a 2, b 1; 1 without a label"
-    )
-    task = Task("x", ("a", "b"), multi_label=True)
-    assert class_counts(Minimal(task, labels=[[1, 0], [1, 1]])) == "a 2, b 1"
 
 
 @pytest.mark.parametrize("labels", [[1, 1, -1], [0], [-1]])

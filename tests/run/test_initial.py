@@ -47,7 +47,9 @@ def test_the_seed_decides_what_is_drawn_without_weights():
     config = Config(model=ModelConfig("resnet18", weights="random"))
     preprocess = Preprocess(size=(8, 12))
     one, other = (
-        initial_variables(change(config, "train", seed=seed), Drawn(), None, preprocess, None)
+        initial_variables(
+            change(config, "train", seed=seed), Drawn(), None, preprocess, None, weights=None
+        )
         for seed in (0, 1)
     )
     assert one.weights is None
@@ -98,7 +100,12 @@ def test_as_many_classes_as_the_weights_have_start_fresh_too(tiny_config):
     experiment = Experiment.from_config(tiny_config)
     model = build_model(tiny_config, 1000)
     params = initial_variables(
-        tiny_config, model, experiment.train, experiment.preprocess, experiment.mesh
+        tiny_config,
+        model,
+        experiment.train,
+        experiment.preprocess,
+        experiment.mesh,
+        weights=read_weights(tiny_config),
     ).variables["params"]
     assert not np.any(params["fc"]["kernel"])
     assert np.any(params["conv1"]["kernel"])
@@ -118,7 +125,7 @@ def test_a_classifier_that_is_a_convolution_cannot_start_from_means():
         transfer=TransferConfig(head_init="class_means"),
     )
     with pytest.raises(ValueError, match="classifier fc of torchvision/squeezenet1_1 is a conv"):
-        initial_variables(config, Drawn(), None, Preprocess(size=(8, 8)), None)
+        initial_variables(config, Drawn(), None, Preprocess(size=(8, 8)), None, weights=None)
 
 
 # ---- the pretrained classifier

@@ -58,7 +58,6 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "models": networks.models,
     "export": runs.export,
 }
-# Errors whose message is for the user; any other is a defect and keeps its traceback.
 # What other programs call the commands.
 _OTHER_NAMES = {
     "average": "soup",
@@ -86,6 +85,7 @@ _OTHER_NAMES = {
     "val": "evaluate",
     "validate": "evaluate",
 }
+# Errors whose message is for the user; any other is a defect and keeps its traceback.
 _EXPECTED = (ValueError, OSError, FloatingPointError, ModuleNotFoundError, CheckpointError)
 
 

@@ -175,8 +175,9 @@ def _values(known: Sequence[Parameter], arguments: Sequence[str]) -> dict[tuple[
             )
         words[parameter.name] = taken
         before = parameter.name
-    for required in (p for p in options.values() if p.required and p.name not in words):
-        raise ValueError(f"{required.name} is missing; expected {_expected(required.kind)}")
+    missing = [p for p in options.values() if p.required and p.name not in words]
+    if missing:
+        raise ValueError(f"{missing[0].name} is missing; expected {_expected(missing[0].kind)}")
     values = {options[name].path: _value(options[name], taken) for name, taken in words.items()}
     return values | _placed([p for p in known if p.positional], placed, options, before)
 

@@ -8,16 +8,16 @@ import numpy as np
 from tl_jax import messages
 from tl_jax.data.class_names import tidy
 from tl_jax.data.source import Example, Source, Task
+from tl_jax.data.subset import Selection
 
 UnknownClasses = Literal["raise", "skip"]
 
 
-class Relabelled(Source):
+class Relabelled(Selection):
     """A source with the labels of given classes, without the images of other classes.
 
     Attributes:
-      source: the source that the examples belong to.
-      indices: indices of the examples in `source`.
+      source, indices: as in `Selection`.
       left_out: number of images that were left out, by the name of their class.
     """
 
@@ -29,12 +29,6 @@ class Relabelled(Source):
           class_names: the classes.
           labels: int [N], the new label of each example; -1 leaves it out.
         """
-        self.source = source
-        self.name, self.split = source.name, source.split
-        self.skipped, self.value_range = source.skipped, source.value_range
-        self.tasks = (Task(source.tasks[0].name, tuple(class_names)), *source.tasks[1:])
-        self.indices = np.flatnonzero(labels >= 0)
-        self._labels = labels[self.indices].astype(np.int32)
         without = source.labels()[labels < 0]
         old, counts = np.unique(without[without >= 0], return_counts=True)
         self.left_out = {
@@ -43,15 +37,13 @@ class Relabelled(Source):
         }
         left = [f"{name!r} ({count})" for name, count in self.left_out.items()]
         said = f"left out {sum(self.left_out.values())} images of other classes: "
-        notes = (said + messages.some(left, quoted=False),) if left else ()
-        self.notes = (*source.notes, *notes)
-
-    def __len__(self) -> int:
-        return len(self.indices)
+        note = said + messages.some(left, quoted=False) if left else ""
+        super().__init__(source, source.split, np.flatnonzero(labels >= 0).tolist(), note)
+        self.tasks = (Task(source.tasks[0].name, tuple(class_names)), *source.tasks[1:])
+        self._labels = labels[list(self.indices)].astype(np.int32)
 
     def __getitem__(self, index: int) -> Example:
-        example = self.source[int(self.indices[index])]
-        return {**example, "label": int(self._labels[index])}
+        return {**super().__getitem__(index), "label": int(self._labels[index])}
 
     def labels(self) -> np.ndarray:
         """As in `Source`."""
@@ -59,21 +51,11 @@ class Relabelled(Source):
 
     def encoded(self, index: int) -> tuple[bytes, Example] | None:
         """As in `Source`."""
-        encoded = self.source.encoded(int(self.indices[index]))
+        encoded = super().encoded(index)
         if encoded is None:
             return None
         data, example = encoded
         return data, {**example, "label": int(self._labels[index])}
-
-    def identities(self) -> Sequence[str]:
-        """As in `Source`."""
-        names = self.source.identities()
-        return [names[index] for index in self.indices.tolist()]
-
-    def content_marks(self) -> Sequence[str]:
-        """As in `Source`."""
-        marks = self.source.content_marks()
-        return [marks[index] for index in self.indices.tolist()] if marks else []
 
 
 def match_to(

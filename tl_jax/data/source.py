@@ -7,8 +7,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tl_jax import messages
-
 RESERVED = ("extent", "image", "index", "label", "mask", "path", "size")
 """Keys of examples and batches; no task but the first may have one of these names."""
 
@@ -214,25 +212,6 @@ def check_tasks(name: str, tasks: tuple[Task, ...]) -> None:
             f"got the labels {', '.join(map(repr, names))} of {name}; expected distinct names, of "
             f"which only the first may be one of {', '.join(RESERVED)}: rename the others"
         )
-
-
-def class_counts(source: Source) -> str:
-    """Returns the main task's classes with their numbers of examples, the first ten by name.
-
-    Examples:
-      >>> from tl_jax.data.sources.arrays import from_arrays
-      >>> class_counts(from_arrays(np.zeros((3, 8, 8), np.uint8), ["cat", "dog", "cat"]))
-      'cat 2, dog 1'
-    """
-    labels, names = source.labels(), source.class_names
-    if source.tasks[0].multi_label:
-        counts, num_missing = (labels == 1).sum(axis=0), int((labels < 0).any(axis=1).sum())
-    else:
-        counts = np.bincount(labels[labels >= 0], minlength=len(names))
-        num_missing = int((labels < 0).sum())
-    listed = [f"{name} {count}" for name, count in zip(names, counts, strict=True)]
-    without = f"; {num_missing} without a label" if num_missing else ""
-    return messages.some(listed, quoted=False) + without
 
 
 def check_trainable(source: Source) -> None:

@@ -20,6 +20,13 @@ _SPELLINGS = {
     "test": ("test", "testing", "tst"),
     "eval": ("eval", "evaluation", "evaluate"),
 }
+HELD_OUT = ("train", "validation")
+"""The splits of a set that has none of its own: the part to train on, and the part held out."""
+WHOLE = "all"
+"""The specification of all of a set."""
+SLICE_SEED = 0
+"""Of the order of names that slices are cut from."""
+
 _ROLES = {spelling: role for role, spellings in _SPELLINGS.items() for spelling in spellings}
 # Words beside them that change nothing: "train_set", "TestData", "images_val", "trainset".
 _FILLERS = frozenset(
@@ -208,7 +215,7 @@ def parse(spec: str, known: Iterable[str]) -> list[Slice]:
     names = list(known)
     if spec in names:
         return [Slice(spec)]
-    if spec == "all":
+    if spec == WHOLE:
         return [Slice(name) for name in names]
     return [_parse_slice(term.strip(), spec) for term in spec.split("+")]
 

@@ -15,35 +15,22 @@ from tl_jax.data import splits
 from tl_jax.data.source import Example, Source, SourceLike, as_source
 
 
-class Subset(Source):
+class Selection(Source):
     """Some examples of a source, in the source's order; itself a source.
 
     Attributes:
       source: the source that the examples belong to.
       indices: indices of the examples in `source`, each once.
-      record: what identifies the subset, as JSON: `kind` ("few_shot" or "carve"), `seed`, `shots`
-        or `fraction`, `count`, and `sha256` of the indices (as little-endian 64-bit integers); if
-        `source` is a subset too, `of` is its record.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        split: str,
-        indices: Sequence[int],
-        record: Mapping[str, Any],
-        note: str = "",
-    ) -> None:
+    def __init__(self, source: Source, split: str, indices: Sequence[int], note: str = "") -> None:
+        """Keeps the examples at some indices; `note` says which, if anything is to be said."""
         self.source = source
         self.name, self.split = source.name, split
         self.tasks, self.skipped = source.tasks, source.skipped
         self.value_range = source.value_range
         self.notes = (*source.notes, note) if note else source.notes
         self.indices = tuple(sorted(indices))
-        digest = hashlib.sha256(np.asarray(self.indices, "<i8").tobytes()).hexdigest()
-        self.record = {**record, "count": len(self.indices), "sha256": digest}
-        if isinstance(source, Subset):
-            self.record["of"] = source.record
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -72,6 +59,32 @@ class Subset(Source):
     def single_class_hint(self) -> str:
         """As in `Source`."""
         return self.source.single_class_hint()
+
+
+class Subset(Selection):
+    """Examples that a rule chose, with the record of the rule.
+
+    Attributes:
+      source, indices: as in `Selection`.
+      record: what identifies the subset, as JSON: `kind` ("few_shot" or "carve"), `seed`, `shots`
+        or `fraction`, `count`, and `sha256` of the indices (as little-endian 64-bit integers); if
+        `source` is a subset too, `of` is its record.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        split: str,
+        indices: Sequence[int],
+        record: Mapping[str, Any],
+        note: str = "",
+    ) -> None:
+        """Keeps the examples at some indices, chosen as `record` and `note` say."""
+        super().__init__(source, split, indices, note)
+        digest = hashlib.sha256(np.asarray(self.indices, "<i8").tobytes()).hexdigest()
+        self.record = {**record, "count": len(self.indices), "sha256": digest}
+        if isinstance(source, Subset):
+            self.record["of"] = source.record
 
 
 def few_shot(source: Source | SourceLike, shots: int, *, seed: int) -> Subset:

@@ -90,7 +90,7 @@ def initial_variables(
     preprocess: Preprocess,
     mesh: Mesh,
     *,
-    weights: Pretrained | None = None,
+    weights: Pretrained | None,
 ) -> Initial:
     """Returns what training starts from.
 
@@ -101,15 +101,14 @@ def initial_variables(
         class means.
       preprocess: the evaluation transform.
       mesh: devices.
-      weights: of `read_weights`; None to read them now.
+      weights: of `read_weights`; None for random ones.
 
     Raises:
-      WeightsError, StateDictError: if the weights cannot be found, or do not fit.
+      WeightsError, StateDictError: if the weights do not fit.
       ValueError: if the classes cannot be mapped, or a class has no example.
     """
     network = model.model if isinstance(model, Adapted) else model
     key = jax.random.key(config.train.seed)
-    weights = weights or read_weights(config)
     if weights is None:
         image = jnp.zeros((1, *preprocess.size, 3), jnp.float32)
         initial = Initial(jax.jit(network.init)(key, image), None)

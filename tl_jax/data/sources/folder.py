@@ -18,9 +18,6 @@ from tl_jax.data.sources.options import OpenOptions
 
 OPTIONS = frozenset({"on_corrupt", "value_range"})
 
-_SLICE_SEED = 0
-_HELD_OUT = ("train", "validation")
-_WHOLE = "all"
 
 FilesByClass = Mapping[str, Sequence[Path]]
 
@@ -112,8 +109,8 @@ def open(address: str, split: str, options: OpenOptions) -> FolderSource:
     root = _existing(address)
     layout = folder_layout.find(root)
     slices = _parse(layout, split)
-    if not layout.splits and split == _WHOLE:
-        read = {_WHOLE: _whole(layout, options)}
+    if not layout.splits and split == splits.WHOLE:
+        read = {splits.WHOLE: _whole(layout, options)}
     elif layout.splits:
         read = _read_splits(layout, {each.split for each in slices}, options)
     else:
@@ -134,7 +131,7 @@ def open(address: str, split: str, options: OpenOptions) -> FolderSource:
 def split_names(address: str, options: OpenOptions) -> tuple[str, ...]:
     """Returns the usual names of the split folders, or of the splits that are held out."""
     del options
-    return own_splits(address) or _HELD_OUT
+    return own_splits(address) or splits.HELD_OUT
 
 
 def own_splits(address: str) -> tuple[str, ...]:
@@ -160,9 +157,11 @@ def _existing(address: str) -> Path:
 def _parse(layout: Layout, split: str) -> list[splits.Slice]:
     root = layout.root
     if not layout.splits:
-        if split == _WHOLE:
-            return [splits.Slice(_WHOLE)]
-        return splits.parse_known(split, _HELD_OUT, name=f"{root}, which has no split folders")
+        if split == splits.WHOLE:
+            return [splits.Slice(splits.WHOLE)]
+        return splits.parse_known(
+            split, splits.HELD_OUT, name=f"{root}, which has no split folders"
+        )
     for each in splits.parse(split, layout.splits):
         name = splits.canonical_name(each.split)
         if name in layout.unlabelled and name not in layout.splits:
@@ -269,7 +268,7 @@ def _held_out(layout: Layout, options: OpenOptions) -> dict[str, _Split]:
     splits.check_fraction(fraction, name="validation_fraction")
     classes = folder_layout.read_classes(root, place=str(root))
     corrupt = _corrupt(root, classes, str(root), options)
-    files: dict[str, dict[str, list[Path]]] = {split: {} for split in _HELD_OUT}
+    files: dict[str, dict[str, list[Path]]] = {split: {} for split in splits.HELD_OUT}
     for label, found in classes.items():
         good = [path for path in found.files if path not in corrupt]
         if len(good) < 2:
@@ -278,12 +277,14 @@ def _held_out(layout: Layout, options: OpenOptions) -> dict[str, _Split]:
                 f"class {label!r} in {root} has {have}; a class needs two, one to train on and "
                 "one to hold out"
             )
-        for split, part in zip(_HELD_OUT, _divide(root, good, options, nonempty=True), strict=True):
+        for split, part in zip(
+            splits.HELD_OUT, _divide(root, good, options, nonempty=True), strict=True
+        ):
             files[split][label] = part
     sides = _divide(root, list(corrupt), options, nonempty=False)
     skipped = {
         split: _problems({path: corrupt[path] for path in side})
-        for split, side in zip(_HELD_OUT, sides, strict=True)
+        for split, side in zip(splits.HELD_OUT, sides, strict=True)
     }
     notes = (
         f"no split folders in {root}: about {fraction:g} of each class is held out as "
@@ -291,7 +292,7 @@ def _held_out(layout: Layout, options: OpenOptions) -> dict[str, _Split]:
         *_beside(root),
         *folder_layout.notes(root, classes),
     )
-    return {split: _Split(files[split], skipped[split], notes) for split in _HELD_OUT}
+    return {split: _Split(files[split], skipped[split], notes) for split in splits.HELD_OUT}
 
 
 def _whole(layout: Layout, options: OpenOptions) -> _Split:
@@ -365,7 +366,7 @@ def _slice(root: Path, part: splits.Slice, read: _Split) -> FolderSource:
     positions = part.positions(len(paths))
     if len(positions) < len(paths):
         names = [path.relative_to(root).as_posix() for path in paths]
-        order = splits.shuffled(names, seed=_SLICE_SEED)
+        order = splits.shuffled(names, seed=splits.SLICE_SEED)
         chosen = set(order[positions.start : positions.stop])
         indices = [i for i, name in enumerate(names) if name in chosen]
         paths, classes = [paths[i] for i in indices], [classes[i] for i in indices]

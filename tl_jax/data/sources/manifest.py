@@ -23,8 +23,6 @@ from tl_jax.data.sources.options import OpenOptions
 
 OPTIONS = frozenset({"on_corrupt", "labels", "image_column", "value_range"})
 
-_WHOLE = "all"
-
 
 @dataclasses.dataclass(frozen=True)
 class ManifestSource(Source):
@@ -161,7 +159,7 @@ def open(address: str, split: str, options: OpenOptions) -> ManifestSource:
 def split_names(address: str, options: OpenOptions) -> tuple[str, ...]:
     """Returns the names of the splits in the table, or of those that are held out."""
     del options
-    return own_splits(address) or manifest_rows.HELD_OUT
+    return own_splits(address) or splits.HELD_OUT
 
 
 def own_splits(address: str) -> tuple[str, ...]:
@@ -206,8 +204,8 @@ def _divided(
         said = manifest_rows.check_pictures(images, names, labels, rows)
         return _Parts(rows, spelled, names, {}, (f"splits: {splits.listed(rows, spelled)}", *said))
     notes = manifest_rows.check_pictures(images, names, labels, {})
-    if split == _WHOLE:
-        return _Parts({_WHOLE: np.arange(len(table))}, {}, names, {}, notes)
+    if split == splits.WHOLE:
+        return _Parts({splits.WHOLE: np.arange(len(table))}, {}, names, {}, notes)
     reasons = {}
     if options.verify and options.on_corrupt == "skip":
         every = np.arange(len(table))

@@ -15,10 +15,6 @@ from tl_jax.data.sources import tables
 from tl_jax.data.sources.manifest_images import ImageColumn
 from tl_jax.data.sources.options import OpenOptions
 
-HELD_OUT = ("train", "validation")
-
-_SLICE_SEED = 0
-
 Labels = tuple[Task, np.ndarray]
 """The task of a column, and the labels of all rows."""
 
@@ -158,7 +154,7 @@ def hold_out(
         known = [] if task.multi_label else [int(each) for each in targets[rows] if each >= 0]
         strata.setdefault(0 if task.multi_label else known[0] if known else -1, []).append(name)
     _check_two_each(table, task, strata, rows_of)
-    held: dict[str, list[int]] = {split: [] for split in HELD_OUT}
+    held: dict[str, list[int]] = {split: [] for split in splits.HELD_OUT}
     for label, members in strata.items():
         parts = splits.hold_out(
             members,
@@ -166,7 +162,7 @@ def hold_out(
             seed=options.seed,
             nonempty=label >= 0 and len(members) > 1,
         )
-        for split, part in zip(HELD_OUT, parts, strict=True):
+        for split, part in zip(splits.HELD_OUT, parts, strict=True):
             held[split] += [row for name in part for row in rows_of[name]]
     sides = splits.hold_out(
         list(dict.fromkeys(names[row] for row in corrupt)),
@@ -176,7 +172,7 @@ def hold_out(
     )
     skipped = {
         split: [row for row in corrupt if names[row] in set(side)]
-        for split, side in zip(HELD_OUT, sides, strict=True)
+        for split, side in zip(splits.HELD_OUT, sides, strict=True)
     }
     return {s: np.sort(np.asarray(rows, np.int64)) for s, rows in held.items()}, skipped
 
@@ -222,7 +218,7 @@ def select(
             row_of = {f"{images.key(row)}#{row}": int(row) for row in rows}
             first: dict[str, int] = {}
             places = {}
-            for place_in_order, key in enumerate(splits.shuffled(row_of, seed=_SLICE_SEED)):
+            for place_in_order, key in enumerate(splits.shuffled(row_of, seed=splits.SLICE_SEED)):
                 row = row_of[key]
                 places[row] = first.setdefault(names[row], place_in_order)
             rows = np.asarray([row for row in rows if places[int(row)] in positions], np.int64)
