@@ -5,8 +5,8 @@
 Lite0 is trained by `experiments.defaults_torch`, which does what tl_jax does and compiles nothing,
 on subsets that take 10 to 60 seconds. A setting differs from `BASE` in a few options; its name says
 in which. One row of one seed says little, because the epoch is chosen by 106 or 200 pictures: two
-seeds of one setting differ by some two points, and on 150 stamps by up to eight. So the mean over
-the subsets decides. The rows are in `search/` of the folder of results, the table in `search.md`.
+seeds of tl_jax's defaults differ by three points on stamps-20. So the mean over the subsets
+decides. The rows are in `search/` of the folder of results, the table in `search.md`.
 The rows that are there took the epoch of the smallest loss of those with the best accuracy; the
 script now takes the first, as tl_jax does.
 
