@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -30,6 +31,7 @@ from tl_jax.data.loading.order import Uniform
 from tl_jax.data.loading.readers import TrainReader
 from tl_jax.data.preprocess import Preprocess
 from tl_jax.data.sources.arrays import from_arrays
+from tl_jax.models import layers
 from tl_jax.run.experiment import Experiment
 from tl_jax.training import optim, recalibrate, sharding, state, step
 from tl_jax.training.checkpoint import Checkpoints
@@ -145,3 +147,57 @@ def read_from_device_caches(folder: Path) -> None:
     expected = evaluate(13, batch_size=8)
     for _ in range(2):
         assert_same(list(evaluated), expected)
+
+
+def convolve(folder: Path) -> None:
+    """Compares gradients of convolutions over all devices with those of one, by three ways."""
+    del folder
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((DEVICES, 9, 9, 16), dtype=np.float32)
+    layout = [(3, 2, 1), (1, 1, 1), (5, 1, 16), (3, 1, 2)]  # Side, stride, groups: all forms.
+    kernels = [
+        rng.standard_normal((side, side, 16 // groups, 16), dtype=np.float32) / (side * 4)
+        for side, _, groups in layout
+    ]
+    P = jax.sharding.PartitionSpec
+    mesh = sharding.data_mesh()
+    axis = mesh.axis_names[0]
+
+    def outputs(x: jax.Array, kernels: list[jax.Array]) -> jax.Array:
+        for kernel, (_, stride, _) in zip(kernels, layout, strict=True):
+            x = jnp.sin(layers.convolve(x, kernel, stride=stride, padding="symmetric"))
+        return x
+
+    def of_batch(x: jax.Array, kernels: list[jax.Array]) -> Any:
+        return jax.grad(lambda *args: jnp.sum(outputs(*args)), (0, 1))(x, kernels)
+
+    def of_part(x: jax.Array, kernels: list[jax.Array]) -> Any:
+        on_x, on_kernels = of_batch(x, kernels)
+        return on_x, jax.lax.psum(on_kernels, axis)
+
+    expected = jax.jit(of_batch)(x, kernels)
+    divided = jax.NamedSharding(mesh, P(axis))
+    whole = jax.NamedSharding(mesh, P())
+    by_jit = (
+        jax.jit(of_batch, in_shardings=(divided, whole), out_shardings=(divided, whole))
+        .lower(x, kernels)
+        .compile()
+    )
+    # Each device convolves its own images; only the kernels' gradients are added up.
+    assert "all-reduce" in by_jit.as_text()
+    for moved in ("all-gather", "all-to-all", "collective-permute"):
+        assert moved not in by_jit.as_text(), moved
+    # Inside `shard_map` the sum over devices comes with the kernel being the same on all.
+    by_map = jax.jit(
+        jax.shard_map(of_batch, mesh=mesh, in_specs=(P(axis), P()), out_specs=(P(axis), P()))
+    )
+    by_pmap = jax.pmap(of_part, axis_name=axis, in_axes=(0, None), out_axes=(0, None))
+    on_x, on_kernels = by_pmap(x[:, None], kernels)
+    for found in (
+        by_jit(jax.device_put(x, divided), jax.device_put(kernels, whole)),
+        by_map(x, kernels),
+        (on_x[:, 0], on_kernels),
+    ):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected
+        )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from tl_jax import arguments, messages, trees
-from tl_jax.models.layers import around_calls, as_on_accelerators
+from tl_jax.models.layers import around_calls
 from tl_jax.models.model import Model, check_model
 
 
@@ -142,7 +142,7 @@ def output_shapes(
     trees.params_of(variables)
     arguments.sizes("image_shape", image_shape, "(1, 224, 224, 3)")
     images = jax.ShapeDtypeStruct(tuple(image_shape), jnp.float32)
-    with recording() as calls, as_on_accelerators():
+    with recording() as calls:
         # A new function: jax caches traces by function, and would not call the modules again.
         jax.eval_shape(lambda *args: model.apply(*args), variables, images)
     shapes: dict[trees.Path, list[Any]] = {}

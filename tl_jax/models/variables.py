@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from tl_jax import arguments, messages, trees
-from tl_jax.models.layers import as_on_accelerators, as_shapes
+from tl_jax.models.layers import as_shapes, convolution_form
 from tl_jax.models.model import Model
 from tl_jax.models.network import Network
 from tl_jax.weights.state_dict import Slot, StateDictError, slots_of_variables, to_flax
@@ -170,7 +170,7 @@ def _draw(model: Network, paths: Sequence[trees.Path]) -> dict[trees.Path, jax.A
     @jax.jit
     def draw() -> list[jax.Array]:
         image = _abstract_image(model)
-        with as_on_accelerators():
+        with convolution_form("general"):  # The convolutions are not computed.
             variables = model.init(jax.random.key(0), jnp.zeros(image.shape, image.dtype))
         flat = trees.flatten(variables)
         return [flat[path] for path in paths]

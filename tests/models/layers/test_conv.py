@@ -14,6 +14,7 @@ from tests.support.torch_layers import KEY, converted, maps, nchw, nhwc
 from tl_jax.models import layers
 
 timm = import_timm()
+pytestmark = pytest.mark.usefixtures("without_and_with_onednn")
 
 
 def assert_equal(pairs: dict, size: tuple[int, int]) -> None:
@@ -107,27 +108,3 @@ def test_symmetric_padding_is_not_same_padding():
 def test_groups_that_do_not_divide_the_channels_are_an_error():
     with pytest.raises(ValueError, match="8 input and 9 output channels; both must be multiples"):
         layers.Conv(9, 3, groups=2, name="c").init(KEY, maps(1, 4, 4, 8))
-
-
-def test_both_forms_of_a_convolution_are_equal():
-    """The form for CPUs, and the one that accelerators run."""
-    convs = [layers.Conv(8, side, 2, groups=groups) for side, groups in [(1, 1), (3, 8), (3, 2)]]
-    x = maps(2, 9, 12, 8)
-    variables = [conv.init(KEY, x) for conv in convs]
-
-    def traced():
-        def outputs(variables, x):
-            ys = [conv.apply(v, x) for conv, v in zip(convs, variables, strict=True)]
-            return sum(jnp.sum(jnp.square(y)) for y in ys), ys
-
-        # A new function each time: one that is traced already keeps its form.
-        return jax.jit(jax.grad(outputs, argnums=(0, 1), has_aux=True)).trace(variables, x)
-
-    here = traced()
-    with layers.as_on_accelerators():
-        there = traced()
-    again = traced()
-    assert str(here.jaxpr).count("platform_index") == str(again.jaxpr).count("platform_index") > 0
-    assert "platform_index" not in str(there.jaxpr)
-    ours, theirs = (each.lower().compile()(variables, x) for each in (here, there))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)

@@ -1,4 +1,4 @@
-"""Tests that networks are traced in other forms within a context, and only there."""
+"""Tests that networks are traced for their shapes within a context, and only there."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def test_for_shapes_no_kernel_is_drawn_and_nothing_is_normalised():
 
 
 def test_a_context_ends_with_an_error_too():
-    with pytest.raises(RuntimeError), layers.as_shapes(), layers.as_on_accelerators():
+    with pytest.raises(RuntimeError), layers.as_shapes():
         raise RuntimeError
     variables = TinyNet().init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
     assert np.std(variables["params"]["conv1"]["kernel"]) > 0.01

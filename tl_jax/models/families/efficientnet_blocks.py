@@ -175,16 +175,9 @@ class CondConv(nn.Module):
         x = x.astype(self.dtype)
         if size == 1 and self.groups == 1 and self.stride == 1:
             return jnp.einsum("bhwi,bio->bhwo", x, kernels[:, 0, 0])
-        return self.convolve(x, kernels)
-
-    # A method with this name and keyword, so that the interceptors of `layers.tracing` reach it.
-    def convolve(self, x: jax.Array, kernels: jax.Array, *, cpu_forms: bool = True) -> jax.Array:
-        """Convolves each image of [B, H, W, I] with its own kernel, [B, h, w, I / groups, O]."""
 
         def convolve_one(image: jax.Array, kernel: jax.Array) -> jax.Array:
-            return layers.convolve(
-                image[None], kernel, stride=self.stride, padding=self.padding, cpu_forms=cpu_forms
-            )[0]
+            return layers.convolve(image[None], kernel, stride=self.stride, padding=self.padding)[0]
 
         return jax.vmap(convolve_one)(x, kernels)
 

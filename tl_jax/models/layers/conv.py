@@ -1,8 +1,7 @@
-"""Convolutions: torch's padding, weight standardisation, and fast forms for each platform."""
+"""Convolutions as modules: torch's padding and initial values, and weight standardisation."""
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -10,9 +9,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from tl_jax.models.layers.convolution import convolution
 from tl_jax.models.layers.initializers import kaiming_fan_out
 from tl_jax.models.layers.padding import Pads, Size, same_pads
-from tl_jax.models.layers.types import Dtype, Initializer, at_least_float32
+from tl_jax.models.layers.types import Dtype, Initializer
 
 Padding = int | Size | Literal["symmetric", "same"]
 
@@ -55,12 +55,9 @@ class Conv(nn.Module):
         shape = (*_pair(self.kernel_size), x.shape[-1] // self.groups, self.features)
         kernel = self.standardise(self.raw_kernel(shape))
         y = self.convolve(x.astype(self.dtype), kernel.astype(self.dtype))
-        if self.use_bias:
-            bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-            y = y + bias.astype(self.dtype)
-        return y
+        return self.add_bias(y) if self.use_bias else y
 
-    # Methods, so that the interceptors of `layers.tracing` reach them.
+    # Methods, so that interceptors reach them.
 
     def raw_kernel(self, shape: tuple[int, ...]) -> jax.Array:
         """Returns the parameter, [height, width, inputs / groups, features]."""
@@ -71,9 +68,14 @@ class Conv(nn.Module):
         """Returns the kernel that the convolution uses."""
         return kernel
 
-    def convolve(self, x: jax.Array, kernel: jax.Array, *, cpu_forms: bool = True) -> jax.Array:
+    def convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Convolves [B, H, W, I] with a kernel of the same type, as the function `convolve`."""
-        return convolve(x, kernel, stride=self.stride, padding=self.padding, cpu_forms=cpu_forms)
+        return convolve(x, kernel, stride=self.stride, padding=self.padding)
+
+    def add_bias(self, y: jax.Array) -> jax.Array:
+        """Adds the parameter, [O], to a map."""
+        bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+        return y + bias.astype(self.dtype)
 
 
 class StdConv(Conv):
@@ -132,83 +134,15 @@ def _explicit_pads(padding: Padding, kernel: Size, stride: int, image: Sequence[
     return (rows, rows), (columns, columns)
 
 
-def convolve(
-    x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding, cpu_forms: bool = True
-) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding) -> jax.Array:
     """Convolves [B, H, W, I] with [h, w, I / groups, O], in the form that suits the platform.
-
-    XLA's own convolutions are slow on a CPU where the kernel is 1x1, depthwise or grouped (one to
-    two orders of magnitude in the gradients of the last two), so these are matrix products and sums
-    of shifted products on that platform. Only the order of the additions differs.
 
     Args:
       x: images or feature maps.
       kernel: of the same type.
       stride: step in both directions, in pixels.
       padding: as that of `Conv`.
-      cpu_forms: False uses XLA's convolution on every platform.
     """
-    height, width, group_inputs, _ = kernel.shape
-    groups = x.shape[-1] // group_inputs
-    pads = _explicit_pads(padding, (height, width), stride, x.shape[1:3])
-
-    def general(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=(stride, stride),
-            padding=pads,
-            feature_group_count=groups,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-
-    if not cpu_forms:
-        return general(x, kernel)
-    if groups > 1:
-        product = _depthwise if kernel.shape[2:] == (1, groups) else _grouped
-        on_cpu = functools.partial(_shifted, product, stride=stride, pads=pads)
-    elif (height, width) == (1, 1) and pads == ((0, 0), (0, 0)):
-        on_cpu = functools.partial(_pointwise, stride=stride)
-    else:
-        return general(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=general)
-
-
-def _pointwise(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
-    return x[:, ::stride, ::stride] @ kernel[0, 0]
-
-
-def _shifted(
-    product: Callable[[jax.Array, jax.Array], jax.Array],
-    x: jax.Array,
-    kernel: jax.Array,
-    *,
-    stride: int,
-    pads: Pads,
-) -> jax.Array:
-    """Sums the products of the image, shifted to each place of the kernel, with its weights."""
     height, width = kernel.shape[:2]
-    padded = jnp.pad(at_least_float32(x), ((0, 0), *pads, (0, 0)))
-    rows, columns = (
-        (n - side) // stride * stride + 1
-        for n, side in zip(padded.shape[1:3], (height, width), strict=True)
-    )
-    total = sum(
-        product(padded[:, i : i + rows : stride, j : j + columns : stride], kernel[i, j])
-        for i in range(height)
-        for j in range(width)
-    )
-    return jnp.asarray(total, x.dtype)
-
-
-def _depthwise(x: jax.Array, weights: jax.Array) -> jax.Array:
-    return x * weights[0]
-
-
-def _grouped(x: jax.Array, weights: jax.Array) -> jax.Array:
-    """Multiplies each group of [B, H, W, I] with its share of the weights [I / groups, O]."""
-    inputs, outputs = weights.shape
-    groups = x.shape[-1] // inputs
-    x = x.reshape(*x.shape[:3], groups, inputs)
-    weights = weights.reshape(inputs, groups, outputs // groups).astype(x.dtype)
-    return jnp.einsum("bhwgi,igo->bhwgo", x, weights).reshape(*x.shape[:3], outputs)
+    pads = _explicit_pads(padding, (height, width), stride, x.shape[1:3])
+    return convolution(x, kernel, stride=stride, pads=pads)
