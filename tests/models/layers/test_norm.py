@@ -134,3 +134,111 @@ def test_batch_norm_refuses_a_single_value_per_channel():
     variables = layer.init(KEY, x, train=False)
     with pytest.raises(ValueError, match="one value per channel"):
         layer.apply(variables, x, train=True, mutable=["batch_stats"])
+
+
+# ---- derivatives of BatchNorm
+
+
+def plain_batch_norm(x, scale, bias, *, train: bool):
+    """The definition step by step, with jax's own derivatives; statistics 0.2 and 0.5 at first."""
+    mean, var = (x.mean((0, 1, 2)), x.var((0, 1, 2))) if train else (0.2, 0.5)
+    y = (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias
+    count = x.size // x.shape[-1]
+    running = 0.9 * 0.2 + 0.1 * mean, 0.9 * 0.5 + 0.1 * var * count / (count - 1)
+    return y, running if train else (0.2, 0.5)
+
+
+def our_batch_norm(x, scale, bias, *, train: bool):
+    variables = {
+        "params": {"scale": scale, "bias": bias},
+        "batch_stats": {"mean": jnp.full(x.shape[-1], 0.2), "var": jnp.full(x.shape[-1], 0.5)},
+    }
+    layer = layers.BatchNorm(dtype=scale.dtype)
+    y, updated = layer.apply(variables, x, train=train, mutable=["batch_stats"])
+    return y, (updated["batch_stats"]["mean"], updated["batch_stats"]["var"])
+
+
+def derivatives(batch_norm, x, scale, bias, weights, *, train: bool) -> dict:
+    """Reverse mode of outputs and statistics, forward mode, second derivatives, and vmap."""
+
+    def value(x, scale, bias):
+        y, (mean, var) = batch_norm(x, scale, bias, train=train)
+        return jnp.sum(weights * jnp.sin(y)) + jnp.sum(jnp.cos(3 * mean) + jnp.exp(var))
+
+    inputs, direction = (x, scale, bias), (weights, bias, scale)
+    grads = jax.grad(value, (0, 1, 2))
+    halves = x.reshape(2, -1, *x.shape[1:])
+    return {
+        "grads": grads(*inputs),
+        "jvp": jax.jvp(value, inputs, direction)[1],
+        "second": jax.jvp(grads, inputs, direction)[1],
+        "vmap": jax.vmap(lambda x: batch_norm(x, scale, bias, train=train)[0])(halves),
+    }
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_batch_norms_derivatives_are_those_of_the_definition(train):
+    with jax.enable_x64(True):
+        x, weights = (jnp.asarray(maps(4, 3, 5, 6, seed=seed), jnp.float64) for seed in (0, 1))
+        scale, bias = (jnp.linspace(low, 2.0, 6) for low in (0.5, -1.0))
+        ours, expected = (
+            jax.jit(functools.partial(derivatives, batch_norm, train=train))(
+                x, scale, bias, weights
+            )
+            for batch_norm in (our_batch_norm, plain_batch_norm)
+        )
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-10), ours, expected
+    )
+
+
+def test_a_bfloat16_map_is_normalised_in_float32():
+    x = jnp.asarray(maps(64, 4, 4, 3) + 3, jnp.bfloat16)
+    found, expected = (
+        batch_norm(x.astype(dtype), jnp.ones(3), jnp.zeros(3), train=True)
+        for batch_norm, dtype in ((our_batch_norm, x.dtype), (plain_batch_norm, jnp.float32))
+    )
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, expected
+    )
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_batch_norms_gradients_equal_torchs(train):
+    x, weights = maps(4, 3, 5, 8), maps(4, 3, 5, 8, seed=1)
+    module = timm.layers.BatchNormAct2d(8)
+    randomise(module)
+    layer = layers.BatchNorm(act=layers.relu)
+    variables = converted(layer, module, x, train=False)
+
+    def value(params, x):
+        y, _ = layer.apply({**variables, "params": params}, x, train=train, mutable=["batch_stats"])
+        return jnp.sum(y * weights)
+
+    ours, dx = jax.jit(jax.grad(value, (0, 1)))(variables["params"], x)
+    images = nchw(x).requires_grad_()
+    (module.train(train)(images) * nchw(weights)).sum().backward()
+    np.testing.assert_allclose(dx, nhwc(images.grad), rtol=1e-4, atol=2e-6)
+    np.testing.assert_allclose(ours["scale"], module.weight.grad, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ours["bias"], module.bias.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norms_gradient_over_a_named_axis_is_that_of_the_whole_batch():
+    x, weights = maps(4, 3, 2, 2, 5), maps(4, 3, 2, 2, 5, seed=1)
+    whole, split = layers.BatchNorm(), layers.BatchNorm(axis_name="devices")
+    variables = whole.init(KEY, x[0], train=False)
+
+    def value(apply, params, x, weights):
+        y, _ = apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
+        return jnp.sum(y * weights)
+
+    def split_value(params, x):
+        parts = jax.vmap(functools.partial(value, split.apply), (None, 0, 0), axis_name="devices")
+        return jnp.sum(parts(params, x, weights))
+
+    merged = (array.reshape(12, 2, 2, 5) for array in (x, weights))
+    found = jax.jit(jax.grad(split_value, (0, 1)))(variables["params"], x)
+    expected = jax.grad(functools.partial(value, whole.apply), (0, 1))(variables["params"], *merged)
+    found = (found[0], found[1].reshape(12, 2, 2, 5))
+    assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(assert_close, found, expected)

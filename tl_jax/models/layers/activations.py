@@ -4,10 +4,18 @@ They are functions of this module, so that a network that has one as a field can
 compared; jax's own are objects that pickle does not find under their names.
 """
 
+import functools
+
 import jax
 from flax import linen as nn
 
 from tl_jax.models.layers.types import Act
+
+# GELU keeps nothing but its input for the gradient. Else the values of erf or tanh would be kept as
+# maps of their own, which a GPU writes and reads: the compiler does not compute an exponential
+# twice by itself.
+_gelu = jax.checkpoint(functools.partial(jax.nn.gelu, approximate=False))
+_gelu_tanh = jax.checkpoint(functools.partial(jax.nn.gelu, approximate=True))
 
 
 def relu(x: jax.Array) -> jax.Array:
@@ -42,12 +50,12 @@ def hard_swish(x: jax.Array) -> jax.Array:
 
 def gelu(x: jax.Array) -> jax.Array:
     """Returns the exact GELU, torch's default; JAX's is the tanh approximation."""
-    return jax.nn.gelu(x, approximate=False)
+    return _gelu(x)
 
 
 def gelu_tanh(x: jax.Array) -> jax.Array:
     """Returns the tanh approximation of GELU."""
-    return jax.nn.gelu(x, approximate=True)
+    return _gelu_tanh(x)
 
 
 def identity(x: jax.Array) -> jax.Array:

@@ -4,13 +4,12 @@ Each takes the keyword `train`, so that any of them can replace BatchNorm; only 
 statistics use it.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from tl_jax.models.layers import batch_statistics
 from tl_jax.models.layers.types import Act, Dtype, Initializer, at_least_float32
 
 # Layers with running statistics sow each batch's mean, biased variance and count into this
@@ -57,47 +56,28 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         mean, var = running_mean.value, running_var.value
-        x = at_least_float32(x)
         if train and not self.is_initializing():
-            mean, var, count = _moments(x, running_mean.value, self.axis_name)
+            count = batch_statistics.count(x, self.axis_name)
+            mean, var = batch_statistics.moments(x, running_mean.value, self.axis_name)
             self.sow(BATCH_MOMENTS, "moments", (mean, var, count))
             unbiased = var * (count / (count - 1))
             running_mean.value += self.momentum * (mean - running_mean.value)
             running_var.value += self.momentum * (unbiased - running_var.value)
+            return self.finish(batch_statistics.normalized(x, mean, var, scale, bias, self.epsilon))
         return self.normalize(x, mean, var, scale, bias)
 
-    # A method, so that the interceptors of `layers.tracing` reach it.
+    # A method, so that the interceptors of `layers.tracing` and `layers.folding` reach it.
     def normalize(
         self, x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array
     ) -> jax.Array:
-        """Returns `act((x - mean) / sqrt(var + epsilon) * scale + bias)` in `dtype`."""
-        y = (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
+        """Returns the result by the running statistics."""
+        return self.finish(batch_statistics.normalized(x, mean, var, scale, bias, self.epsilon))
+
+    @nn.nowrap
+    def finish(self, y: jax.Array) -> jax.Array:
+        """Returns a normalised map as the layer does: in `dtype`, and activated."""
         y = y.astype(self.dtype)
         return y if self.act is None else self.act(y)
-
-
-def _moments(
-    x: jax.Array, shift: jax.Array, axis_name: str | None
-) -> tuple[jax.Array, jax.Array, int]:
-    """Returns mean, biased variance and number of values of each channel, in one pass over `x`.
-
-    The deviations are taken from `shift`, any constant near the mean (the running mean), because
-    the plain E[x^2] - E[x]^2 loses digits in float32 where the mean is large.
-    """
-    axes = tuple(range(x.ndim - 1))
-    count = math.prod(x.shape[:-1])
-    deviation = x - lax.stop_gradient(shift)
-    first, second = jnp.mean(deviation, axes), jnp.mean(jnp.square(deviation), axes)
-    if axis_name is not None:
-        first, second = lax.pmean((first, second), axis_name)
-        count = count * lax.psum(1, axis_name)
-    # An empty map is left to the network, which knows how large its images must be.
-    if count < 2 and 0 not in x.shape:
-        raise ValueError(
-            f"BatchNorm in training mode got an input of shape {x.shape}, one value per channel; "
-            "use more images per batch or larger ones, or freeze the layer"
-        )
-    return first + shift, jnp.maximum(second - jnp.square(first), 0.0), count
 
 
 class _Affine(nn.Module):
@@ -208,7 +188,9 @@ class EvoNormB0(_Affine):
         v = self.param("v", nn.initializers.ones, shape, jnp.float32)
         var = running_var.value
         if train and not self.is_initializing():
-            mean, var, count = _moments(x, jnp.mean(x, (0, 1, 2)), self.axis_name)
+            count = batch_statistics.count(x, self.axis_name)
+            shift = lax.stop_gradient(jnp.mean(x, (0, 1, 2)))
+            mean, var = batch_statistics.moments(x, shift, self.axis_name)
             self.sow(BATCH_MOMENTS, "moments", (mean, var, count))
             unbiased = lax.stop_gradient(var) * (count / (count - 1))
             running_var.value += self.momentum * (unbiased - running_var.value)

@@ -10,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
+from tl_jax.models.layers import max_pool
 from tl_jax.models.layers.padding import Pads, same_pads
 from tl_jax.models.layers.types import at_least_float32
 
@@ -34,7 +35,7 @@ class MaxPool(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         pads = _pads(x.shape[1:3], self.window, self.stride, self.padding, ceil=self.ceil_mode)
-        return nn.max_pool(x, (self.window,) * 2, (self.stride,) * 2, padding=pads)
+        return max_pool.max_pool(x, self.window, self.stride, pads)
 
 
 class AvgPool(nn.Module):
