@@ -100,7 +100,7 @@ def compare(name: str) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in network.parameters()),
         "layers": count_layers(network),
     }
-    with layers.as_on_accelerators():
+    with layers.convolution_form("general"):
         relative_errors, exported = compare_networks(architecture, build(name), network, x)
     deep = about["layers"] > DEEP
     return {"name": name} | about | summarise(name, relative_errors, exported, deep=deep)

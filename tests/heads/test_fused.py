@@ -20,7 +20,6 @@ from tl_jax import trees
 from tl_jax.heads.classifier import Classifier
 from tl_jax.heads.fused import Fused, Fusion
 from tl_jax.heads.head import MLP, Cosine, Linear
-from tl_jax.models.layers import as_on_accelerators
 from tl_jax.models.network import Network
 from tl_jax.models.registry import FAMILIES, create_model
 from tl_jax.models.variables import abstract_variables
@@ -66,8 +65,7 @@ def variables(model):
 def test_every_family_can_be_fused(name):
     model = Fused(create_model(name, num_classes=11), Fusion(Linear(5)))
     images = jax.ShapeDtypeStruct((2, 96, 96, 3), jnp.float32)
-    with as_on_accelerators():  # The same shapes, traced in half the time.
-        logits, variables = jax.eval_shape(model.init_with_output, KEY, images)
+    logits, variables = jax.eval_shape(model.init_with_output, KEY, images)
     names = trees.names(variables["params"])
     # A Linen name may hold dots, so the subtree is found by its dotted name.
     kept = [key for key in names if trees.is_under(key, model.pretrained_classifier)]
@@ -75,8 +73,7 @@ def test_every_family_can_be_fused(name):
     bare = {
         collection: tree["backbone"] for collection, tree in variables.items() if "backbone" in tree
     }
-    with as_on_accelerators():
-        features = jax.eval_shape(create_model(name, num_classes=0).apply, bare, images)
+    features = jax.eval_shape(create_model(name, num_classes=0).apply, bare, images)
     assert logits.shape == (2, 5)
     head = variables["params"]["head"]
     assert head["on_features"]["fc"]["kernel"].shape == (features.shape[1], 5)

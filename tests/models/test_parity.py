@@ -81,7 +81,7 @@ def test_numbers_equal_the_peers(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", names(("test_resnet",), of=FLOAT64))
 def test_gradients_equal_the_peers_in_float64(name):
-    with layers.as_on_accelerators():
+    with layers.convolution_form("general"):
         assert parity.float64_gradient_error(name) <= TOLERANCE_FLOAT64
 
 
@@ -90,7 +90,7 @@ def test_a_wrong_network_fails():
     pair = PAIRS["efficientnet"]
     network, x = settled_peer(pair)
     wrong = pair.network.clone(padding="same")
-    with layers.as_on_accelerators():
+    with layers.convolution_form("general"):
         errors, exported = parity.compare_networks(pair.architecture, wrong, network, x)
     assert exported
     assert errors["classifier"] > 0.01

@@ -54,7 +54,7 @@ def images() -> jax.Array:
 @functools.cache
 def _compiled(model: nn.Module | Adapted):
     def forward(variables: Any, images: jax.Array) -> jax.Array:
-        with layers.as_on_accelerators():
+        with layers.convolution_form("general"):
             return model.apply(variables, images)
 
     return jax.jit(forward)
@@ -165,7 +165,7 @@ def _compiled_gradient(adapted: Adapted):
         leaves, own = trees.split(variables["params"], is_added)
 
         def scalar(leaves: Any) -> jax.Array:
-            with layers.as_on_accelerators():
+            with layers.convolution_form("general"):
                 found = adapted.apply({**variables, "params": trees.merge(leaves, own)}, images)
             return jnp.sum(found * jnp.cos(jnp.arange(found.size).reshape(found.shape)))
 

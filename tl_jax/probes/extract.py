@@ -21,7 +21,7 @@ from tl_jax.data.loading.options import LoadOptions
 from tl_jax.data.preprocess import Preprocess, normalize
 from tl_jax.data.source import Example, Source
 from tl_jax.heads.classifier import BackboneWithHead, Classifier
-from tl_jax.models import outputs
+from tl_jax.models import layers, outputs
 from tl_jax.models.model import Model
 from tl_jax.probes import feature_file
 from tl_jax.probes.feature_file import Features, StorageDtype
@@ -209,17 +209,19 @@ def _make_step(
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
     """Returns a step from a batch to values [views, B, ...], with label, mask and index of each."""
 
+    def network(variables: Any, images: jax.Array) -> jax.Array:
+        if options.at is None:
+            return model.apply(variables, images)
+        return outputs.features(model, variables, images, [options.at])[options.at]
+
     def view_values(variables: Any, batch: Batch, view: jax.Array) -> jax.Array:
         images = input_fn(batch, view)
-        if options.at is not None:
-            values = outputs.features(model, variables, images, [options.at])[options.at]
-        else:
-            values = model.apply(variables, images)
-            if values.ndim != 2:
-                raise ValueError(
-                    f"the network returns shape {values.shape}, expected features [B, C]; create "
-                    "it with num_classes=0 and global_pool='avg', or name a module with at="
-                )
+        values = layers.folded(network)(variables, images)
+        if options.at is None and values.ndim != 2:
+            raise ValueError(
+                f"the network returns shape {values.shape}, expected features [B, C]; create it "
+                "with num_classes=0 and global_pool='avg', or name a module with at="
+            )
         result_dtype = jnp.float16 if options.storage_dtype == "float16" else jnp.float32
         return values.astype(options.storage_dtype).astype(result_dtype)
 

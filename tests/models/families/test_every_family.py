@@ -70,7 +70,7 @@ def test_every_family_has_a_tiny_network():
 @pytest.mark.parametrize("name", names(full=[*RARE, *WIDE], of=PAIRS))
 def test_numbers_and_export_equal_the_peers(name):
     """Logits, stages, the stem's gradient, training logits and statistics, in float64."""
-    with contextlib.nullcontext() if name in ON_CPU else layers.as_on_accelerators():
+    with contextlib.nullcontext() if name in ON_CPU else layers.convolution_form("general"):
         errors = errors_in_float64(PAIRS[name])
     assert {key: e for key, e in errors.items() if not e <= TOLERANCE_FLOAT64} == {}
 
@@ -79,7 +79,7 @@ def test_numbers_and_export_equal_the_peers(name):
 @pytest.mark.parametrize("name", WIDE)
 def test_numbers_and_export_of_wide_networks_equal_the_peers(name):
     """The same in float32."""
-    with layers.as_on_accelerators():
+    with layers.convolution_form("general"):
         errors = errors_in_float32(PAIRS[name])
     assert errors.pop("gradient") <= TOLERANCE_FLOAT32_GRADIENT
     assert {key: e for key, e in errors.items() if not e <= TOLERANCE_FLOAT32} == {}

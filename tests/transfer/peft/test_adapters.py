@@ -180,7 +180,7 @@ def test_adapters_behind_the_stages_of_every_family_are_heard(name):
 
         return jax.grad(scalar)(leaves)
 
-    with layers.as_on_accelerators():
+    with layers.convolution_form("general"):
         found = jax.jit(gradient)(jax.random.key(0, impl="unsafe_rbg"), x)
     heard = {trees.dotted(path[:-2]) for path, leaf in trees.flatten(found).items() if leaf.any()}
     assert heard == set(stages)

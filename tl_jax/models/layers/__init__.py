@@ -37,8 +37,10 @@ from tl_jax.models.layers.conv import (
     StdConv,
     convolve,
 )
+from tl_jax.models.layers.convolution import convolution_form
 from tl_jax.models.layers.dense import Dense
 from tl_jax.models.layers.drop import DropBlock, Dropout, DropPath
+from tl_jax.models.layers.folding import fold_norms, folded, folded_norm
 from tl_jax.models.layers.initializers import (
     goog_fan_out,
     kaiming_fan_in,
@@ -62,7 +64,7 @@ from tl_jax.models.layers.pool import (
     adaptive_average,
     global_average,
 )
-from tl_jax.models.layers.tracing import as_on_accelerators, as_shapes
+from tl_jax.models.layers.tracing import as_shapes
 from tl_jax.models.layers.types import (
     Act,
     Bound,
@@ -106,11 +108,14 @@ __all__ = [
     "StdConv",
     "adaptive_average",
     "around_calls",
-    "as_on_accelerators",
     "as_shapes",
     "at_least_float32",
+    "convolution_form",
     "convolve",
     "evaluating",
+    "fold_norms",
+    "folded",
+    "folded_norm",
     "gelu",
     "gelu_tanh",
     "global_average",
