@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from tests.support.adaptations import (
     KEY,
@@ -22,6 +23,7 @@ from tests.support.every_layer import NAME
 from tests.support.tiny import TinyNet, assert_equal_trees, randomised
 from tl_jax import trees
 from tl_jax.models import layers, outputs
+from tl_jax.transfer.peft import lora
 from tl_jax.transfer.peft.base import Adapted, draw_kernels, is_added
 from tl_jax.transfer.peft.lora import LoRA
 
@@ -97,6 +99,54 @@ def test_the_change_is_a_convolution_to_few_channels_and_a_1x1_one_after_it(grou
     inputs, outputs = np.split(x, groups, -1), np.split(b, groups, -1)
     expected = np.concatenate(list(map(branch, inputs, outputs)), -1)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+class ManyLayers(nn.Module):
+    """One layer of each kind with a kernel, and a normalisation."""
+
+    classifier = "none"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        x = layers.Conv(8, 3, use_bias=True, name="conv")(x)
+        x = layers.BatchNorm(name="norm")(x, train=train)
+        x = layers.relu(layers.Conv(8, 1, 2, name="pointwise")(x))
+        x = layers.relu(layers.StdConv(8, 3, name="standardised")(x))
+        x = layers.relu(layers.Conv(8, 3, groups=4, name="grouped")(x))
+        x = nn.Dense(8, name="dense")(x).astype(jnp.float32)
+        return layers.Dense(5, kernel_init=nn.initializers.ones, name="fc")(x.mean((1, 2)))
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["training", "folded"])
+def test_gradients_are_the_same_in_whatever_way_they_are_computed(monkeypatch, train):
+    """By `low_rank_layer` or not; in evaluation mode BatchNorm is folded in the first case."""
+    model, x = ManyLayers(), jax.random.normal(KEY, (2, 6, 6, 3))
+    adapted = Adapted(model, LoRA(rank=2, alpha=3.0))
+    variables = changed(adapted.add_to(KEY, randomised(model), x.shape))
+
+    def loss(params, images):
+        outputs, _ = layers.folded(adapted.apply)(
+            {**variables, "params": params}, images, train=train, mutable=["batch_stats"]
+        )
+        return jnp.sin(outputs).sum(), outputs
+
+    found = []
+    for is_own in (True, False):
+        monkeypatch.setattr(lora, "pays", lambda *_, is_own=is_own: is_own)
+        gradient = jax.grad(loss, (0, 1), has_aux=True)
+        with layers.fold_norms("always" if is_own else "never"):
+            # A new function: jax keeps what it traced.
+            traced = str(jax.make_jaxpr(lambda *p: loss(*p))(variables["params"], x))
+            compiled = jax.jit(lambda *p, gradient=gradient: gradient(*p))
+            found.append(compiled(variables["params"], x))
+        assert traced.count("name=low_rank_layer") == (4 if is_own else 0)
+    if train:
+        assert_equal_trees(found[0][1], found[1][1])  # The outputs, bit for bit.
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-4, atol=1e-5)
+    leaves = zip(*(jax.tree.leaves(gradients) for gradients, _ in found), strict=True)
+    names = [*trees.names(variables["params"]), "x"]
+    for name, (one, other) in zip(names, leaves, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 def test_the_rank_is_at_most_the_kernels_own():

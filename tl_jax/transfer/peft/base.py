@@ -69,7 +69,10 @@ class Adaptation:
         raise NotImplementedError(f"{type(self).__name__} must define effective_params()")
 
     def interceptor(self, params: trees.Tree) -> layers.Interceptor | None:
-        """Returns a Linen interceptor that computes added modules; None if there are none."""
+        """Returns a Linen interceptor that computes added modules, or adapted ones; None for none.
+
+        If the adaptation is mergeable, it changes no output.
+        """
         del params
         return None
 

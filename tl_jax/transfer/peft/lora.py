@@ -1,15 +1,18 @@
 """LoRA: kernels plus trained products of two low-rank factors (arXiv:2106.09685)."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from flax import linen as nn
+from flax.linen import dtypes
 
 from tl_jax import arguments, trees
+from tl_jax.models import layers
 from tl_jax.models.model import Model
 from tl_jax.transfer.peft.base import (
     Adaptation,
@@ -20,8 +23,11 @@ from tl_jax.transfer.peft.base import (
     match_targets,
     without_added,
 )
+from tl_jax.transfer.peft.low_rank import low_rank_layer, pays, sum_of_kernels
 
 _A, _B = "lora_a", "lora_b"
+
+Summands = tuple[jax.Array, jax.Array, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,8 +46,8 @@ class LoRA(Adaptation):
 
     r is `rank`, or the full rank of a kernel if that is less.
 
-    The factors are multiplied in every step, which costs little, and the gradient of a kernel is
-    computed on the way to theirs. What LoRA saves is optimizer state and checkpoint size.
+    The factors are multiplied in every step, which costs little. Where it is faster their gradient
+    does not pass through that of the kernel (`low_rank`).
 
     Attributes:
       rank: inner width r.
@@ -86,7 +92,75 @@ class LoRA(Adaptation):
         effective = trees.flatten(without_added(params))
         for path, leaves in leaves_by_module(params).items():
             if _A in leaves:
-                # These are weights, not activations: a GPU's TF32 would cut their precision.
-                product = jnp.matmul(leaves[_A], leaves[_B], precision=lax.Precision.HIGHEST)
-                effective[*path, "kernel"] = leaves["kernel"] + self.alpha / self.rank * product
+                effective[*path, "kernel"] = sum_of_kernels(*self._summands(leaves))
         return trees.unflatten(effective)
+
+    def interceptor(self, params: trees.Tree) -> layers.Interceptor:
+        """Returns the Linen interceptor that computes the gradients of the factors by `low_rank`.
+
+        The outputs are those of `effective_params`, whose kernels are formed once more for it; the
+        compiler drops the ones that are not used.
+        """
+        adapted = {
+            path: leaves
+            for path, leaves in leaves_by_module(params).items()
+            if _A in leaves and pays(leaves["kernel"].shape, leaves[_A].shape[-1])
+        }
+
+        def intercept(
+            method: Callable[..., Any],
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any],
+            context: nn.module.InterceptorContext,
+        ) -> Any:
+            module, leaves = context.module, adapted.get(context.module.path)
+            if leaves is None:
+                return method(*args, **kwargs)
+            if context.method_name == "convolve" and _is_plain_convolution(module):
+                folded = layers.folded_norm(module)
+                factor = 1.0 if folded is None else folded[0]
+                return _convolve(module, self._summands(leaves, factor), *args)
+            if context.method_name == "__call__" and isinstance(module, nn.Dense | layers.Dense):
+                return _multiply(module, self._summands(leaves), leaves.get("bias"), *args)
+            return method(*args, **kwargs)
+
+        return intercept
+
+    def _summands(
+        self, leaves: Mapping[str, jax.Array], outputs: jax.Array | float = 1.0
+    ) -> Summands:
+        """Returns the kernel, and the factors of what is added to it.
+
+        Args:
+          leaves: of a module.
+          outputs: factors of the outputs, [O].
+        """
+        kernel, b = leaves["kernel"], self.alpha / self.rank * leaves[_B]
+        return kernel * outputs, leaves[_A], b * outputs
+
+
+def _is_plain_convolution(module: nn.Module) -> TypeGuard[layers.Conv]:
+    """Returns whether a module convolves all channels with its parameter itself as the kernel."""
+    if not isinstance(module, layers.Conv):
+        return False
+    return module.groups == 1 and type(module).standardise is layers.Conv.standardise
+
+
+def _convolve(
+    module: layers.Conv, summands: Summands, x: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    del kernel  # The sum of the summands.
+    convolve = functools.partial(layers.convolve, stride=module.stride, padding=module.padding)
+    return low_rank_layer(convolve, x, *summands)
+
+
+def _multiply(
+    module: nn.Dense | layers.Dense, summands: Summands, bias: jax.Array | None, x: jax.Array
+) -> jax.Array:
+    """Computes a dense layer as its own `__call__` does."""
+    if isinstance(module, nn.Dense):
+        x, _ = dtypes.promote_dtype(x, summands[0], dtype=module.dtype)
+    else:
+        x = layers.at_least_float32(x)
+    y = low_rank_layer(jnp.matmul, x, *summands)
+    return y if bias is None else y + bias.astype(y.dtype)
