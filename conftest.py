@@ -17,6 +17,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+# Tests run side by side, so each gives its memory back.
+os.environ.setdefault("TL_JAX_KEEP_MEMORY", "0")
+# Whether oneDNN is installed changes no test but those that switch it on.
+os.environ.setdefault("TL_JAX_ONEDNN", "off")
 
 import pytest
 

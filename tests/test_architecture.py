@@ -27,13 +27,14 @@ ROOT = Path(__file__).parents[1]
 # From the lowest floor up. A folder ends in "/"; the longest entry that fits a file decides.
 FLOORS = (
     (
+        "tl_jax/allocator.py",
         "tl_jax/messages.py",
         "tl_jax/interrupt.py",
         "tl_jax/files.py",
         "tl_jax/arguments.py",
         "tl_jax/version.py",
     ),
-    ("tl_jax/trees.py",),
+    ("tl_jax/compilation_cache.py", "tl_jax/process.py", "tl_jax/trees.py", "tl_jax/onednn/"),
     ("tl_jax/config/", "tl_jax/weights/", "tl_jax/models/layers/"),
     ("tl_jax/objectives/", "tl_jax/models/checks.py", "tl_jax/models/network.py"),
     ("tl_jax/models/architecture.py",),
@@ -64,6 +65,7 @@ SLIM_FOLDERS = (
     "tl_jax/heads",
     "tl_jax/models",
     "tl_jax/objectives",
+    "tl_jax/onednn",
     "tl_jax/probes",
     "tl_jax/training",
     "tl_jax/transfer",

@@ -186,7 +186,7 @@ def write_cache(path: Path, text: str) -> None:
     try:
         write_text(path, text)
     except OSError as error:
-        _say_once(f"note: {path.parent} cannot be written to ({error.strerror}); nothing is cached")
+        say_once(f"note: {path.parent} cannot be written to ({error.strerror}); nothing is cached")
 
 
 @functools.cache
@@ -197,7 +197,7 @@ def _cache_dir(xdg_cache_home: str | None, home: str | None) -> Path:
         _check_writable(wanted)
     except (OSError, RuntimeError) as error:
         folder = _temporary_cache()
-        _say_once(
+        say_once(
             f"note: no cache can be kept in the home folder ({error}); {folder} is used instead "
             "(the variable XDG_CACHE_HOME names another folder)"
         )
@@ -227,5 +227,6 @@ def _temporary_cache() -> Path:
 
 
 @functools.cache
-def _say_once(line: str) -> None:
+def say_once(line: str) -> None:
+    """Prints a line on standard error, unless it was printed before."""
     print(line, file=sys.stderr)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tl_jax import files, messages
+from tl_jax import files, messages, process
 from tl_jax.config import DataConfig
 from tl_jax.data.images.value_check import value_warnings
 from tl_jax.data.relabel import UnknownClasses, absent_classes, match_to
@@ -73,6 +73,7 @@ def evaluate(
       >>> evaluate("runs/digits", split="test")["count"]
       450
     """
+    process.prepare()
     run = load_run(workdir)
     data = run.config.data
     is_other = source is not None and not _is_same(source, data.source)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from tl_jax import arguments, messages
+from tl_jax import arguments, messages, process
 from tl_jax.config import AugmentConfig
 from tl_jax.data.loading.options import LoadOptions
 from tl_jax.data.preprocess import Preprocess
@@ -113,6 +113,7 @@ def probe(
             f"preprocess is {arguments.kind(preprocess)}; expected a tl_jax.Preprocess, such as "
             "Preprocess.of(tl_jax.pretrained_config(name))"
         )
+    process.prepare()
     train, test = _opened(network, train, "train"), _opened(network, test, "test")
     test = _matched(train, test, unknown_classes)
     model, variables, own_preprocess = _load(network, weights, reading, dtype)

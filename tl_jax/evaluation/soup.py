@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from tl_jax import arguments, files, trees
+from tl_jax import arguments, files, process, trees
 from tl_jax.data.source import Source
 from tl_jax.evaluation.evaluate import check_held_out
 from tl_jax.objectives import metrics
@@ -87,6 +87,7 @@ def soup(
     if len(workdirs) < 2:
         raise ValueError(f"got {len(workdirs)} runs; a soup needs two or more")
     check_empty(to)
+    process.prepare()
     runs = [load_run(workdir) for workdir in workdirs]
     _check_same_network(runs, workdirs)
     first = runs[0]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tl_jax import process
 from tl_jax.evaluation.evaluate import check_held_out
 from tl_jax.evaluation.soup import ScoreFn, check_empty, check_no_lora
 from tl_jax.run.data import open_split
@@ -75,6 +76,7 @@ def wise_ft(
         raise ValueError(f"got alphas {list(alphas)}; expected at least one, all in [0, 1]")
     if to is not None:
         check_empty(to)
+    process.prepare()
     run = load_run(workdir)
     check_no_lora(run, workdir)
     split = split or run.config.data.eval_split

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from tl_jax import process
 from tl_jax.config import Config
 from tl_jax.data.augment import grid
 from tl_jax.data.augment.augment import make_augment_fn
@@ -29,6 +30,7 @@ def show_augmented(config: Config, file: str | Path, *, images: int = 6, version
     Raises:
       ValueError: if there is no row or no column, or as `tl_jax.run.data.open_split`.
     """
+    process.prepare()
     if min(images, versions) < 1:
         raise ValueError(f"got images={images} and versions={versions}; expected 1 or more of each")
     train = data.open_split(config, config.data.train_split)

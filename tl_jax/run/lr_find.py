@@ -6,9 +6,9 @@ from pathlib import Path
 import jax
 import optax
 
-from tl_jax import files
+from tl_jax import files, process
 from tl_jax.config import Config
-from tl_jax.run import phases, plots
+from tl_jax.run import phases
 from tl_jax.run.experiment import Experiment
 from tl_jax.training import lr_finder, state
 from tl_jax.training.lr_finder import LrCurve
@@ -53,6 +53,9 @@ def lr_find(
       >>> len(curve.losses) <= 10
       True
     """
+    from tl_jax.run import plots  # Here, because matplotlib loads slowly.
+
+    process.prepare()
     experiment = Experiment.from_config(config)
     if not 1 <= phase <= len(experiment.phases):
         raise ValueError(

@@ -49,7 +49,8 @@ def create(
         step=jnp.asarray(step, jnp.int32),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=tx.init(trained),
+        # One program; otherwise every shape of a parameter is one.
+        opt_state=jax.jit(tx.init)(trained),
     )
 
 
