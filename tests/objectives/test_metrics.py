@@ -42,6 +42,37 @@ def test_metrics_are_those_of_scikit_learn():
         np.testing.assert_allclose(found[name], score(labels, predicted, average=None))
 
 
+def test_predictions_are_counted_as_scikit_learn_counts_them():
+    rng = np.random.default_rng(1)
+    labels, predicted = (rng.integers(0, 7, 300).astype(np.int32) for _ in range(2))
+    found = metrics.count(labels, predicted, num_classes=7)
+    np.testing.assert_array_equal(found, sklearn.metrics.confusion_matrix(labels, predicted))
+    masked = np.where(np.arange(300) < 100, -1, labels)
+    found = metrics.count(masked, predicted, num_classes=7)
+    expected = sklearn.metrics.confusion_matrix(labels[100:], predicted[100:])
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_of_many_classes_the_metrics_are_the_same_without_a_matrix(monkeypatch):
+    rng = np.random.default_rng(2)
+    labels, predicted = rng.integers(-1, 9, 400), rng.integers(0, 9, 400)
+    predicted[:200] = np.maximum(labels[:200], 0)
+    labels[labels == 4] = -1  # A class without examples.
+    matrix = metrics.count(labels, predicted, num_classes=10)
+    monkeypatch.setattr(metrics, "MAX_MATRIX_CLASSES", 9)
+    by_class = metrics.count(labels, predicted, num_classes=10)
+    assert isinstance(by_class, metrics.ClassCounts)
+    assert by_class.sum() == matrix.sum() == (labels >= 0).sum()
+    assert metrics.summarize(by_class, 3.0) == metrics.summarize(matrix, 3.0)
+
+
+def test_ten_thousand_classes_need_no_matrix():
+    labels = np.arange(10_450, dtype=np.int32)
+    found = metrics.count(labels, np.roll(labels, 1), num_classes=10_450)
+    assert found.shape == (10_450,) and found.sum() == 10_450
+    assert metrics.summarize(found, 0.0)["accuracy"] == 0
+
+
 def test_a_class_without_examples_counts_in_no_mean():
     confusion = np.array([[8, 2, 0], [0, 0, 0], [0, 0, 10]])
     found = metrics.summarize(confusion, 0.0)

@@ -143,7 +143,8 @@ def test_mixed_precision_keeps_the_state_in_float32(tiny_config):
     phase = experiment.phases[-1]
     first = experiment.begin(phase, None)
     batches = experiment.train_batches(0)
-    after, metrics = jax.eval_shape(experiment.compile_step(phase), first, next(batches))
+    step = experiment.compile_step(phase)
+    after, metrics = step.func.eval_shape(*step.args, first, next(batches))
     batches.close()
     floats = [leaf.dtype for leaf in jax.tree.leaves((after, metrics)) if leaf.ndim]
     assert {dtype.name for dtype in floats if dtype.kind == "f"} == {"float32"}
@@ -237,3 +238,16 @@ def test_patience_is_of_the_last_phase_and_a_target_of_all(tiny_config):
     assert "no better loss for 2 epochs" in stopping.decide([0.7, 0.7, 0.8, 0.9, 0.9])
     assert "reached the target" in stopping.decide([0.4])
     assert Experiment.from_config(tiny_config).stopping.decide([0.5] * 9) is None
+
+
+def test_the_norm_of_the_gradient_is_left_out_where_it_is_not_asked_for(tiny_config):
+    experiment = Experiment.from_config(change(tiny_config, "train", log_grad_norm=False))
+    phase = experiment.phases[0]
+    batch = {
+        "image": jax.ShapeDtypeStruct((8, *[experiment.preprocess.canvas] * 2, 3), np.uint8),
+        "size": jax.ShapeDtypeStruct((8, 2), np.int32),
+        "label": jax.ShapeDtypeStruct((8,), np.int32),
+    }
+    step = experiment.compile_step(phase)
+    _, metrics = step.func.eval_shape(*step.args, experiment.begin(phase, None), batch)
+    assert metrics.keys() == {"loss", "accuracy"}

@@ -13,6 +13,7 @@ from tl_jax import config as configuration
 from tl_jax import trees
 from tl_jax.config import PhaseConfig
 from tl_jax.models.variables import from_state_dict
+from tl_jax.objectives import metrics as objectives
 from tl_jax.run import fit as fitting
 from tl_jax.run import journal, plots
 from tl_jax.run.experiment import Experiment
@@ -74,7 +75,7 @@ def test_losses_and_rates_are_recorded_every_log_every_steps(finished_run):
         expected = peak * (step + 1) / 2 if step < 2 else cosine
         assert record["learning_rate_head"] == pytest.approx(expected, rel=1e-5)
         assert ("learning_rate_stage2" in record) == (record["epoch"] > 2)
-        assert record["images_per_second"] > 0
+        assert record["images_per_second"] > 0 and record["grad_norm"] > 0
 
 
 def test_fit_takes_the_steps_of_its_experiment(finished_run):
@@ -367,3 +368,14 @@ def test_a_longer_run_ends_as_if_it_had_been_that_long(tiny_config, tmp_path):
         fit(short, tmp_path / "grown")
     with pytest.raises(ValueError, match="expected a tl_jax.Config|stop_after_epoch=0"):
         fit(long, tmp_path / "x", stop_after_epoch=0)
+
+
+def test_a_report_of_many_classes_has_no_confusion_matrix(finished_run, tmp_path, monkeypatch):
+    workdir = shutil.copytree(finished_run.workdir, tmp_path / "run")
+    for name in ("report.json", "confusion.png"):  # As if it had been killed before them.
+        (workdir / name).unlink()
+    monkeypatch.setattr(objectives, "MAX_MATRIX_CLASSES", 1)
+    report = fit(finished_run.config, workdir)
+    assert report["confusion"] == {"val": None, "test": None}
+    assert report["metrics"] == finished_run.report["metrics"]
+    assert (workdir / "curves.png").exists() and not (workdir / "confusion.png").exists()

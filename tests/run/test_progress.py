@@ -129,8 +129,11 @@ def test_a_step_counts_once_it_is_computed(monkeypatch, time):
         assert bar.images_per_second == pytest.approx(8.0)
 
 
-def test_it_waits_for_a_step_before_it_says_that_it_is_done(monkeypatch, time):
+def test_a_step_that_is_still_computing_is_not_said_to_be_done(monkeypatch, time):
     class InComputation:
+        def is_ready(self) -> bool:
+            return False
+
         def block_until_ready(self) -> None:
             time.now += 6
 
@@ -138,6 +141,9 @@ def test_it_waits_for_a_step_before_it_says_that_it_is_done(monkeypatch, time):
     with Progress("epoch 1/2", steps=10, images_per_step=16) as bar:
         time.now += 2
         bar.update(InComputation())
+        bar.update(InComputation())
+        assert bar.images_per_second is None
+        bar.update(InComputation())  # Waits for the first.
         assert bar.images_per_second == 2.0
 
 

@@ -12,6 +12,7 @@ from tl_jax.data.loading.options import LoadOptions
 from tl_jax.data.preprocess import Preprocess
 from tl_jax.data.source import Source, Task
 from tl_jax.data.views import Views
+from tl_jax.objectives import metrics
 from tl_jax.training import sharding
 from tl_jax.training.evaluator import Evaluator
 
@@ -72,10 +73,30 @@ def evaluator_of(preprocess=PREPROCESS, *, batch_size=4, cache="none", **options
 
 @pytest.mark.parametrize("count", [1, 3, 7, 8, 13])
 def test_every_example_counts_once(count):
-    metrics, confusion = evaluator_of()({}, Grays(count))
+    found, confusion = evaluator_of()({}, Grays(count))
     wrong = len(range(0, count, 3))
-    assert metrics["count"] == confusion.sum() == count
-    assert metrics["accuracy"] == pytest.approx((count - wrong) / count)
+    assert found["count"] == confusion.sum() == count
+    assert found["accuracy"] == pytest.approx((count - wrong) / count)
+
+
+def test_of_many_classes_only_the_matrix_is_left_out(monkeypatch):
+    expected, confusion = evaluator_of()({}, Grays(13))
+    monkeypatch.setattr(metrics, "MAX_MATRIX_CLASSES", 1)
+    found, counts = evaluator_of()({}, Grays(13))
+    assert found == expected
+    assert counts.hits.tolist() == confusion.diagonal().tolist()
+
+
+def test_the_loss_is_summed_in_64_bits(monkeypatch):
+    """In 32 bits a sum of 2 ** 25 takes no further 1."""
+    evaluator, count = evaluator_of(batch_size=1), 9
+    losses = iter([2.0**25] + [1.0] * (count - 1))
+    counted = {name: jnp.zeros(1, jnp.int32) for name in ("label", "predicted")}
+    counted["num_classes"] = jnp.int32(2)
+    monkeypatch.setattr(
+        evaluator, "_step", lambda *_: {"loss": jnp.float32(next(losses)), **counted}
+    )
+    assert evaluator({}, Grays(count))[0]["loss"] == (2.0**25 + count - 1) / count
 
 
 def test_examples_that_were_not_counted_are_an_error():

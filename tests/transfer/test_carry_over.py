@@ -124,6 +124,8 @@ def test_examples_of_unmatched_classes_count_as_wrong():
     assert found == carry_over.ZeroShot(examples=10, of_matched_classes=6, correct=5)
     assert found.accuracy == 0.5
     assert found.matched_accuracy == pytest.approx(5 / 6)
+    by_class = metrics.by_class(np.array(confusion))
+    assert carry_over.zero_shot(by_class, MAPPING) == found
     of_none = carry_over.zero_shot(np.array([[0] * 4, [1, 0, 0, 0], [0] * 4, [0] * 4]), MAPPING)
     assert of_none.accuracy == 0
     assert np.isnan(of_none.matched_accuracy)

@@ -31,6 +31,9 @@ class TrainConfig:
     used. 0: no average."""
     log_every: int = 10
     """Steps between two records of the training loss."""
+    log_grad_norm: bool = True
+    """Record the norm of the gradient beside the loss. Small steps on an accelerator take a little
+    longer with it; clipping does not depend on it."""
 
     def __post_init__(self) -> None:
         rules = {

@@ -1,5 +1,6 @@
-"""Metrics of classification, computed from the confusion matrix and the summed loss."""
+"""Metrics of classification, computed from counts of predictions and the summed loss."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -8,6 +9,71 @@ import jax.numpy as jnp
 import numpy as np
 
 LOWER_IS_BETTER = frozenset({"loss"})
+# A matrix of more classes is more than a person reads: 32 MB here, 873 MB at 10,450 classes.
+MAX_MATRIX_CLASSES = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassCounts:
+    """Predictions counted by class: what the metrics need of a confusion matrix.
+
+    Attributes:
+      hits: examples of each class that were predicted as such, int64 [C].
+      actual: examples of each class, int64 [C].
+      predicted: examples predicted as each class, int64 [C].
+    """
+
+    hits: np.ndarray
+    actual: np.ndarray
+    predicted: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The number of classes, [C]."""
+        return self.actual.shape
+
+    def sum(self) -> int:
+        """Returns the number of examples."""
+        return int(self.actual.sum())
+
+
+Counts = np.ndarray | ClassCounts
+
+
+def count(labels: np.ndarray, predicted: np.ndarray, *, num_classes: int) -> Counts:
+    """Counts examples by true and predicted class.
+
+    Args:
+      labels: class indices, [N]; an example whose label is negative is left out.
+      predicted: class indices, [N].
+      num_classes: number of classes, C.
+
+    Returns:
+      The confusion matrix, int64 [C, C], true by predicted class; `ClassCounts` beyond 2,000
+      classes.
+
+    Examples:
+      >>> count(np.array([0, 1, 1, -1]), np.array([0, 1, 0, 0]), num_classes=2).tolist()
+      [[1, 0], [1, 1]]
+    """
+    is_counted = labels >= 0
+    labels, predicted = labels[is_counted].astype(np.int64), predicted[is_counted]
+    if num_classes <= MAX_MATRIX_CLASSES:
+        cells = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+        return cells.reshape(num_classes, num_classes)
+    return ClassCounts(
+        hits=np.bincount(labels[labels == predicted], minlength=num_classes),
+        actual=np.bincount(labels, minlength=num_classes),
+        predicted=np.bincount(predicted, minlength=num_classes),
+    )
+
+
+def by_class(counts: Counts) -> ClassCounts:
+    """Returns the counts by class of a confusion matrix, or what is so already."""
+    if isinstance(counts, ClassCounts):
+        return counts
+    matrix = np.asarray(counts, np.int64)
+    return ClassCounts(matrix.diagonal(), matrix.sum(1), matrix.sum(0))
 
 
 def confusion_matrix(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
@@ -28,11 +94,11 @@ def confusion_matrix(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> j
     return zeros.at[labels, jnp.argmax(logits, -1)].add(mask.astype(jnp.int32))
 
 
-def summarize(confusion: np.ndarray, loss_sum: float) -> dict[str, Any]:
+def summarize(confusion: Counts, loss_sum: float) -> dict[str, Any]:
     """Returns the metrics of a split from its confusion matrix and the sum of its losses.
 
     Args:
-      confusion: counts [C, C], true by predicted class.
+      confusion: counts [C, C], true by predicted class; or `ClassCounts`.
       loss_sum: sum of the losses of all examples, in nats.
 
     Returns:
@@ -40,10 +106,9 @@ def summarize(confusion: np.ndarray, loss_sum: float) -> dict[str, Any]:
       (Wilson's, 95%), `balanced_accuracy` (mean recall), `macro_f1` (mean F1), `recall` and
       `precision` by class. Classes without examples are left out of the means.
     """
-    confusion = np.asarray(confusion, np.int64)
-    count = int(confusion.sum())
-    hits, actual, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-    present = actual > 0
+    counts = by_class(confusion)
+    hits, actual, predicted = counts.hits, counts.actual, counts.predicted
+    count, present = counts.sum(), actual > 0
     recall, precision = _ratio(hits, actual), _ratio(hits, predicted)
     f1 = _ratio(2 * hits, actual + predicted)
     return {

@@ -208,6 +208,7 @@ class Experiment:
                 label_smoothing=self.config.train.label_smoothing,
                 mix_fn=mix_fn,
                 fixed_statistics=phase.fixed_statistics,
+                log_grad_norm=self.config.train.log_grad_norm,
             )
             return train_step(current, batch)
 
@@ -313,7 +314,7 @@ class Experiment:
         )
 
     def _recalibration_batches(self) -> Iterator[jax.Array]:
-        """Yields the training images in full batches, prepared as for evaluation."""
+        """Returns the training images in full batches, prepared as for evaluation."""
         num_devices, num_images = self.mesh.size, len(self.train)
         batch_size = min(self.config.data.batch_size, num_images // num_devices * num_devices)
         if batch_size == 0:
@@ -329,9 +330,11 @@ class Experiment:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        for batch in itertools.islice(batches, num_images // batch_size):
-            images = sharding.put_batch({"image": batch["image"]}, self.mesh)["image"]
-            yield normalize(images, self.preprocess.mean, self.preprocess.std)
+        on_devices = (
+            sharding.put_batch({"image": batch["image"]}, self.mesh)["image"]
+            for batch in itertools.islice(batches, num_images // batch_size)
+        )
+        return (normalize(x, self.preprocess.mean, self.preprocess.std) for x in on_devices)
 
 
 def _record(

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from tl_jax import messages, trees
+from tl_jax import messages, process, trees
 from tl_jax.config import Config, changes
-from tl_jax.run import data, examples, journal, longer
+from tl_jax.run import data, examples, journal, longer, train_records
 from tl_jax.run.experiment import Experiment
 from tl_jax.run.folder import RunFolder
 from tl_jax.run.initial import with_architecture
@@ -24,7 +23,7 @@ from tl_jax.run.report import ZERO_SHOT, write_report
 from tl_jax.training.checkpoint import Checkpoints
 from tl_jax.training.checkpoint_folder import Saved
 from tl_jax.training.state import TrainState, not_finite
-from tl_jax.training.step import Metrics, TrainStep
+from tl_jax.training.step import TrainStep
 
 _CHECKPOINT_METRICS = ("loss", "accuracy", "balanced_accuracy", "macro_f1")
 
@@ -64,6 +63,7 @@ def fit(
       269
     """
     _check_arguments(config, stop_after_epoch)
+    process.prepare()
     config = with_architecture(config)
     folder = RunFolder(workdir)
     with folder.locked():
@@ -282,46 +282,32 @@ def _train_epoch(
     compiles: bool,
 ) -> TrainState:
     """Trains one epoch, and records losses and learning rates; raises if a write has failed."""
-    steps_per_epoch = experiment.steps_per_epoch
-    trained_labels = set(jax.tree.leaves(phase.plan))
-    pending: list[Metrics] = []
+    steps_per_epoch, options = experiment.steps_per_epoch, experiment.config
     with Progress(
         f"epoch {epoch}/{experiment.num_epochs} ({phase.name})",
         steps=steps_per_epoch,
-        images_per_step=experiment.config.data.batch_size,
+        images_per_step=options.data.batch_size,
         compiles=compiles,
         enabled=jax.process_index() == 0,
     ) as progress:
-        for steps_done in range(1, steps_per_epoch + 1):
-            state, step_metrics = train_step(state, next(batches))
-            progress.update(step_metrics)
-            checkpoints.check_for_errors()
-            pending.append(step_metrics)
-            if steps_done % experiment.config.train.log_every and steps_done < steps_per_epoch:
-                continue
-            means = _means(pending)
+
+        def record(steps_done: int, means: dict[str, float]) -> None:
             progress.finish(means["loss"])
-            pending = []
             step_of_phase = (epoch - 1 - phase.start_epoch) * steps_per_epoch + steps_done - 1
-            rates = {
-                f"learning_rate_{label}": float(schedule(step_of_phase))
-                for label, schedule in phase.schedules.items()
-                if label in trained_labels
-            }
+            rates = train_records.learning_rates(phase, step_of_phase)
             rate = progress.images_per_second
             speed = {} if rate is None else {"images_per_second": rate}
             step = (epoch - 1) * steps_per_epoch + steps_done
             records.write("train", step, step / steps_per_epoch, means | rates | speed)
+
+        intervals = train_records.Intervals(options.train.log_every, record)
+        for _ in range(steps_per_epoch):
+            state, step_metrics = train_step(state, next(batches))
+            progress.update(step_metrics)
+            checkpoints.check_for_errors()
+            intervals.add(step_metrics)
+        intervals.finish()
     return state
-
-
-def _means(pending: list[Metrics]) -> dict[str, float]:
-    """Returns the mean metrics of some steps; waits until they are computed."""
-    values = jax.device_get(pending)
-    means = {name: float(np.mean([value[name] for value in values])) for name in values[0]}
-    if not math.isfinite(means["loss"]):
-        raise FloatingPointError(f"the training loss is {means['loss']}")
-    return means
 
 
 def _check_finite(state: TrainState) -> None:

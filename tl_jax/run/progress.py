@@ -11,10 +11,10 @@ from typing import Any, Self, TextIO
 import jax
 from tqdm import tqdm
 
+from tl_jax.training.ahead import StepsAhead
+
 _SECONDS_BETWEEN_LINES = 15.0
-# Steps are dispatched ahead of the devices. Waiting for one of them, this often, tells how many
-# are done, and costs nothing that could be measured.
-_SECONDS_BETWEEN_WAITS = 1.0
+_SECONDS_BETWEEN_MEASUREMENTS = 1.0
 # The rate is that of the last steps, so that it follows what else the machine does.
 _SECONDS_OF_RATE = 30.0
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}"
@@ -69,7 +69,7 @@ class Progress:
         """
         self._title, self._steps, self._images_per_step = title, steps, images_per_step
         self._compiles = compiles
-        self._steps_done = 0
+        self._ahead = StepsAhead()
         now = time.monotonic()
         self._start_time = self._last_line_time = now
         # Times at which so many steps were done; the rate is measured between the outermost.
@@ -99,24 +99,23 @@ class Progress:
         self._bar.close()
 
     def update(self, result: Any = ()) -> None:
-        """Counts one step.
+        """Counts one step, and waits for one of a few steps before it (`training.ahead`).
 
         Args:
           result: arrays that the step computes, and may still be computing.
         """
-        self._steps_done += 1
-        if self._compiles and self._steps_done == 1:
-            jax.block_until_ready(result)
+        self._ahead.add(result)
+        if self._compiles and self._ahead.dispatched == 1:
+            self._ahead.wait()
             self._begin_after_compilation()
-        elif time.monotonic() - self._measured[-1][0] >= _SECONDS_BETWEEN_WAITS:
-            jax.block_until_ready(result)
+        elif time.monotonic() - self._measured[-1][0] >= _SECONDS_BETWEEN_MEASUREMENTS:
             self._measure()
 
     def finish(self, loss: float) -> None:
-        """Notes the loss of the steps so far, all of which are computed."""
+        """Notes the loss of some steps, and which steps are computed by now."""
         self.loss = loss
-        if self._steps_done > self._measured[-1][1]:
-            self._measure()
+        self._ahead.look()
+        self._measure()
 
     @property
     def images_per_second(self) -> float | None:
@@ -138,25 +137,28 @@ class Progress:
         self._show(now)
 
     def _measure(self) -> None:
-        """Counts the steps as done, and shows them."""
+        """Notes when so many steps were computed, if there are new ones, and shows them."""
+        if self._ahead.computed == self._measured[-1][1]:
+            return
         now = time.monotonic()
-        self._measured.append((now, self._steps_done))
+        self._measured.append((now, self._ahead.computed))
         while len(self._measured) > 2 and self._measured[1][0] < now - _SECONDS_OF_RATE:
             self._measured.popleft()
         self._show(now)
 
     def _show(self, now: float) -> None:
+        steps_done = self._ahead.computed
         words = [] if self.loss is None else [f"loss {self.loss:.4f}"]
         rate = self.images_per_second
         if rate is not None:
-            images_left = (self._steps - self._steps_done) * self._images_per_step
+            images_left = (self._steps - steps_done) * self._images_per_step
             speed = f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
             words += [f"{speed} images/s", f"{clock(images_left / rate)} left of the epoch"]
         self._bar.set_postfix_str(", ".join(words), refresh=False)
-        self._bar.update(self._steps_done - self._bar.n)
+        self._bar.update(steps_done - self._bar.n)
         if self._prints_lines and now - self._last_line_time >= _SECONDS_BETWEEN_LINES:
             self._last_line_time = now
-            log("  ".join([self._title, f"step {self._steps_done}/{self._steps}", *words]))
+            log("  ".join([self._title, f"step {steps_done}/{self._steps}", *words]))
 
 
 class _Unfailing(io.TextIOBase):

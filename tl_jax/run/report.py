@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from tl_jax import files
-from tl_jax.run import journal, plots
+from tl_jax.objectives.metrics import Counts
+from tl_jax.run import journal
 from tl_jax.run.describe import count_parameters
 from tl_jax.run.experiment import Experiment
 from tl_jax.run.folder import RunFolder
@@ -25,7 +26,8 @@ def write_report(
 
     Args:
       experiment: the run.
-      folder: gets `curves.png`, `confusion.png` and `report.json`.
+      folder: gets `curves.png`, `confusion.png` and `report.json`. Beyond 2,000 classes there is no
+        confusion matrix: no picture, and null in its place in the report.
       checkpoints: of the run.
       stopped: why training stopped before the last epoch; None if it did not.
 
@@ -51,7 +53,7 @@ def write_report(
         "best_epoch": experiment.epoch_of(checkpoints, best_step),
         "best_metric": config.train.best_metric,
         "metrics": {split: metrics for split, (metrics, _) in results.items()},
-        "confusion": {split: confusion.tolist() for split, (_, confusion) in results.items()},
+        "confusion": {split: _as_list(counts) for split, (_, counts) in results.items()},
         "class_names": list(experiment.train.class_names),
         "trained_parameters": {
             phase.name: count_parameters(freeze.split(phase.plan, params)[0])
@@ -60,6 +62,8 @@ def write_report(
         "zero_shot": next((r for r in records if r["split"] == ZERO_SHOT), None),
     }
     if jax.process_index() == 0:
+        from tl_jax.run import plots  # Here, because matplotlib loads slowly.
+
         curves, confusion_png = folder.path / "curves.png", folder.path / "confusion.png"
         with files.naming(curves):
             plots.learning_curves(
@@ -70,13 +74,19 @@ def write_report(
             )
         split = config.data.test_split or config.data.eval_split
         split_metrics, confusion = results[split]
-        with files.naming(confusion_png):
-            plots.confusion_matrix(
-                np.asarray(confusion),
-                experiment.train.class_names,
-                confusion_png,
-                title=f"{split}, accuracy {split_metrics['accuracy']:.3f}",
-            )
+        if isinstance(confusion, np.ndarray):
+            with files.naming(confusion_png):
+                plots.confusion_matrix(
+                    confusion,
+                    experiment.train.class_names,
+                    confusion_png,
+                    title=f"{split}, accuracy {split_metrics['accuracy']:.3f}",
+                )
         # The last file: a run that is killed before it measures and draws again.
         folder.write_report(report)
     return report
+
+
+def _as_list(counts: Counts) -> list[list[int]] | None:
+    """Returns a confusion matrix; None for counts by class, which are in the metrics."""
+    return counts.tolist() if isinstance(counts, np.ndarray) else None

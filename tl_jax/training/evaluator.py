@@ -14,9 +14,10 @@ from tl_jax.data.loading.options import LoadOptions
 from tl_jax.data.preprocess import Preprocess, normalize
 from tl_jax.data.source import Source
 from tl_jax.data.views import ONE_VIEW, Views
+from tl_jax.models import layers
 from tl_jax.models.model import Model
 from tl_jax.objectives import metrics
-from tl_jax.training import sharding, state, step
+from tl_jax.training import ahead, sharding, state, step
 
 
 class Evaluator:
@@ -56,13 +57,19 @@ class Evaluator:
         def logits_fn(variables: trees.Tree, images: jax.Array) -> jax.Array:
             inputs = normalize(images, preprocess.mean, preprocess.std)
             return views.logits(
-                lambda x: model.apply(variables, x, train=False), inputs, preprocess.size
+                lambda x: layers.folded(model.apply)(variables, x, train=False),
+                inputs,
+                preprocess.size,
             )
 
         self._step = sharding.jit_eval_step(step.make_eval_step(logits_fn), mesh)
 
-    def __call__(self, variables: trees.Tree, source: Source) -> tuple[dict[str, Any], np.ndarray]:
+    def __call__(
+        self, variables: trees.Tree, source: Source
+    ) -> tuple[dict[str, Any], metrics.Counts]:
         """Returns the metrics of a split, and its confusion matrix [C, C], true by predicted class.
+
+        Beyond 2,000 classes the counts by class take the matrix's place.
 
         Args:
           variables: params and batch_stats of the network.
@@ -83,13 +90,20 @@ class Evaluator:
                 preprocess=self._preprocess,
                 sharding=sharding.sharded(self._mesh),
             )
-        loss, confusion = 0.0, np.zeros((), np.int64)
+        results, steps = [], ahead.StepsAhead()
         for batch in self._batches[source.split]:
             inputs = {name: batch[name] for name in ("image", "label", "mask")}
-            sums = jax.device_get(self._step(variables, inputs))
-            loss, confusion = loss + float(sums["loss"]), confusion + sums["confusion"]
+            results.append(self._step(variables, inputs))
+            steps.add(results[-1])
+        fetched = jax.device_get(results)  # 8 bytes an example, and a loss a batch.
         self.compiled = True
-        num_counted = int(np.sum(confusion))
+        loss = sum(float(result["loss"]) for result in fetched)  # In 64 bits.
+        labels, predicted = (
+            np.concatenate([result[name] for result in fetched]) for name in ("label", "predicted")
+        )
+        num_classes = int(fetched[0]["num_classes"])
+        confusion = metrics.count(labels, predicted, num_classes=num_classes)
+        num_counted = int(confusion.sum())
         if num_counted != len(source):
             raise RuntimeError(
                 f"evaluation counted {num_counted} of the {len(source)} examples of split "

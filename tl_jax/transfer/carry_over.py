@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from tl_jax import trees
 from tl_jax.models.model import ModelWrapper
+from tl_jax.objectives.metrics import ClassCounts, by_class
 from tl_jax.transfer.class_names import ClassMapping
 
 # The logit of a class that must not be predicted; finite, to keep the loss of its examples finite.
@@ -176,11 +177,11 @@ class ZeroShot:
         return self.correct / self.of_matched_classes if self.of_matched_classes else float("nan")
 
 
-def zero_shot(confusion: ArrayLike, mapping: ClassMapping) -> ZeroShot:
+def zero_shot(confusion: ArrayLike | ClassCounts, mapping: ClassMapping) -> ZeroShot:
     """Counts the zero-shot predictions of a carried-over classifier.
 
     Args:
-      confusion: counts [K, K] by label and prediction, of a `MatchedOnly` network.
+      confusion: counts [K, K] by label and prediction, of a `MatchedOnly` network; or by class.
       mapping: the mapping of its classifier.
 
     Raises:
@@ -192,19 +193,22 @@ def zero_shot(confusion: ArrayLike, mapping: ClassMapping) -> ZeroShot:
       >>> zero_shot([[3, 0], [2, 0]], mapping).accuracy
       0.6
     """
-    confusion, matched = np.asarray(confusion), mapping.is_matched
-    if confusion.shape != (len(matched), len(matched)) or not confusion.sum():
+    if not isinstance(confusion, ClassCounts):
+        confusion = np.asarray(confusion)
+    matched, shape = mapping.is_matched, confusion.shape
+    if set(shape) != {len(matched)} or not confusion.sum():
         raise ValueError(
             f"expected counts of at least one example of {len(matched)} classes, got shape "
-            f"{confusion.shape} and a sum of {confusion.sum()}"
+            f"{shape} and a sum of {confusion.sum()}"
         )
-    if confusion[:, ~matched].any():
+    counts = by_class(confusion)
+    if counts.predicted[~matched].any():
         raise ValueError(
             "an unmatched class was predicted; take the confusion matrix of MatchedOnly(model, "
             "mapping)"
         )
     return ZeroShot(
-        examples=int(confusion.sum()),
-        of_matched_classes=int(confusion[matched].sum()),
-        correct=int(np.trace(confusion)),
+        examples=counts.sum(),
+        of_matched_classes=int(counts.actual[matched].sum()),
+        correct=int(counts.hits.sum()),
     )
