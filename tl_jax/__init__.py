@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # For type checkers and editors; at run time `__getattr__` im
     from tl_jax.data.preprocess import Preprocess, preprocess
     from tl_jax.evaluation.evaluate import evaluate
     from tl_jax.evaluation.export import export_timm
-    from tl_jax.evaluation.predict import predict
+    from tl_jax.evaluation.predict import Predictor, predict
     from tl_jax.evaluation.probe import probe
     from tl_jax.evaluation.soup import soup
     from tl_jax.evaluation.wise_ft import wise_ft
@@ -89,6 +89,7 @@ _MODULES = {
     "load_run": "tl_jax.run.folder",
     "evaluate": "tl_jax.evaluation.evaluate",
     "predict": "tl_jax.evaluation.predict",
+    "Predictor": "tl_jax.evaluation.predict",
     "probe": "tl_jax.evaluation.probe",
     "soup": "tl_jax.evaluation.soup",
     "wise_ft": "tl_jax.evaluation.wise_ft",

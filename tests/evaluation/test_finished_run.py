@@ -1,6 +1,7 @@
 """A trained run is evaluated, predicts, and is exported to timm."""
 
 import dataclasses
+import importlib
 
 import jax
 import numpy as np
@@ -15,10 +16,11 @@ from tests.support.runs import FinishedRun, change
 from tl_jax.data.views import Views, views
 from tl_jax.evaluation.evaluate import evaluate
 from tl_jax.evaluation.export import export_timm
-from tl_jax.evaluation.predict import predict
+from tl_jax.evaluation.predict import Predictor, predict
 from tl_jax.run.folder import load_run, write_run
 
 pytestmark = pytest.mark.slow
+prediction = importlib.import_module("tl_jax.evaluation.predict")
 
 
 @pytest.fixture
@@ -155,6 +157,27 @@ def test_a_run_predicts_its_classes(finished_run, files):
     hits = [classes[0][0] == file.parent.name for file, classes in zip(files, results, strict=True)]
     assert np.mean(hits) == finished_run.report["metrics"]["test"]["accuracy"]
     assert [len(classes) for classes in predict(finished_run.workdir, files[:2], top=1)] == [1, 1]
+
+
+def test_a_predictor_reads_its_run_once_and_compiles_once_for_a_batch_size(
+    finished_run, files, monkeypatch
+):
+    expected = predict(finished_run.workdir, files, top=2)
+    predictor = Predictor(finished_run.workdir)
+    assert predictor.class_names == ("grüne", "red ones")
+    monkeypatch.setattr(prediction, "load_run", None)
+    compiled = prediction._probabilities._cache_size()
+    assert predictor(files, top=2) == expected
+    assert prediction._probabilities._cache_size() == compiled
+    # Four batches of 4, of which the last one is filled up.
+    monkeypatch.setattr(prediction, "_BATCH_SIZE", 4)
+    in_batches = predictor(files, top=2)
+    assert prediction._probabilities._cache_size() == compiled + 1
+    assert len(in_batches) == len(files) == 14
+    for one, other in zip(in_batches, expected, strict=True):
+        assert dict(one) == pytest.approx(dict(other), rel=1e-4)
+    assert predictor(files[:3], top=2) == in_batches[:3]
+    assert prediction._probabilities._cache_size() == compiled + 1
 
 
 def test_several_views_are_averaged_for_a_split_and_for_single_images(finished_run, files):

@@ -1,6 +1,7 @@
 """Predicts the classes of images, with a trained run or with a pretrained network."""
 
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -9,11 +10,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tl_jax import arguments, files, messages, trees
+from tl_jax import arguments, files, messages, process, trees
 from tl_jax.data.images.decode import ImageLike
 from tl_jax.data.preprocess import Preprocess, as_images, eval_image, normalize
 from tl_jax.data.views import ONE_VIEW, Views
-from tl_jax.models import pretrained, weights_reader
+from tl_jax.models import layers, pretrained, weights_reader
 from tl_jax.models.model import Model
 from tl_jax.run.folder import is_run, load_run
 from tl_jax.weights.checkpoint import Reading
@@ -34,6 +35,8 @@ def predict(
     ignore: Sequence[str] = (),
 ) -> list[list[tuple[str, float]]]:
     """Returns the most probable classes of each image.
+
+    Each call reads the network; `Predictor` reads it once for many calls.
 
     Args:
       run_or_model: folder of a trained run; or a pretrained network: timm's name, a repository of
@@ -65,48 +68,173 @@ def predict(
       >>> len(classes)
       3
     """
+    _check_top(top)
+    _check_network(run_or_model)
+    listed = as_images(images)
+    _check_files(listed)
+    predictor = Predictor(
+        run_or_model,
+        weights=weights,
+        views=views,
+        value_range=value_range,
+        checkpoint_key=checkpoint_key,
+        prefix=prefix,
+        ignore=ignore,
+    )
+    return predictor(listed, top=top)
+
+
+class Predictor:
+    """`predict` for many calls: the network is read once, and compiled once for each batch size.
+
+    Attributes:
+      class_names: names of the classes, in the order of the logits.
+
+    Examples:
+      >>> import tl_jax
+      >>> config = tl_jax.Config(
+      ...     model=tl_jax.ModelConfig("simple_cnn", weights="random"),
+      ...     data=tl_jax.DataConfig("digits", shots=2, image_size=16),
+      ...     train=tl_jax.TrainConfig(epochs=1))
+      >>> report = tl_jax.fit(config, "runs/digits")
+      >>> predictor = Predictor("runs/digits")
+      >>> [[(name, probability)]] = predictor(np.zeros((8, 8, 3), np.uint8), top=1)
+      >>> 0.1 <= probability <= 1
+      True
+    """
+
+    def __init__(
+        self,
+        run_or_model: str | Path,
+        *,
+        weights: str | os.PathLike[str] | None = None,
+        views: Views = ONE_VIEW,
+        value_range: tuple[float, float] | None = None,
+        checkpoint_key: str = "",
+        prefix: str = "",
+        ignore: Sequence[str] = (),
+    ) -> None:
+        """Reads the network; arguments and errors are those of `predict`."""
+        _check_network(run_or_model)
+        process.prepare()
+        reading = Reading(checkpoint_key, prefix, ignore)
+        model, variables, transform, names = _load(run_or_model, weights, reading)
+        if value_range is not None:
+            transform = dataclasses.replace(transform, value_range=value_range)
+        self.class_names = tuple(names)
+        self._uncropped = views.transform(transform)
+        self._variables = jax.device_put(variables)
+        self._probabilities = functools.partial(
+            _probabilities,
+            model=model,
+            views=views,
+            size=tuple(transform.size),
+            mean=tuple(transform.mean),
+            std=tuple(transform.std),
+        )
+
+    def __call__(
+        self, images: ImageLike | Iterable[ImageLike], *, top: int = 5
+    ) -> list[list[tuple[str, float]]]:
+        """Returns the most probable classes of each image.
+
+        The first call with 1, 2, 3 or 4, 5 to 8 and so on up to 32 or more images compiles.
+
+        Args:
+          images: as those of `predict`.
+          top: how many classes.
+
+        Raises:
+          ValueError: if images cannot be read (it names them all).
+        """
+        _check_top(top)
+        listed = as_images(images)
+        _check_files(listed)
+        batch_size = min(_next_power_of_two(len(listed)), _BATCH_SIZE)
+        predictions: list[list[tuple[str, float]]] = []
+        errors: list[Exception] = []
+        computing: jax.Array | None = None
+        for start in range(0, len(listed), batch_size):
+            prepared = self._prepare(listed[start : start + batch_size], errors)
+            if errors:  # The rest is only looked through, so that all bad images are named at once.
+                continue
+            before, computing = computing, self._compute(prepared, batch_size)
+            predictions += self._named(before, top)  # While the devices compute the next batch.
+        _raise_all(errors, len(listed))
+        predictions += self._named(computing, top)
+        return predictions[: len(listed)]
+
+    def _prepare(self, images: Sequence[ImageLike], errors: list[Exception]) -> list[np.ndarray]:
+        """Returns the images for the network; appends to `errors` those that cannot be read."""
+        prepared = []
+        for image in images:
+            try:
+                prepared.append(eval_image(image, self._uncropped))
+            except (ValueError, TypeError, OSError) as error:
+                errors.append(error)
+        return prepared
+
+    def _compute(self, prepared: list[np.ndarray], batch_size: int) -> jax.Array:
+        """Returns the probabilities of a batch, filled up with copies of its first image."""
+        filled = prepared + prepared[:1] * (batch_size - len(prepared))
+        return self._probabilities(self._variables, np.stack(filled))
+
+    def _named(self, probabilities: jax.Array | None, top: int) -> list[list[tuple[str, float]]]:
+        """Returns the most probable classes of each image of a batch."""
+        rows = () if probabilities is None else np.asarray(probabilities)
+        orders = (np.argsort(-row, kind="stable")[:top] for row in rows)
+        return [
+            [(self.class_names[i], float(row[i])) for i in order]
+            for row, order in zip(rows, orders, strict=True)
+        ]
+
+
+@functools.partial(jax.jit, static_argnames=("model", "views", "size", "mean", "std"))
+def _probabilities(
+    variables: trees.Tree,
+    images: jax.Array,
+    *,
+    model: Model,
+    views: Views,
+    size: tuple[int, int],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> jax.Array:
+    """Returns the probabilities [B, C] of images, uint8 [B, ...], that may be uncropped.
+
+    It is a function of the module, so that it is compiled once for all predictors of a network.
+    """
+    inputs = normalize(images, mean, std)
+    logits = views.logits(lambda x: layers.folded(model.apply)(variables, x), inputs, size)
+    return jax.nn.softmax(logits)
+
+
+def _next_power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()
+
+
+def _check_top(top: int) -> None:
     arguments.whole_number(
         "top", top, least=1, advice="expected the number of classes to return, at least 1"
     )
+
+
+def _check_network(run_or_model: object) -> None:
     if not isinstance(run_or_model, str | os.PathLike):
         raise TypeError(
             "predict takes the folder of a run, or the name or folder of a pretrained network, but "
             f"got {arguments.kind(run_or_model)}; of images that are normalised arrays "
             "model.apply(variables, images) returns the logits"
         )
-    listed = as_images(images)
-    _check_files(listed)
-    reading = Reading(checkpoint_key, prefix, ignore)
-    model, variables, transform, names = _load(run_or_model, weights, reading)
-    if value_range is not None:
-        transform = dataclasses.replace(transform, value_range=value_range)
-    uncropped = views.transform(transform)
 
-    @jax.jit
-    def probabilities_fn(variables: trees.Tree, inputs: jax.Array) -> jax.Array:
-        logits = views.logits(lambda x: model.apply(variables, x), inputs, transform.size)
-        return jax.nn.softmax(logits)
 
-    predictions, errors = [], []
-    for start in range(0, len(listed), _BATCH_SIZE):
-        inputs = []
-        for image in listed[start : start + _BATCH_SIZE]:
-            try:
-                inputs.append(eval_image(image, uncropped))
-            except (ValueError, TypeError, OSError) as error:
-                errors.append(error)
-        if errors:  # The rest is only looked through, so that all bad images are named at once.
-            continue
-        normalized = normalize(np.stack(inputs), transform.mean, transform.std)
-        for row in np.asarray(probabilities_fn(variables, normalized)):
-            order = np.argsort(-row, kind="stable")[:top]
-            predictions.append([(names[i], float(row[i])) for i in order])
+def _raise_all(errors: Sequence[Exception], count: int) -> None:
+    """Raises the error of the images that cannot be read, if there are any."""
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        head = f"{len(errors)} of {len(listed)} images cannot be read:"
+        head = f"{len(errors)} of {count} images cannot be read:"
         raise ValueError(messages.report(head, list(map(str, errors)), "leave them out"))
-    return predictions
 
 
 def _check_files(images: Sequence[ImageLike]) -> None:

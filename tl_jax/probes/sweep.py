@@ -218,7 +218,7 @@ def _train_and_evaluate(
         init_key = jax.random.fold_in(jax.random.key(setting.seed), 0)
         noise = jax.random.normal(init_key, (features.shape[1], num_classes))
         kernel = noise * setting.init_scale / features.shape[1] ** 0.5
-        head = LinearHead(kernel, jnp.zeros(num_classes))
+        head = LinearHead(kernel.T, jnp.zeros(num_classes))
         return head, make_tx(setting).init(head)
 
     def train_group(group: Settings) -> LinearHead:
@@ -230,7 +230,7 @@ def _train_and_evaluate(
             def update(
                 setting: Settings, head: LinearHead, opt_state: optax.OptState
             ) -> _HeadState:
-                grads = jax.grad(_loss)(head, batch_features, batch_labels)
+                grads = jax.grad(_loss_of_transposed)(head, batch_features, batch_labels)
                 updates, opt_state = make_tx(setting).update(grads, opt_state, head)
                 return optax.apply_updates(head, updates), opt_state
 
@@ -246,6 +246,7 @@ def _train_and_evaluate(
 
     heads = jax.vmap(train_group)(settings)
     heads = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), heads)
+    heads = LinearHead(heads.kernel.swapaxes(1, 2), heads.bias)
     # One head after the other: the logits of all heads might not fit in memory.
     accuracy, loss = jax.lax.map(lambda head: _evaluate(head, *validation), heads)
     return heads, accuracy, loss
@@ -280,6 +281,16 @@ def _evaluate(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns accuracy and loss of a head."""
     return (head(features).argmax(-1) == labels).mean(), _loss(head, features, labels)
+
+
+def _loss_of_transposed(head: LinearHead, features: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns the loss of a head whose kernel is [C, D].
+
+    Its gradient is then the product with the narrow matrix first, which a CPU computes faster than
+    the other way round.
+    """
+    logits = jnp.einsum("bd,cd->bc", features, head.kernel, precision="highest") + head.bias
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 def _loss(head: LinearHead, features: jax.Array, labels: jax.Array) -> jax.Array:

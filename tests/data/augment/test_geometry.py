@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
+from jax import lax
 from PIL import Image
 
 from tl_jax.data.augment import geometry
@@ -159,6 +160,54 @@ def maps(rotation=0.0, shear=0.0, zoom=(1.0, 1.0), shift=0.0) -> np.ndarray:
     """Returns 1000 maps drawn from these ranges."""
     keys = jax.random.split(jax.random.key(2), 1000)
     return np.asarray(draw_maps(keys, rotation, shear, zoom, shift))
+
+
+def tf32(values: np.ndarray, *, rounds: bool) -> np.ndarray:
+    """Returns values with the 10 bits of mantissa that a GPU's matrix units read."""
+    bits = values.astype(np.float32).view(np.uint32)
+    return ((bits + (0x1000 if rounds else 0)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+@pytest.mark.parametrize("rounds", [True, False], ids=["rounded", "truncated"])
+@pytest.mark.parametrize("interpolation", list(geometry.METHODS))
+def test_in_tf32_pixels_stay_within_one_level(interpolation, rounds):
+    rng, side, size = np.random.default_rng(3), 96, 56
+    images = [rng.integers(0, 256, (side, side)), 255 * rng.integers(0, 2, (side, side))]
+    images += [np.full((side, side), 255), 255 * (np.indices((side, side)).sum(0) % 2)]
+    largest = []
+    for corner, extent in (((0.0, 0.0), (96.0, 96.0)), ((10.0, 3.0), (37.0, 81.0))):
+        factors = jnp.asarray(size / np.array(extent), jnp.float32)
+        rows, columns = (
+            np.asarray(
+                jax.image.scale_and_translate(
+                    jnp.eye(side), (size, side), (0,), factors[axis : axis + 1],
+                    -jnp.float32(corner[axis]) * factors[axis : axis + 1],
+                    geometry.METHODS[interpolation],
+                )
+            )
+            for axis in (0, 1)
+        )  # fmt: skip
+        for image in images:
+            expected = resize(
+                image[..., None], jnp.array(corner), jnp.array(extent),
+                size=(size, size), interpolation=interpolation,
+            )[..., 0]  # fmt: skip
+            narrow = tf32(tf32(rows, rounds=rounds) @ image.astype(np.float32), rounds=rounds)
+            found = np.clip(narrow @ tf32(columns, rounds=rounds).T, 0, 255)
+            largest.append(np.abs(found - expected).max())
+    assert 0 < max(largest) < 1
+
+
+def test_matrix_units_may_be_used_for_resizing():
+    traced = resize.trace(
+        jnp.zeros((8, 8, 3)), jnp.zeros(2), jnp.full(2, 8.0), size=(4, 4), interpolation="bicubic"
+    )
+    precisions = {
+        equation.params["precision"]
+        for equation in traced.jaxpr.eqns
+        if equation.primitive.name == "dot_general"
+    }
+    assert precisions == {(lax.Precision.HIGH, lax.Precision.HIGH)}
 
 
 @pytest.mark.parametrize("fill", sorted(SCIPY_MODES))

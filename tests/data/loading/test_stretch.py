@@ -16,7 +16,9 @@ from tl_jax.data.loading.stretch import stretch
 from tl_jax.data.sources.arrays import from_arrays
 
 CANVAS, SIDE = 32, 80
-stretched = jax.jit(functools.partial(stretch, side=SIDE, canvas=CANVAS))
+stretched = jax.jit(
+    functools.partial(stretch, side=SIDE, canvas=CANVAS), static_argnames="in_bfloat16"
+)
 
 
 def stretched_by_pillow(image, extent):
@@ -37,10 +39,15 @@ def test_the_pixels_are_those_of_pillow():
         shapes[place] = size[1], size[0]
         extents[place] = size[1] - less, size[0] - less
         expected.append(np.asarray(stretched_by_pillow(image, extents[place])))
-    difference = np.abs(np.asarray(stretched(images, shapes, extents), int) - np.stack(expected))
+    found = np.asarray(stretched(images, shapes, extents), int)
+    difference = np.abs(found - np.stack(expected))
     assert difference[:-2].max() <= 1
     assert difference[:-2].mean() < 0.01
     assert difference[-2:].mean() < 0.5  # Pillow goes down first.
+    in_bfloat16 = stretched(images, shapes, extents, in_bfloat16=True)
+    difference = np.abs(np.asarray(in_bfloat16, int) - found)
+    assert difference.max() <= 1
+    assert difference.mean() < 0.005
 
 
 class Wide(Numbered):
