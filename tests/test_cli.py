@@ -207,6 +207,7 @@ def test_misuse_exits_2_and_names_the_nearest(arguments, nearest, capsys, monkey
         (["soup", "runs/nothing", "--to", "runs/soup"], "two or more"),
         (["wise-ft", "runs/nothing"], "runs/nothing"),
         (["export", "runs/nothing", "--to", "tim", "x.safetensors"], "timm"),
+        (["profile", "configs/demo.py", "--to", "README.md"], "README.md is in use"),
         (["predict", "tf_efficientnet_lite0", "nothing.png"], "nothing.png"),
         (["predict", "tf_efficientnet_lite0"], "image"),
         (["predict", "resnet18", "README.md", "--weights", "x.safetensors"], "x.safetensors"),

@@ -50,6 +50,7 @@ def test_the_first_lines_say_what_was_read_and_decided(tiny_config):
     assert said["data"] == f"{source}: 6 train, 10 val, 14 test; 2 classes"
     assert said["classes"] == "grüne 3, red ones 3"
     assert said["device"] == f"{jax.devices()[0].device_kind} x{jax.device_count()}, float32"
+    assert said["conv"] == "XLA (TL_JAX_ONEDNN is off)"
     notes = [text for name, text in lines if name == "note"]
     assert notes == [
         *experiment.train.notes,

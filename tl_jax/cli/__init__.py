@@ -23,6 +23,7 @@ _USAGE = """usage: python -m tl_jax COMMAND [ARGUMENTS]
   train CONFIG.py [--SECTION.FIELD VALUE ...] [--workdir DIR]   fine-tune as configured
   lr-find CONFIG.py [--SECTION.FIELD VALUE ...] [--png FILE]    find a learning rate for it
   augment-grid CONFIG.py [--SECTION.FIELD VALUE ...]            draw augmented training images
+  profile CONFIG.py [--SECTION.FIELD VALUE ...] [--to FOLDER]   find what a step's time goes to
   prepare SOURCE OUT [--max-side PIXELS]                        check a set of images, and pack it
   evaluate RUN [--split SPLIT]                                  measure a run
   probe RUN_OR_MODEL SOURCE [--method METHOD]                   classify frozen features
@@ -47,6 +48,7 @@ _CONFIG_COMMANDS: dict[str, Callable[..., None]] = {
     "train": training.train,
     "lr-find": training.lr_find,
     "augment-grid": training.augment_grid,
+    "profile": training.profile,
 }
 _COMMANDS: dict[str, Callable[..., None]] = {
     "prepare": data.prepare,
@@ -61,6 +63,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 # What other programs call the commands.
 _OTHER_NAMES = {
     "average": "soup",
+    "benchmark": "profile",
     "augment": "augment-grid",
     "check": "prepare",
     "classify": "predict",
@@ -77,10 +80,12 @@ _OTHER_NAMES = {
     "list-models": "models",
     "lr-finder": "lr-find",
     "lr-range-test": "lr-find",
+    "profiler": "profile",
     "resume": "train",
     "run": "train",
     "score": "evaluate",
     "test": "evaluate",
+    "trace": "profile",
     "tune": "train",
     "val": "evaluate",
     "validate": "evaluate",

@@ -1,4 +1,4 @@
-"""The commands that take a configuration: `train`, `lr-find` and `augment-grid`."""
+"""The commands that take a configuration: `train`, `lr-find`, `augment-grid` and `profile`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +10,7 @@ from tl_jax.config import Config
 from tl_jax.run import augment_grid as grid
 from tl_jax.run import fit
 from tl_jax.run import lr_find as finder
+from tl_jax.run import profile as profiling
 
 # Fields are options without a prefix: --data.source, not --config.data.source.
 _Config = Annotated[Config, tyro.conf.arg(name="")]
@@ -38,7 +39,8 @@ def train(
     report = fit.fit(config, workdir, stop_after_epoch=stop_after_epoch)
     if report is not None:
         print(report_table(report))
-        print(f"curves.png, confusion.png, report.json and tensorboard/ are in {workdir}")
+        pictures = [name for name in ("curves.png", "confusion.png") if (workdir / name).exists()]
+        print(f"{', '.join(pictures)}, report.json and tensorboard/ are in {workdir}")
 
 
 def lr_find(
@@ -92,6 +94,32 @@ def augment_grid(
     """
     grid.show_augmented(config, png, images=images, versions=versions)
     print(f"{png} shows {images} images, each with {versions} draws")
+
+
+def profile(
+    file: Positional[Path],
+    config: _Config,
+    *,
+    to: Path = Path("profile"),
+    program: profiling.Program = "train",
+    phase: int = 1,
+    steps: int = 5,
+) -> None:
+    """Measures a training step: its operations, and how far it is from what the machine can do.
+
+    The first argument is the configuration file; every field of it can be changed here.
+
+    Args:
+      file: The configuration file.
+      config: Its content, changed by the options.
+      to: New folder for profile.json, profile.txt and the trace for TensorBoard and Perfetto.
+      program: The training step, or that of evaluation.
+      phase: Phase of the run that is trained, counted from 1.
+      steps: Steps that are timed, and as many that are traced.
+    """
+    result = profiling.profile(config, to, program=program, phase=phase, steps=steps)
+    print(profiling.table(result))
+    print(f"profile.json, profile.txt and the trace are in {to}")
 
 
 def report_table(report: dict[str, Any]) -> str:

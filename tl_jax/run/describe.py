@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import jax
 from jax.sharding import Mesh
 
-from tl_jax import messages, trees
+from tl_jax import messages, onednn, trees
 from tl_jax.config import Config
 from tl_jax.data.source import Source
 from tl_jax.run.initial import Initial
@@ -64,6 +64,8 @@ def describe_start(
         lines.append(("mapping", str(initial.mapping)))
     lines += [("default", text) for text in defaults]
     lines.append(("device", describe_devices(mesh, config.model.dtype)))
+    if mesh.devices.flat[0].platform == "cpu":
+        lines.append(("conv", onednn.describe(mesh.size)))
     return "\n".join(f"{name:<8} {text}" for name, text in lines)
 
 
