@@ -64,7 +64,7 @@ $(RUN): requirements.txt
 	$(call install,requirements.txt)
 	@touch $@
 
-$(DEV): requirements-dev.txt requirements.txt
+$(DEV): requirements-dev.txt requirements-onednn.txt requirements.txt
 	$(make_venv)
 	$(call install,requirements-dev.txt)
 	@touch $(RUN) $@
