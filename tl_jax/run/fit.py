@@ -292,7 +292,7 @@ def _train_epoch(
     ) as progress:
 
         def record(steps_done: int, means: dict[str, float]) -> None:
-            progress.finish(means["loss"])
+            progress.finish(means["loss"], steps_done)
             step_of_phase = (epoch - 1 - phase.start_epoch) * steps_per_epoch + steps_done - 1
             rates = train_records.learning_rates(phase, step_of_phase)
             rate = progress.images_per_second

@@ -111,9 +111,16 @@ class Progress:
         elif time.monotonic() - self._measured[-1][0] >= _SECONDS_BETWEEN_MEASUREMENTS:
             self._measure()
 
-    def finish(self, loss: float) -> None:
-        """Notes the loss of some steps, and which steps are computed by now."""
+    def finish(self, loss: float, steps: int) -> None:
+        """Notes the mean loss of some steps, and which steps are computed by now.
+
+        Args:
+          loss: of steps up to the given one.
+          steps: number of the last of them. They are waited for: their loss is known, but JAX may
+            not have said yet that they are computed.
+        """
         self.loss = loss
+        self._ahead.wait(steps)
         self._ahead.look()
         self._measure()
 

@@ -48,9 +48,10 @@ class StepsAhead:
         while self._under_way and _is_ready(self._under_way[0]):
             self._wait_for_first()
 
-    def wait(self) -> None:
-        """Waits for all steps."""
-        while self._under_way:
+    def wait(self, steps: int | None = None) -> None:
+        """Waits for the first `steps` of all steps; None: for all."""
+        wanted = self.dispatched if steps is None else steps
+        while self.computed < wanted:
             self._wait_for_first()
 
     def _wait_for_first(self) -> None:
