@@ -32,6 +32,7 @@ FLOORS = (
         "tl_jax/interrupt.py",
         "tl_jax/files.py",
         "tl_jax/arguments.py",
+        "tl_jax/processor.py",
         "tl_jax/version.py",
     ),
     ("tl_jax/compilation_cache.py", "tl_jax/process.py", "tl_jax/trees.py", "tl_jax/onednn/"),

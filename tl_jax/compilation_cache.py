@@ -3,18 +3,18 @@
 import contextlib
 import hashlib
 import os
-import platform
 import zlib
 from pathlib import Path
 
 import jax
 
-from tl_jax import files
+from tl_jax import files, processor
 
-# The most that is kept, in gigabytes; 0 keeps nothing. A ResNet-50's training step takes 0.7 MB.
+# The most that is kept, in gigabytes; 0 keeps nothing.
 _SWITCH = "TL_JAX_COMPILATION_CACHE_GB"
 _DEFAULT_GB = 2.0
-# Reading an entry takes 2 ms; what compiles nearly as fast is not worth one. JAX's default is 1 s.
+# An entry is read in a few milliseconds; what compiles nearly as fast is not worth one. JAX's
+# default is 1 s.
 _SHORTEST_SECONDS, _SHORTEST_OF_JAX = 0.01, 1.0
 # The jax options that are set here, unless the user has set them.
 _FOLDER = "jax_compilation_cache_dir"
@@ -86,14 +86,8 @@ def _processor() -> str:
 
     A program for a CPU is divided over the cores that the process may use when it is compiled.
     """
-    allowed = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if allowed else os.cpu_count()
-    parts = [platform.machine(), platform.processor(), str(cores)]
-    with contextlib.suppress(OSError):
-        first, _, _ = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")
-        names = ("vendor_id", "cpu family", "model", "flags", "Features", "CPU ")
-        parts += [line for line in first.splitlines() if line.startswith(names)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+    parts = f"{processor.num_cores()}\n{processor.description()}"
+    return hashlib.sha256(parts.encode()).hexdigest()[:12]
 
 
 def _tidy(root: Path, limit: int) -> None:

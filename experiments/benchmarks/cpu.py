@@ -39,7 +39,7 @@ import torch
 from experiments.benchmarks import agreement, programs, report, switches, timing, torch_sides
 from experiments.benchmarks.programs import Setting
 from experiments.benchmarks.torch_sides import TorchOptions, timm_model
-from tl_jax import allocator, onednn, process
+from tl_jax import allocator, onednn, process, processor
 from tl_jax.training import sharding
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "torch", "torchvision", "timm")
@@ -161,7 +161,7 @@ def measure(setting: Setting, options: argparse.Namespace) -> dict[str, Any]:
         runs, steps, options.rounds, before_turn=before_turn, seconds=options.seconds
     )
     return {
-        "setting": dataclasses.asdict(setting) | {"steps": steps, "cores": report.cores()},
+        "setting": dataclasses.asdict(setting) | {"steps": steps, "cores": processor.num_cores()},
         "convolutions": onednn.describe(1),
         "relative_errors": errors,
         "sides": about,
@@ -321,7 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["TL_JAX_COMPILATION_CACHE_GB"] = "0"  # Compilation is timed.
     jax.config.update("jax_platforms", "cpu")
     process.prepare()
-    torch.set_num_threads(report.cores())
+    torch.set_num_threads(processor.num_cores())
     if options.memory_of:
         print(json.dumps(added_bytes(Setting(**options.setting), options.memory_of)))
         return

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tl_jax import processor
+
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 
 
@@ -18,7 +20,7 @@ def facts(libraries: Sequence[str]) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": {
             "cpu": cpu_name(),
-            "cores": cores(),
+            "cores": processor.num_cores(),
             "load_before": os.getloadavg()[0],
             "system": f"{platform.system()} {platform.machine()}",
             "python": platform.python_version(),
@@ -33,11 +35,6 @@ def cpu_name() -> str:
     lines = table.read_text("utf-8").splitlines() if table.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def write(folder: Path, name: str, result: dict[str, Any]) -> Path:

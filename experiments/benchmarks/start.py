@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmarks import report
+from tl_jax import processor
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "torch", "timm")
 NETWORKS = ("resnet50", "tf_efficientnet_lite0")
@@ -80,7 +81,7 @@ def theirs(name: str, weights: Path, batch_size: int, size: int) -> list[float]:
 
     timm = import_timm()
     times = [time.time()]
-    torch.set_num_threads(report.cores())
+    torch.set_num_threads(processor.num_cores())
     model = timm.create_model(name, num_classes=NUM_CLASSES, checkpoint_path=str(weights))
     model = model.to(memory_format=torch.channels_last).train()
     times.append(time.time())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-from tl_jax import files
+from tl_jax import files, processor
 
 INSTALL = "pip install 'tl-jax[onednn]'"
 _SOURCE = Path(__file__).with_name("convolution.cc")
@@ -46,7 +46,7 @@ class Ingredients:
         sources = [_SOURCE, *sorted(_SOURCE.parent.glob("*.h"))]
         parts = [path.read_text(encoding="utf-8") for path in sources]
         parts += [*_OPTIONS, self.version, str(self.library)]
-        parts += [metadata.version("jaxlib"), _processor()]
+        parts += [metadata.version("jaxlib"), processor.description()]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -87,15 +87,6 @@ def build(ingredients: Ingredients) -> Path:
         command += [f"-Wl,-rpath,{ingredients.library.parent}"]
         _run(command)
     return built
-
-
-def _processor() -> str:
-    """Returns the instructions that this processor has, for which the library is compiled."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line for line in lines if line.startswith("flags")), platform.machine())
 
 
 def _file_of(package: str, name: str) -> Path:

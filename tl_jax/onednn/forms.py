@@ -1,7 +1,6 @@
 """Which convolutions oneDNN computes, as functions that JAX traces, and a line that says so."""
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tl_jax import processor
 from tl_jax.onednn import switch
 from tl_jax.onednn.library import KINDS, library, load
 
@@ -106,16 +106,10 @@ def _num_parts(kind: str, shapes: Sequence[Sequence[int]]) -> int:
     """Returns into how many parts a convolution is cut: one a core, if it is large enough."""
     _, kernel, y = (math.prod(shape) for shape in shapes)
     work = y * shapes[1][0] * shapes[1][1] * shapes[1][2]
-    parts = min(_num_cores(), work // _LEAST_WORK)
+    parts = min(processor.num_cores(), work // _LEAST_WORK)
     if kind == "kernel_gradient":
         parts = min(parts, _MOST_PARTIAL_SUMS // (4 * kernel))
     return max(1, parts)
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _is_mostly_kernel(kind: str, shapes: Sequence[Sequence[int]]) -> bool:

@@ -1,11 +1,12 @@
 """Options of XLA's compiler for the programs of a mesh; each program gets its own."""
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
+
+from tl_jax import processor
 
 # XLA refuses a program with an option that it does not know. These know the one below.
 _FIRST_JAX, _AFTER_LAST_JAX = (0, 10), (0, 12)
@@ -34,5 +35,4 @@ def for_mesh(mesh: Mesh) -> dict[str, Any] | None:
 
 @functools.cache
 def _has_wide_vectors() -> bool:
-    table = Path("/proc/cpuinfo")
-    return table.exists() and _WIDE_VECTORS in table.read_text(encoding="utf-8").split()
+    return _WIDE_VECTORS in processor.description().split()
