@@ -28,6 +28,7 @@ from tl_jax.models.layers.calls import (
     WITH_TRAINING_MODE,
     Interceptor,
     around_calls,
+    around_methods,
     evaluating,
 )
 from tl_jax.models.layers.conv import (
@@ -108,6 +109,7 @@ __all__ = [
     "StdConv",
     "adaptive_average",
     "around_calls",
+    "around_methods",
     "as_shapes",
     "at_least_float32",
     "convolution_form",

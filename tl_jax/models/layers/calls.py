@@ -10,10 +10,33 @@ from tl_jax.models.layers.norm import BatchNorm, EvoNormB0
 
 Interceptor = Callable[..., Any]
 Handle = Callable[[nn.Module, tuple[Any, ...], Callable[..., Any]], Any]
+MethodHandle = Callable[[nn.Module, str, tuple[Any, ...], Callable[..., Any]], Any]
 
 # The layers with running statistics, and all layers that behave differently in training.
 WITH_STATISTICS = (BatchNorm, EvoNormB0)
 WITH_TRAINING_MODE = (*WITH_STATISTICS, Dropout, DropPath, DropBlock)
+
+
+def around_methods(handle: MethodHandle) -> Interceptor:
+    """Returns an interceptor that handles every method of a module that Linen lets one reach.
+
+    Args:
+      handle: `handle(module, name, args, proceed) -> output`, with the method's name; the rest as
+        in `around_calls`.
+    """
+
+    def intercept(
+        next_function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> Any:
+        def proceed(**changes: Any) -> Any:
+            return next_function(*args, **{**kwargs, **changes})
+
+        return handle(context.module, context.method_name, args, proceed)
+
+    return intercept
 
 
 def around_calls(handle: Handle) -> Interceptor:
@@ -35,21 +58,12 @@ def around_calls(handle: Handle) -> Interceptor:
       True
     """
 
-    def intercept(
-        next_function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: nn.module.InterceptorContext,
+    def of_call(
+        module: nn.Module, name: str, args: tuple[Any, ...], proceed: Callable[..., Any]
     ) -> Any:
-        if context.method_name != "__call__":
-            return next_function(*args, **kwargs)
+        return handle(module, args, proceed) if name == "__call__" else proceed()
 
-        def proceed(**changes: Any) -> Any:
-            return next_function(*args, **{**kwargs, **changes})
-
-        return handle(context.module, args, proceed)
-
-    return intercept
+    return around_methods(of_call)
 
 
 def evaluating(is_frozen: Callable[[nn.Module], bool]) -> Interceptor:

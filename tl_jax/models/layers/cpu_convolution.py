@@ -20,8 +20,8 @@ _FEW_PIXELS: dict[Kind, int] = {"forward": 25, "input_gradient": 64, "kernel_gra
 # Patches of fewer channels do not fill the vectors of a matrix product.
 _FEWEST_CHANNELS = 16
 _MOST_PATCH_BYTES = 64 * 2**20
-# Channels of a part of a grouped convolution that is computed as a convolution of one group; with
-# 64 it takes 1.6 times as long (128 channels in 32 groups). More parts than this are a loop.
+# Channels of a part of a grouped convolution that is computed as a convolution of one group; twice
+# as many were slower. More parts than this are a loop.
 _PART_CHANNELS = 32
 _MOST_PARTS = 64
 
@@ -112,7 +112,7 @@ def _product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int, precision: st
 def _transposed_product(a: jax.Array, b: jax.Array, precision: str) -> jax.Array:
     """Returns a^T b of [N, I] and [N, O], with the narrower of the two on the left.
 
-    With the wider one on the left it takes about twice as long.
+    With the wider one on the left it takes longer.
     """
     if a.shape[1] <= b.shape[1]:
         return _product(a, b, 0, 0, precision)

@@ -5,7 +5,7 @@ A frozen BatchNorm after a convolution is another convolution: the kernel times
 so do its gradients, those of kernel, scale and bias included: they pass through the product with
 the kernel, so that no map is kept for the scale. GPU libraries compute a convolution, its bias and
 the activation in one kernel. A CPU gains nothing: XLA computes BatchNorm and activation in one pass
-either way, and the products with the kernels come on top (`FoldNorms`).
+either way, and the products with the kernels come on top (`fold_norms`).
 """
 
 import collections
@@ -22,7 +22,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Jaxpr, subjaxprs
 
-from tl_jax.models.layers.calls import Interceptor
+from tl_jax.models.layers.calls import Interceptor, around_methods
 from tl_jax.models.layers.conv import Conv
 from tl_jax.models.layers.norm import BatchNorm
 
@@ -115,22 +115,18 @@ def _find(
     norms: list[BatchNorm] = []
 
     def mark(
-        method: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: nn.module.InterceptorContext,
+        module: nn.Module, name: str, args: tuple[Any, ...], proceed: Callable[..., Any]
     ) -> Any:
-        module, name = context.module, context.method_name
         if isinstance(module, BatchNorm) and name == "normalize":
             norms.append(module)
             return module.finish(checkpoint_name(args[0], f"{_MARK} norm {len(norms) - 1}"))
-        y = method(*args, **kwargs)
+        y = proceed()
         if type(module) is Conv and name == ("add_bias" if module.use_bias else "convolve"):
             convs.append(module)
             return checkpoint_name(y, f"{_MARK} conv {len(convs) - 1}")
         return y
 
-    with nn.intercept_methods(mark):
+    with nn.intercept_methods(around_methods(mark)):
         # A new function: jax caches traces by function, and would not call the modules again.
         jaxpr = jax.make_jaxpr(lambda *args: function(*args, **options))(*args)
     calls = collections.Counter(module.path for module in [*convs, *norms])
@@ -160,29 +156,25 @@ def _adjacent(jaxpr: Jaxpr) -> Iterator[tuple[int, int]]:
 
 
 def _folding(of_norm: Mapping[Path, _Fold]) -> Interceptor:
-    def intercept(
-        method: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: nn.module.InterceptorContext,
+    def fold(
+        module: nn.Module, name: str, args: tuple[Any, ...], proceed: Callable[..., Any]
     ) -> Any:
-        module, name = context.module, context.method_name
         if isinstance(module, BatchNorm) and name == "normalize" and module.path in of_norm:
             x, mean, var, scale, bias = args
             if of_norm[module.path].conv_has_bias:  # `add_bias` added this one too.
                 return module.finish(x)
-            shift = bias - mean * scale * lax.rsqrt(var + module.epsilon)
+            _, shift = _affine(mean, var, scale, bias, module.epsilon)
             # In the convolution's type: only then is it the bias that a GPU library adds itself.
             return module.finish(x + shift.astype(x.dtype))
         folded_conv = name in ("raw_kernel", "add_bias") and folded_norm(module)
         if folded_conv and name == "raw_kernel":
-            return method(*args, **kwargs) * folded_conv[0]
+            return proceed() * folded_conv[0]
         if folded_conv:
             bias = module.get_variable("params", "bias") * folded_conv[0] + folded_conv[1]
             return args[0] + bias.astype(args[0].dtype)
-        return method(*args, **kwargs)
+        return proceed()
 
-    return intercept
+    return around_methods(fold)
 
 
 def folded_norm(module: nn.Module) -> tuple[jax.Array, jax.Array] | None:
@@ -203,8 +195,15 @@ def folded_norm(module: nn.Module) -> tuple[jax.Array, jax.Array] | None:
         _at(module.scope.root.get_variable(collection, fold.norm[0]), fold.norm[1:])
         for collection in ("params", "batch_stats")
     )
-    factor = affine["scale"] * lax.rsqrt(stats["var"] + fold.epsilon)
-    return factor, affine["bias"] - stats["mean"] * factor
+    return _affine(stats["mean"], stats["var"], affine["scale"], affine["bias"], fold.epsilon)
+
+
+def _affine(
+    mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array]:
+    """Returns factor and shift: BatchNorm in evaluation mode is `factor * x + shift`."""
+    factor = scale * lax.rsqrt(var + epsilon)
+    return factor, bias - mean * factor
 
 
 def _at(variables: Any, path: Path) -> Any:

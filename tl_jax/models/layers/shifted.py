@@ -10,10 +10,10 @@ from jax import lax
 from tl_jax.models.layers.geometry import Function, Geometry, Kind
 from tl_jax.models.layers.types import at_least_float32
 
-# Blocks of rows that are added up before the rest is summed; 8 are a little slower, 4 a quarter.
+# Blocks of rows that are added up before the rest is summed; fewer blocks were slower.
 _ROW_BLOCKS = 16
-# From this height on, the rows of the kernel are a loop in the program, which is compiled in a
-# third of the time or less and runs a fifth slower or more.
+# From this height on, the rows of the kernel are a loop in the program, which compiles much faster
+# and runs a little slower.
 _LOOPED_ROWS = 5
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from tl_jax.models.layers.calls import around_methods
 from tl_jax.models.layers.conv import Conv
 from tl_jax.models.layers.norm import BatchNorm
 
@@ -21,19 +22,15 @@ def as_shapes() -> contextlib.AbstractContextManager[None]:
     For `jax.eval_shape`: kernels are not drawn and BatchNorm returns its input. jax caches a trace
     by its function, so the function must be one that nothing else traces.
     """
-    return nn.intercept_methods(_shapes_only)
+    return nn.intercept_methods(around_methods(_shapes_only))
 
 
 def _shapes_only(
-    method: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    context: nn.module.InterceptorContext,
+    module: nn.Module, name: str, args: tuple[Any, ...], proceed: Callable[..., Any]
 ) -> Any:
-    module, name = context.module, context.method_name
     if isinstance(module, Conv) and name == "raw_kernel":
         return module.param("kernel", nn.initializers.zeros, args[0], jnp.float32)
     if isinstance(module, BatchNorm) and name == "normalize":
         x: jax.Array = args[0]
         return x.astype(module.dtype)
-    return method(*args, **kwargs)
+    return proceed()

@@ -107,24 +107,21 @@ class LoRA(Adaptation):
             if _A in leaves and pays(leaves["kernel"].shape, leaves[_A].shape[-1])
         }
 
-        def intercept(
-            method: Callable[..., Any],
-            args: tuple[Any, ...],
-            kwargs: dict[str, Any],
-            context: nn.module.InterceptorContext,
+        def compute(
+            module: nn.Module, name: str, args: tuple[Any, ...], proceed: Callable[..., Any]
         ) -> Any:
-            module, leaves = context.module, adapted.get(context.module.path)
+            leaves = adapted.get(module.path)
             if leaves is None:
-                return method(*args, **kwargs)
-            if context.method_name == "convolve" and _is_plain_convolution(module):
+                return proceed()
+            if name == "convolve" and _is_plain_convolution(module):
                 folded = layers.folded_norm(module)
                 factor = 1.0 if folded is None else folded[0]
                 return _convolve(module, self._summands(leaves, factor), *args)
-            if context.method_name == "__call__" and isinstance(module, nn.Dense | layers.Dense):
+            if name == "__call__" and isinstance(module, nn.Dense | layers.Dense):
                 return _multiply(module, self._summands(leaves), leaves.get("bias"), *args)
-            return method(*args, **kwargs)
+            return proceed()
 
-        return intercept
+        return layers.around_methods(compute)
 
     def _summands(
         self, leaves: Mapping[str, jax.Array], outputs: jax.Array | float = 1.0
