@@ -12,11 +12,12 @@ import numpy as np
 
 from tl_jax import arguments, files, messages, process, trees
 from tl_jax.data.images.decode import ImageLike
-from tl_jax.data.preprocess import Preprocess, as_images, eval_image, normalize
+from tl_jax.data.preprocess import Preprocess, as_images, eval_image
 from tl_jax.data.views import ONE_VIEW, Views
-from tl_jax.models import layers, pretrained, weights_reader
+from tl_jax.models import pretrained, weights_reader
 from tl_jax.models.model import Model
 from tl_jax.run.folder import is_run, load_run
+from tl_jax.training.evaluator import evaluation_logits
 from tl_jax.weights.checkpoint import Reading
 
 _BATCH_SIZE = 32
@@ -81,7 +82,7 @@ def predict(
         prefix=prefix,
         ignore=ignore,
     )
-    return predictor(listed, top=top)
+    return predictor._predict(listed, top)
 
 
 class Predictor:
@@ -150,6 +151,10 @@ class Predictor:
         _check_top(top)
         listed = as_images(images)
         _check_files(listed)
+        return self._predict(listed, top)
+
+    def _predict(self, listed: Sequence[ImageLike], top: int) -> list[list[tuple[str, float]]]:
+        """Predicts images whose files exist, in full batches."""
         batch_size = min(_next_power_of_two(len(listed)), _BATCH_SIZE)
         predictions: list[list[tuple[str, float]]] = []
         errors: list[Exception] = []
@@ -204,8 +209,7 @@ def _probabilities(
 
     It is a function of the module, so that it is compiled once for all predictors of a network.
     """
-    inputs = normalize(images, mean, std)
-    logits = views.logits(lambda x: layers.folded(model.apply)(variables, x), inputs, size)
+    logits = evaluation_logits(model, variables, images, views=views, size=size, mean=mean, std=std)
     return jax.nn.softmax(logits)
 
 

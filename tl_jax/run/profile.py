@@ -15,12 +15,12 @@ import numpy as np
 
 from tl_jax import arguments, files, process, trees
 from tl_jax.config import Config
-from tl_jax.data.preprocess import normalize
-from tl_jax.models import layers
+from tl_jax.data.views import ONE_VIEW
 from tl_jax.run import profile_trace
 from tl_jax.run.experiment import Experiment
 from tl_jax.run.profile_trace import Operation
 from tl_jax.training import sharding, step
+from tl_jax.training.evaluator import evaluation_logits
 
 Program = Literal["train", "evaluate"]
 
@@ -136,8 +136,15 @@ def _evaluation(experiment: Experiment) -> _Compiled:
     model, preprocess = experiment.model, experiment.preprocess
 
     def logits_fn(variables: trees.Tree, images: jax.Array) -> jax.Array:
-        inputs = normalize(images, preprocess.mean, preprocess.std)
-        return layers.folded(model.apply)(variables, inputs, train=False)
+        return evaluation_logits(
+            model,
+            variables,
+            images,
+            views=ONE_VIEW,
+            size=preprocess.size,
+            mean=preprocess.mean,
+            std=preprocess.std,
+        )
 
     count = sharding.divisible(experiment.config.data.batch_size, experiment.mesh)
     host_batch: dict[str, np.ndarray] = {

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -55,11 +56,14 @@ class Evaluator:
         self._batches: dict[str, device_batches.DeviceEvalBatches] = {}
 
         def logits_fn(variables: trees.Tree, images: jax.Array) -> jax.Array:
-            inputs = normalize(images, preprocess.mean, preprocess.std)
-            return views.logits(
-                lambda x: layers.folded(model.apply)(variables, x, train=False),
-                inputs,
-                preprocess.size,
+            return evaluation_logits(
+                model,
+                variables,
+                images,
+                views=views,
+                size=preprocess.size,
+                mean=preprocess.mean,
+                std=preprocess.std,
             )
 
         self._step = sharding.jit_eval_step(step.make_eval_step(logits_fn), mesh)
@@ -112,6 +116,34 @@ class Evaluator:
         if not math.isfinite(loss):
             raise FloatingPointError(_explain(loss, source.split, variables))
         return metrics.summarize(confusion, loss), confusion
+
+
+def evaluation_logits(
+    model: Model,
+    variables: trees.Tree,
+    images: jax.Array,
+    *,
+    views: Views,
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> jax.Array:
+    """Returns the logits [B, C] of a network in evaluation mode, averaged over views.
+
+    Args:
+      model: the network.
+      variables: its params and batch_stats.
+      images: uint8 [B, H, W, channels], prepared by the network's transform; uncropped where the
+        views are crops.
+      views: views of each image.
+      size: height and width of a view.
+      mean, std: of the channels, on the scale where white is 1.
+    """
+    return views.logits(
+        lambda x: layers.folded(model.apply)(variables, x, train=False),
+        normalize(images, mean, std),
+        size,
+    )
 
 
 def _explain(loss: float, split: str, variables: trees.Tree) -> str:
