@@ -25,7 +25,7 @@ less than 0.06 of a core, where there were any; otherwise the row says "not quie
 | what is measured | command |
 | --- | --- |
 | training steps, forward pass and evaluation on a CPU, with and without each faster form | `python -m experiments.benchmarks.cpu` |
-| everything on a GPU, in nine minutes | `python -m experiments.benchmarks.gpu` |
+| everything on a GPU, in at most nine minutes; what there is no time for is named | `python -m experiments.benchmarks.gpu` |
 | what the programs move on an H100, without the device | `python -m experiments.benchmarks.compiled` |
 | cached features, and many heads at once | `python -m experiments.benchmarks.probe` |
 | from the start of a process to its first step | `python -m experiments.benchmarks.start` |
@@ -98,19 +98,6 @@ def _cpu(name: str, result: Mapping[str, Any]) -> Iterator[Row]:
         ratio = peaks["torch"] / peaks["tl_jax"]
         sizes = [f"{peaks[side] / 2**20:.0f} MiB" for side in ("tl_jax", "torch")]
         yield [f"{what}, peak memory", *sizes, f"{ratio:.2f}", ""]
-
-
-def _train_step(name: str, result: Mapping[str, Any]) -> Iterator[Row]:
-    what = name.removeprefix("train_step-cpu-").replace("-", ", ")
-    walls = [_seconds(result[side]["median_seconds_per_step"]) for side in ("tl_jax", "torch")]
-    ratios = result["speed_over_torch_by_block"]
-    batch = result["setting"]["batch_size"]
-    yield [
-        f"{what}, batch {batch} (an earlier version)",
-        *walls,
-        _ratio(timing.spread(ratios)),
-        f"{len(ratios)}, not watched",
-    ]
 
 
 def _probe(name: str, result: Mapping[str, Any]) -> Iterator[Row]:
@@ -196,7 +183,6 @@ def _nothing(name: str, result: Mapping[str, Any]) -> Iterator[Row]:
 
 KINDS: dict[str, Callable[[str, Any], Iterator[Row]]] = {
     "cpu-": _cpu,
-    "train_step-": _train_step,
     "gpu-": _gpu,
     "compiled-": _nothing,
     "probe-": _probe,

@@ -1,9 +1,6 @@
 """Tests of the benchmark on a CPU: what is written of a row, and which rows are measured again."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import pytest
@@ -16,11 +13,11 @@ from experiments.benchmarks.programs import (
     make_program,
     variable_shapes,
 )
+from tests.support.slim import run_python
 from tl_jax.models import layers
 from tl_jax.training import sharding
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
 SIZES = "--batch-size 8 --image-size 64 --steps 1 --rounds 2".split()
 
 
@@ -122,7 +119,7 @@ def test_the_benchmarks_need_no_libraries_of_data_and_commands():
         "    except SystemExit as exit:\n"
         "        assert exit.code == 0"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = run_python(code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("usage:") == 3
 
@@ -137,5 +134,5 @@ def test_operators_that_torchvision_has_are_not_defined_again():
         "from experiments.torch_peer import import_timm\n"
         "import_timm().create_model('test_resnet')"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = run_python(code)
     assert done.returncode == 0, done.stderr
