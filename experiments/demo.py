@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from configs import demo
 from tl_jax.cli import streams
 from tl_jax.config import RANDOM_WEIGHTS, Config, changes
@@ -29,8 +27,6 @@ def main() -> None:
     config = demo.get_config()
     if arguments.epochs is not None:
         config = changes.with_values(config, {"train.epochs": arguments.epochs})
-    # The two runs share their compiled programs.
-    jax.config.update("jax_compilation_cache_dir", str((arguments.workdir / "compiled").absolute()))
 
     runs = {
         "pretrained on ImageNet": (config, "pretrained"),

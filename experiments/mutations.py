@@ -1,4 +1,4 @@
-"""Breaks the code in sixty ways, one at a time, and counts those that a test notices.
+"""Breaks the code in many ways, one at a time, and counts those that a test notices.
 
 Each line of `mutations.jsonl` is a fault as a programmer would make it: an id, a description, a
 file, the text to replace, the text that replaces it, and the test files that should fail.
