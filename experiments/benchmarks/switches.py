@@ -36,6 +36,10 @@ SWITCHES: dict[str, Switch] = {
         lambda: (
             mock.patch.object(batch_statistics, "moments", batch_statistics.moments.fun),
             mock.patch.object(batch_statistics, "normalized", batch_statistics.normalized.fun),
+            # Its traces hold the derivatives.
+            mock.patch.object(
+                batch_statistics, "batch_norm", batch_statistics.batch_norm.__wrapped__
+            ),
         ),
     ),
     "pool_gradient": Switch(

@@ -14,6 +14,47 @@ from jax import lax
 
 from tl_jax.models.layers.types import at_least_float32
 
+Statistics = tuple[jax.Array, jax.Array]
+
+
+# Networks have many norms of few shapes. Each shape is traced once, and nothing of the call is left
+# in the program.
+@functools.partial(jax.jit, static_argnames=("momentum", "epsilon", "axis_name"), inline=True)
+def batch_norm(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    running: Statistics,
+    *,
+    momentum: float,
+    epsilon: float,
+    axis_name: str | None,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, int], Statistics]:
+    """Normalises maps by the statistics of their batch.
+
+    Args:
+      x: maps [..., C].
+      scale, bias: of the channels, [C].
+      running: running mean and unbiased variance, [C].
+      momentum: weight of the batch in the new running statistics.
+      epsilon: added to the variance.
+      axis_name: mapped axis that the batch is spread over; None for none.
+
+    Returns:
+      The normalised maps, at least float32; the batch's mean, biased variance and count; and the
+      new running statistics.
+
+    Raises:
+      ValueError: if there is only one value per channel.
+    """
+    values = count(x, axis_name)
+    mean, var = moments(x, running[0], axis_name)
+    old_mean, old_var = running
+    new_mean = old_mean + momentum * (mean - old_mean)
+    new_var = old_var + momentum * (var * (values / (values - 1)) - old_var)
+    y = normalized(x, mean, var, scale, bias, epsilon)
+    return y, (mean, var, values), (new_mean, new_var)
+
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def moments(x: jax.Array, shift: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:

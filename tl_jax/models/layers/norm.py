@@ -57,13 +57,17 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         mean, var = running_mean.value, running_var.value
         if train and not self.is_initializing():
-            count = batch_statistics.count(x, self.axis_name)
-            mean, var = batch_statistics.moments(x, running_mean.value, self.axis_name)
-            self.sow(BATCH_MOMENTS, "moments", (mean, var, count))
-            unbiased = var * (count / (count - 1))
-            running_mean.value += self.momentum * (mean - running_mean.value)
-            running_var.value += self.momentum * (unbiased - running_var.value)
-            return self.finish(batch_statistics.normalized(x, mean, var, scale, bias, self.epsilon))
+            y, moments, (running_mean.value, running_var.value) = batch_statistics.batch_norm(
+                x,
+                scale,
+                bias,
+                (mean, var),
+                momentum=self.momentum,
+                epsilon=self.epsilon,
+                axis_name=self.axis_name,
+            )
+            self.sow(BATCH_MOMENTS, "moments", moments)
+            return self.finish(y)
         return self.normalize(x, mean, var, scale, bias)
 
     # A method, so that the interceptors of `layers.tracing` and `layers.folding` reach it.
