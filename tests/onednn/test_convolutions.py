@@ -113,6 +113,9 @@ def test_it_is_not_used_where_it_is_off_or_would_not_pay():
     assert not is_used(lambda x, k: ours(x, k), image, kernel)  # A kernel larger than the maps.
     images = jnp.ones((16, 4, 4, 64))
     assert is_used(lambda x, k: ours(x, k), images, kernel)
+    several_pixels = jnp.ones((3, 3, 64, 64))
+    assert is_used(lambda x, k: ours(x, k), image, several_pixels)
+    assert not is_used(lambda x, k: ours(x, k), image[..., :3, :3, :], several_pixels)
     assert not is_used(
         lambda x, k: ours(x, k), images.astype(jnp.float16), kernel.astype(jnp.float16)
     )

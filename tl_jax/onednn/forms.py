@@ -16,8 +16,9 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 
 # Multiplications of a part, below which to share the work costs more than it saves.
 _LEAST_WORK = 1_000_000
-# Kernels of more values than so many times those of both maps are left to XLA.
-_LARGE_KERNEL = 1.25
+# Kernels of more values than so many times those of both maps are left to XLA: of one pixel and in
+# gradients to the kernel; and of several pixels, each of which oneDNN multiplies much faster.
+_LARGE_KERNEL, _LARGE_KERNEL_OF_PIXELS = 1.25, 32.0
 _TYPES = (jnp.float32, jnp.bfloat16)
 # The code that takes float32 alone.
 _IN_FLOAT32 = "tl_jax:depthwise"
@@ -119,7 +120,8 @@ def _is_mostly_kernel(kind: str, shapes: Sequence[Sequence[int]]) -> bool:
     """
     x, kernel, y = (math.prod(shape) for shape in shapes)
     is_pointwise = tuple(shapes[1][:2]) == (1, 1)
-    return (is_pointwise or kind == "kernel_gradient") and kernel > _LARGE_KERNEL * (x + y)
+    is_soon_large = is_pointwise or kind == "kernel_gradient"
+    return kernel > (_LARGE_KERNEL if is_soon_large else _LARGE_KERNEL_OF_PIXELS) * (x + y)
 
 
 def _is_fast(code: str, *, is_bfloat16: bool) -> bool:
