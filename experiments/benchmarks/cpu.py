@@ -91,7 +91,6 @@ VARIANTS: dict[str, Variant] = {
         ("onednn", "own_convolutions", "norm_gradient", "pool_gradient"), keeps_memory=False
     ),
     "vector width 512": Variant(options={"xla_cpu_prefer_vector_width": "512"}),
-    "vector width 256": Variant(options={"xla_cpu_prefer_vector_width": "256"}),
 }
 
 

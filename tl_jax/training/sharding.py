@@ -9,7 +9,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tl_jax.data.loading import device_batches
-from tl_jax.training import compiler_options
 
 _DATA = "data"
 
@@ -54,9 +53,7 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 def jit_train_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """Compiles a training step over a mesh; the state that is passed in is donated.
 
-    The batch is split over the devices, so BatchNorm sees the statistics of the global batch. JAX
-    does not take a program with compiler options (`compiler_options`) into another one: give
-    `jax.jit`, `jax.lax.scan` and the like the step itself.
+    The batch is split over the devices, so BatchNorm sees the statistics of the global batch.
     """
     state_sharding, batch_sharding = replicated(mesh), sharded(mesh)
     return jax.jit(
@@ -64,7 +61,6 @@ def jit_train_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
         in_shardings=(state_sharding, batch_sharding),
         out_shardings=state_sharding,
         donate_argnums=0,
-        compiler_options=compiler_options.for_mesh(mesh),
     )
 
 
@@ -82,7 +78,6 @@ def jit_keyed_train_step(
         in_shardings=(state_sharding, state_sharding, batch_sharding),
         out_shardings=state_sharding,
         donate_argnums=1,
-        compiler_options=compiler_options.for_mesh(mesh),
     )
     return functools.partial(compiled, jax.device_put(seed_key, state_sharding))
 
@@ -94,5 +89,4 @@ def jit_eval_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
         step,
         in_shardings=(variables_sharding, sharded(mesh)),
         out_shardings=variables_sharding,
-        compiler_options=compiler_options.for_mesh(mesh),
     )
