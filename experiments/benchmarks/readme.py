@@ -125,16 +125,14 @@ def _probe(name: str, result: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _start(name: str, result: Mapping[str, Any]) -> Iterator[Row]:
-    for network, sides in result.items():
-        if not isinstance(sides, Mapping) or "torch" not in sides:
-            continue
-        peer = sides["torch"].get("median_seconds")
+    for network, sides in result["networks"].items():
+        peer = _seconds(sides["torch"]["median_seconds"])
         for side, found in sides.items():
-            if peer and side != "torch":
+            if side != "torch":
                 yield [
                     f"{network}, process start to first step: {side}",
                     _seconds(found["median_seconds"]),
-                    _seconds(peer),
+                    peer,
                     f"{found['speed_over_torch']:.2f}",
                     str(len(found["seconds"])),
                 ]

@@ -247,7 +247,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in options.models:
             write_weights(name, folder / f"{name}.safetensors")
             networks[name] = measure(name, folder, options)
-    path = report.write(options.results, "start", result | {"setting": setting} | networks)
+    result |= {"setting": setting, "networks": networks}
+    path = report.write(options.results, "start", result)
     print(table(networks))
     print(f"written to {path}")
 
