@@ -97,3 +97,98 @@ def test_targets_of_a_single_class_are_its_label_bit_by_bit(smoothing, dtype):
 def test_labels_of_another_shape_are_an_error(shape):
     with pytest.raises(ValueError, match=r"labels of shape \(.*for logits of shape \(6, 5\)"):
         losses.cross_entropy(LOGITS, np.zeros(shape, np.int32))
+
+
+# ---- class weights and the other losses
+
+WEIGHTS = (0.5, 2.0, 1.0, 0.0, 3.0)
+
+
+@pytest.mark.parametrize("labels", [LABELS, SOFT], ids=["classes", "soft"])
+def test_class_weights_are_torchs(labels):
+    expected = torch.nn.functional.cross_entropy(
+        torch.tensor(LOGITS),
+        torch.tensor(labels),
+        weight=torch.tensor(WEIGHTS),
+        label_smoothing=0.1,
+        reduction="none",
+    )
+    found = losses.example_cross_entropy(LOGITS, labels, label_smoothing=0.1, class_weights=WEIGHTS)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def lins(logits: torch.Tensor, targets: np.ndarray, gamma: float) -> torch.Tensor:
+    """The focal loss of the paper, in 64 bits."""
+    p = torch.softmax(logits.double(), -1)
+    return -(torch.tensor(targets) * (1 - p) ** gamma * torch.log(p)).sum(-1)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("labels", [LABELS, SOFT], ids=["classes", "soft"])
+def test_the_focal_loss_and_its_gradient_are_the_papers(labels, gamma):
+    targets = np.eye(5)[labels] if labels.ndim == 1 else labels
+    logits = torch.tensor(LOGITS, requires_grad=True)
+    expected = lins(logits, targets, gamma)
+    expected.sum().backward()
+    found, gradient = jax.jit(
+        jax.value_and_grad(lambda x: losses.focal(x, labels, gamma=gamma).sum())
+    )(LOGITS)
+    np.testing.assert_allclose(found, expected.sum().detach(), rtol=1e-5)
+    np.testing.assert_allclose(gradient, logits.grad, atol=1e-5)
+
+
+def test_a_gamma_of_zero_is_the_cross_entropy():
+    options = {"label_smoothing": 0.1, "class_weights": WEIGHTS}
+    found = losses.focal(LOGITS, LABELS, gamma=0.0, **options)
+    np.testing.assert_allclose(
+        found, losses.example_cross_entropy(LOGITS, LABELS, **options), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("over", ["softmax", "logits"])
+@pytest.mark.parametrize("labels", [LABELS, SOFT], ids=["classes", "soft"])
+def test_the_squared_error_is_torchs(labels, over):
+    outputs = torch.tensor(LOGITS)
+    outputs = torch.softmax(outputs, -1) if over == "softmax" else outputs
+    targets = torch.tensor(np.eye(5, dtype=np.float32)[labels] if labels.ndim == 1 else labels)
+    expected = torch.nn.functional.mse_loss(outputs, targets, reduction="none").mean(-1)
+    found = losses.squared_error(LOGITS, labels, over=over)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+    weighted = losses.squared_error(LOGITS, labels, over=over, class_weights=WEIGHTS)
+    factors = targets @ torch.tensor(WEIGHTS)
+    np.testing.assert_allclose(weighted, factors * expected, rtol=1e-5, atol=1e-7)
+
+
+def test_adjusted_logits_give_menons_loss():
+    priors = np.array([0.7, 0.1, 0.1, 0.05, 0.05])
+    adjusted = losses.adjusted_logits(LOGITS, np.log(priors), tau=0.5)
+    odds = np.exp(LOGITS.astype(np.float64)) * priors**0.5
+    expected = -np.log(odds[np.arange(6), LABELS] / odds.sum(-1))
+    np.testing.assert_allclose(losses.example_cross_entropy(adjusted, LABELS), expected, rtol=1e-5)
+
+
+EXTREME = np.array([[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0], [1e4, 1e4, -1e4]], np.float32)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.example_cross_entropy,
+        lambda x, y: losses.focal(x, y, gamma=0.5),
+        losses.focal,
+        losses.squared_error,
+        lambda x, y: losses.squared_error(x, y, over="logits"),
+    ],
+    ids=["cross_entropy", "focal_half", "focal", "mse", "mse_logits"],
+)
+def test_extreme_logits_have_finite_losses_and_gradients(loss):
+    values, gradient = jax.jit(jax.value_and_grad(lambda x: loss(x, np.array([0, 0, 2])).sum()))(
+        EXTREME
+    )
+    assert np.isfinite(values) and np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("loss", [losses.focal, losses.squared_error])
+def test_labels_of_another_shape_are_an_error_of_each_loss(loss):
+    with pytest.raises(ValueError, match="pass class indices"):
+        loss(LOGITS, np.zeros((6, 4), np.float32))
