@@ -113,3 +113,22 @@ def test_wilsons_interval_is_the_published_one(hits, count, low, high):
 def test_wilsons_interval_is_symmetric():
     low, high = metrics.wilson_interval(3, 10)
     assert metrics.wilson_interval(7, 10) == pytest.approx([1 - high, 1 - low])
+
+
+@pytest.mark.parametrize("quadratic", [False, True])
+def test_cohens_kappa_is_that_of_scikit_learn(quadratic):
+    rng = np.random.default_rng(3)
+    labels, predicted = rng.integers(0, 5, 200), rng.integers(0, 5, 200)
+    predicted[:90] = labels[:90]
+    weights = "quadratic" if quadratic else None
+    expected = sklearn.metrics.cohen_kappa_score(labels, predicted, weights=weights)
+    found = metrics.cohen_kappa(
+        sklearn.metrics.confusion_matrix(labels, predicted), quadratic=quadratic
+    )
+    assert found == pytest.approx(expected)
+
+
+def test_there_is_no_kappa_where_chance_always_agrees():
+    for confusion in ([[7, 0], [0, 0]], [[0, 0], [0, 0]]):
+        assert metrics.cohen_kappa(np.array(confusion)) is None
+    assert metrics.cohen_kappa(np.array([[0, 7], [0, 0]])) == 0.0

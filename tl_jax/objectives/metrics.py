@@ -8,7 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-LOWER_IS_BETTER = frozenset({"loss"})
+from tl_jax.objectives.metric_names import METRICS
+
+LOWER_IS_BETTER = frozenset(name for name, metric in METRICS.items() if metric.lower_is_better)
+"""Names of the metrics of which lower values are better; `metric_names.metric` knows all."""
+
 # A matrix of more classes is more than a person reads: 32 MB here, 873 MB at 10,450 classes.
 MAX_MATRIX_CLASSES = 2000
 
@@ -135,6 +139,52 @@ def wilson_interval(hits: int, count: int, z: float = 1.959964) -> list[float]:
     centre = (p + z2 / (2 * count)) / (1 + z2 / count)
     half = z / (1 + z2 / count) * math.sqrt(p * (1 - p) / count + z2 / (4 * count**2))
     return [max(0.0, centre - half), min(1.0, centre + half)]
+
+
+def cohen_kappa(confusion: np.ndarray, *, quadratic: bool = False) -> float | None:
+    """Returns Cohen's kappa: how much more two ratings agree than they would by chance.
+
+    Args:
+      confusion: counts [C, C], true by predicted class.
+      quadratic: whether a disagreement weighs the squared distance of the two classes, for ordered
+        ones (Cohen, "Weighted kappa", 1968), rather than 1.
+
+    Returns:
+      1 for full agreement, 0 for that of chance; None if chance agrees always (all examples are of
+      one class and predicted as it) or there are no examples.
+
+    Examples:
+      >>> cohen_kappa(np.array([[20, 5], [10, 15]]))
+      0.4
+    """
+    counts = np.asarray(confusion, np.float64)
+    places = np.arange(len(counts))
+    distance = np.abs(places[:, None] - places)
+    weights = distance**2 if quadratic else distance > 0
+    total = counts.sum()
+    by_chance = (weights * np.outer(counts.sum(1), counts.sum(0))).sum()
+    if not by_chance:
+        return None
+    return float(1 - (weights * counts).sum() * total / by_chance)
+
+
+def finite_or_none(value: Any) -> float | None:
+    """Returns a number as JSON has it: a float, or None for NaN and infinity.
+
+    >>> finite_or_none(np.float32(0.5)), finite_or_none(np.nan)
+    (0.5, None)
+    """
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def mean_or_none(values: np.ndarray) -> float | None:
+    """Returns the mean of numbers, in 64 bits; None if there are none or it is not finite.
+
+    >>> mean_or_none(np.array([0.5, 1.0])), mean_or_none(np.array([]))
+    (0.75, None)
+    """
+    return finite_or_none(np.mean(values, dtype=np.float64)) if len(values) else None
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
