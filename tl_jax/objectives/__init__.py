@@ -1,1 +1,1 @@
-"""Losses and metrics: pure functions of outputs, labels and mask."""
+"""Losses, metrics and the objective of each kind of task: pure functions of outputs and labels."""
