@@ -8,6 +8,8 @@ from PIL import Image
 
 from tl_jax.data.images import decode
 from tl_jax.data.source import (
+    Categories,
+    Inputs,
     Source,
     Task,
     as_source,
@@ -197,3 +199,91 @@ def test_names_of_tasks_that_are_taken_are_refused(names):
 
 def test_the_main_task_may_have_any_name():
     check_tasks("x", (Task("image", ("y",)), Task("b", ("y",))))
+
+
+def test_the_kind_of_a_task_follows_from_its_fields():
+    tasks = {
+        "multi_class": Task("x", ("a", "b")),
+        "multi_label": Task("x", ("a", "b"), multi_label=True),
+        "ordinal": Task("x", ("a", "b"), ordered=True),
+        "regression": Task("x", ()),
+    }
+    assert {kind: task.kind for kind, task in tasks.items()} == {kind: kind for kind in tasks}
+    forms = {kind: (task.dtype, task.shape) for kind, task in tasks.items()}
+    assert forms == {
+        "multi_class": (np.int32, ()),
+        "multi_label": (np.int8, (2,)),
+        "ordinal": (np.int32, ()),
+        "regression": (np.float32, ()),
+    }
+    assert tasks["ordinal"].missing(np.array([1, -1])).tolist() == [False, True]
+    assert tasks["regression"].missing(np.array([-1, np.nan])).tolist() == [False, True]
+    vectors = np.array([[-1, 0], [-1, -1]])
+    assert tasks["multi_label"].missing(vectors).tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        ((), {"multi_label": True}),
+        ((), {"ordered": True}),
+        (("a", "b"), {"multi_label": True, "ordered": True}),
+    ],
+)
+def test_a_task_is_of_one_kind(names, options):
+    with pytest.raises(ValueError, match="expected one of the two at most, and neither without"):
+        Task("x", names, **options)
+
+
+def test_the_inputs_of_a_source_are_one_image_by_default():
+    source = Minimal(Task("kind", ("a", "b")), labels=[1, 0])
+    assert source.inputs.is_one_image
+    assert source.input_arrays() == {}
+    assert source.task_labels()["label"].tolist() == [1, 0]
+    assert as_source(Duck()).inputs == Inputs()
+    assert as_source(Duck()).task_labels()["label"].tolist() == [1, 0]
+    assert Inputs(numeric=("a",), vector=3).keys == ("numeric", "vector")
+
+
+def test_labels_and_inputs_are_read_from_the_examples_by_default():
+    class Rich(Minimal):
+        inputs = Inputs(numeric=("a", "b"), max_tokens=2)
+
+        def __getitem__(self, index):
+            more = {"mass": index - 0.5, "numeric": (index, np.nan), "tokens": [1, index]}
+            return super().__getitem__(index) | more
+
+    rich = Rich(Task("x", ("p", "q")), Task("mass", ()), labels=[1, 0])
+    for source in (rich, as_source(rich)):
+        found, arrays = source.task_labels(), source.input_arrays()
+        assert {key: each.dtype for key, each in found.items()} == {
+            "label": np.int32,
+            "mass": np.float32,
+        }
+        assert found["mass"].tolist() == [-0.5, 0.5]
+        np.testing.assert_array_equal(arrays["numeric"], [[0, np.nan], [1, np.nan]])
+        assert (arrays["tokens"].dtype, arrays["tokens"].tolist()) == (np.int32, [[1, 0], [1, 1]])
+
+
+def test_default_labels_of_a_regression_are_floats():
+    labels = Minimal(Task("mass", ()), labels=[0.5, np.nan]).labels()
+    assert labels.dtype == np.float32
+    np.testing.assert_array_equal(labels, [0.5, np.nan])
+    with pytest.raises(ValueError, match="got one number to train on: .* are 2; expected two"):
+        check_trainable(Minimal(Task("mass", ()), labels=[2, 2, np.nan]))
+    check_trainable(Minimal(Task("mass", ()), labels=[2, 3]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"views": -1}, "got views=-1"),
+        ({"vocabulary": ("a",)}, "a vocabulary of 1 words and max_tokens=0"),
+        ({"numeric": ("a", "a")}, "got 'a' twice"),
+        ({"numeric": ("a",), "categorical": (Categories("a", ("x",)),)}, "got 'a' twice"),
+        ({"categorical": (Categories("a", ("x", "x")),)}, "got 'x' twice"),
+    ],
+)
+def test_inputs_that_mean_nothing_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Inputs(**fields)

@@ -66,8 +66,13 @@ def number(name: str) -> float | None:
     return value if math.isfinite(value) and "_" not in name else None
 
 
-def notes(classes: Mapping[str, str]) -> tuple[str, ...]:
-    """Returns what `joined` did, and what is doubtful about the names, as sentences."""
+def notes(classes: Mapping[str, str], *, are_levels: bool = False) -> tuple[str, ...]:
+    """Returns what `joined` did, and what is doubtful about the names, as sentences.
+
+    Args:
+      classes: what `joined` returns.
+      are_levels: whether the names are levels, of which numbers are nothing doubtful.
+    """
     spellings: dict[str, list[str]] = {}
     for raw, name in classes.items():
         spellings.setdefault(name, []).append(raw)
@@ -82,7 +87,7 @@ def notes(classes: Mapping[str, str]) -> tuple[str, ...]:
             f"read as classes: {messages.some(doubtful)}; if they mean that there is no label, "
             "leave those labels empty"
         )
-    if fractions:
+    if fractions and not are_levels:
         said.append(
             f"read as {len(spellings)} classes, one for each number: {messages.some(fractions)}; "
             "what is measured or rated has to be divided into classes first"

@@ -39,7 +39,8 @@ class Relabelled(Selection):
         said = f"left out {sum(self.left_out.values())} images of other classes: "
         note = said + messages.some(left, quoted=False) if left else ""
         super().__init__(source, source.split, np.flatnonzero(labels >= 0).tolist(), note)
-        self.tasks = (Task(source.tasks[0].name, tuple(class_names)), *source.tasks[1:])
+        main = Task(source.tasks[0].name, tuple(class_names), ordered=source.tasks[0].ordered)
+        self.tasks = (main, *source.tasks[1:])
         self._labels = labels[list(self.indices)].astype(np.int32)
 
     def __getitem__(self, index: int) -> Example:
@@ -49,6 +50,10 @@ class Relabelled(Selection):
         """As in `Source`."""
         return self._labels
 
+    def task_labels(self) -> dict[str, np.ndarray]:
+        """As in `Source`."""
+        return {**super().task_labels(), "label": self._labels}
+
     def encoded(self, index: int) -> tuple[bytes, Example] | None:
         """As in `Source`."""
         encoded = super().encoded(index)
@@ -56,6 +61,14 @@ class Relabelled(Selection):
             return None
         data, example = encoded
         return data, {**example, "label": int(self._labels[index])}
+
+    def encoded_views(self, index: int) -> tuple[Sequence[bytes | None], Example] | None:
+        """As in `Source`."""
+        encoded = super().encoded_views(index)
+        if encoded is None:
+            return None
+        views, example = encoded
+        return views, {**example, "label": int(self._labels[index])}
 
 
 def match_to(

@@ -28,7 +28,7 @@ class Selection(Source):
         self.source = source
         self.name, self.split = source.name, split
         self.tasks, self.skipped = source.tasks, source.skipped
-        self.value_range = source.value_range
+        self.value_range, self.inputs = source.value_range, source.inputs
         self.notes = (*source.notes, note) if note else source.notes
         self.indices = tuple(sorted(indices))
 
@@ -42,9 +42,23 @@ class Selection(Source):
         """As in `Source`."""
         return self.source.labels()[list(self.indices)]
 
+    def task_labels(self) -> dict[str, np.ndarray]:
+        """As in `Source`."""
+        chosen = list(self.indices)
+        return {key: labels[chosen] for key, labels in self.source.task_labels().items()}
+
+    def input_arrays(self) -> dict[str, np.ndarray]:
+        """As in `Source`."""
+        chosen = list(self.indices)
+        return {key: array[chosen] for key, array in self.source.input_arrays().items()}
+
     def encoded(self, index: int) -> tuple[bytes, Example] | None:
         """As in `Source`."""
         return self.source.encoded(self.indices[index])
+
+    def encoded_views(self, index: int) -> tuple[Sequence[bytes | None], Example] | None:
+        """As in `Source`."""
+        return self.source.encoded_views(self.indices[index])
 
     def identities(self) -> Sequence[str]:
         """As in `Source`."""
@@ -94,13 +108,13 @@ def few_shot(source: Source | SourceLike, shots: int, *, seed: int) -> Subset:
     are never drawn, and no picture is drawn twice (see `Source.identities`).
 
     Args:
-      source: a source with one label per image.
+      source: a source with one class or level per image.
       shots: examples of each class.
       seed: chooses them.
 
     Raises:
       ValueError: if `shots` is not positive, a class has fewer examples, or the source's main task
-        is multi-label.
+        is multi-label or a regression.
 
     Examples:
       >>> from tl_jax.data.sources.arrays import from_arrays
@@ -112,9 +126,10 @@ def few_shot(source: Source | SourceLike, shots: int, *, seed: int) -> Subset:
         raise ValueError(f"got shots={shots}; expected 1 or more examples per class")
     source = as_source(source)
     task = source.tasks[0]
-    if task.multi_label:
+    if task.kind in ("multi_label", "regression"):
+        kind = "multi-label task" if task.multi_label else "regression"
         raise ValueError(
-            f"{source.name} has the multi-label task {task.name!r}; few-shot subsets need one "
+            f"{source.name} has the {kind} {task.name!r}; few-shot subsets need one class "
             "label per image: take a slice, or a stratified part (`carve`)"
         )
     labels, identities = source.labels(), source.identities()
@@ -151,7 +166,7 @@ def carve(
     An example is held out if the hash of its name (`Source.identities`) lies below the fraction: it
     stays held out when the source grows, copies of one picture stay together, and the share is
     about the fraction (see `splits.hold_out`). Each part has at least one picture of each class,
-    and at least one of a multi-label task.
+    and at least one of a multi-label task or a regression.
 
     Args:
       source: the source to divide.
@@ -169,10 +184,13 @@ def carve(
         raise ValueError(f"got held_out={held_out!r}, which is the split's name; expected another")
     task = source.tasks[0]
     indices_of, strata = _strata(source)
+    has_classes = task.kind in ("multi_class", "ordinal")
     single = [
-        task.class_names[label] for label, names in strata.items() if label >= 0 and len(names) < 2
+        task.class_names[label]
+        for label, names in strata.items()
+        if has_classes and label >= 0 and len(names) < 2
     ]
-    if single and not task.multi_label:
+    if single:
         raise ValueError(
             f"classes of split {source.split!r} of {source.name} with a single example: "
             f"{messages.some(single)}; a class needs two, one to train on and one to hold out"
@@ -205,15 +223,16 @@ def carve(
 def _strata(source: Source) -> tuple[dict[str, list[int]], dict[int, list[str]]]:
     """Returns the indices of each picture, and the pictures of each class.
 
-    Pictures without a label are those of the class -1; all of a multi-label task are of class 0.
+    Pictures without a label are those of the class -1; all of a multi-label task or a regression
+    are of class 0.
     """
-    labels, is_multi_label = source.labels(), source.tasks[0].multi_label
+    labels, has_classes = source.labels(), source.tasks[0].kind in ("multi_class", "ordinal")
     indices_of: dict[str, list[int]] = {}
     for index, name in enumerate(source.identities()):
         indices_of.setdefault(name, []).append(index)
     strata: dict[int, list[str]] = {}
     for name, indices in indices_of.items():
-        label = 0 if is_multi_label else int(labels[indices[0]])
+        label = int(labels[indices[0]]) if has_classes else 0
         strata.setdefault(label, []).append(name)
     return indices_of, dict(sorted(strata.items()))
 

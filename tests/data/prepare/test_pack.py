@@ -194,6 +194,13 @@ def test_partly_known_labels_are_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
 
 
+def test_what_records_cannot_hold_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 3, 4, 4, 1), np.uint8), labels=[0, 1])
+    with pytest.raises(ValueError, match="a prepared set holds single images with classes"):
+        prepare_source(f"npz:{tmp_path}/a.npz", tmp_path / "out", progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+
 def test_an_existing_folder_is_refused(prepared, run, tmp_path, faulty_root):
     with pytest.raises(FileExistsError, match=f"open it as prepared:{prepared.folder}"):
         prepare_source(f"folder:{faulty_root}", prepared.folder)

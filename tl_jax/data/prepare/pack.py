@@ -168,6 +168,12 @@ def _open_splits(spec: str, names: Sequence[str], options: OpenOptions) -> dict[
                 f"splits {names[0]!r} and {name!r} of {spec} have different classes: {tasks} and "
                 f"{source.tasks}; make them equal, or prepare them one by one"
             )
+    for source in sources.values():
+        if not source.inputs.is_one_image or any(task.kind == "regression" for task in tasks):
+            raise ValueError(
+                f"{spec} has views, further inputs or numbers as labels, and a prepared set holds "
+                "single images with classes; train on the source itself"
+            )
     if tasks[0].name in ("image", "path"):
         raise ValueError(
             f"the labels of {spec} are called {tasks[0].name!r}, a name that prepared sets use for "
