@@ -18,7 +18,7 @@ from tl_jax.data.loading import device_batches, host_batches
 from tl_jax.data.loading.options import LoadOptions
 from tl_jax.data.loading.order import Uniform
 from tl_jax.data.preprocess import Preprocess
-from tl_jax.data.source import Source, Task
+from tl_jax.data.source import Categories, Inputs, Source, Task
 
 PREPROCESS = Preprocess(size=(6, 7))
 Batch = dict[str, Any]
@@ -86,6 +86,37 @@ class Tasked(Numbered):
     def __getitem__(self, index: int) -> dict[str, Any]:
         kinds = np.array([index % 4 == 0, -1, index % 2], np.int8)
         return {**super().__getitem__(index), "label": kinds, "age": index}
+
+
+class Viewed(Numbered):
+    """A source of objects of up to three views, with further inputs of every kind."""
+
+    inputs = Inputs(
+        views=3,
+        numeric=("width", "height"),
+        categorical=(Categories("colour", ("red", "blue")),),
+        vocabulary=("a", "b"),
+        max_tokens=4,
+        vector=2,
+    )
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return (Task("weight", ()), Task("grade", ("low", "middle", "high"), ordered=True))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        rng = np.random.default_rng(100 + index)
+        shapes = [(6 + view, 5 + index % 4, 3) for view in range(3)]
+        views = [rng.integers(0, 256, shape, np.uint8) for shape in shapes]
+        return {
+            "image": [None if (index + v) % 4 == 3 else view for v, view in enumerate(views)],
+            "label": index / 2 if index % 5 else np.nan,
+            "grade": index % 4 - 1,
+            "numeric": (index, np.nan),
+            "categorical": (index % 3 - 1,),
+            "tokens": (index % 4, 1, 0, 0),
+            "vector": (np.nan, np.nan) if index % 2 else (0.5, index),
+        }
 
 
 class Files(Source):

@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from tl_jax import arguments, files
+from tl_jax.data.source import INPUT_KEYS
 from tl_jax.weights.index import PretrainedConfig
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from tl_jax.data.images.decode import ImageLike
 
 # Pillow is imported by the functions that resize: a machine that only runs steps may not have it.
+
+NetworkInput = Any
+"""An array of images, or a dict of arrays where a batch holds more; see `network_input`."""
 
 # The names that timm and Pillow use; the weights of the index use the first two.
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "box", "hamming", "lanczos")
@@ -182,6 +186,44 @@ def normalize(images: ArrayLike, mean: Sequence[float], std: Sequence[float]) ->
     """
     values = jnp.asarray(images, jnp.float32) / 255
     return (values - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+
+
+def evaluation_input(
+    batch: Mapping[str, jax.Array], mean: Sequence[float], std: Sequence[float]
+) -> NetworkInput:
+    """Turns a batch of evaluation into the network's input: images normalised, the rest as it is.
+
+    Args:
+      batch: `image` uint8 [B, H, W, C], or with views [B, V, H, W, C], prepared by the evaluation
+        transform; and the other keys of `Inputs`, if there are any.
+      mean, std: of the channels, on the scale where white is 1.
+
+    Examples:
+      >>> batch = {"image": jnp.zeros((2, 8, 8, 3), jnp.uint8), "label": jnp.zeros(2, jnp.int32)}
+      >>> evaluation_input(batch, (0.5,) * 3, (0.5,) * 3).shape
+      (2, 8, 8, 3)
+    """
+    return network_input(normalize(batch["image"], mean, std), batch)
+
+
+def network_input(images: jax.Array, batch: Mapping[str, jax.Array]) -> NetworkInput:
+    """Joins the images of a batch with what it holds beside them.
+
+    Args:
+      images: float [B, H, W, C], or with views [B, V, H, W, C], normalised.
+      batch: what was read. Only `view_mask` and the keys of `Inputs` are used.
+
+    Returns:
+      The images, where there is nothing else; otherwise a dict of them as `image`, of `view_mask`
+      bool [B, V] if there are views, and of `numeric`, `categorical`, `tokens` and `vector` as far
+      as the batch has them. The pixels of a missing view are 0, the mean colour.
+    """
+    others = {key: batch[key] for key in INPUT_KEYS if key in batch}
+    if images.ndim == 5:
+        mask = batch["view_mask"]
+        images = jnp.where(mask[:, :, None, None, None], images, 0)
+        return {"image": images, "view_mask": mask, **others}
+    return {"image": images, **others} if others else images
 
 
 def preprocess(

@@ -10,7 +10,9 @@ import pytest
 import scipy.stats
 
 from experiments.torch_peer import import_timm
-from tl_jax.data.augment.mixing import mix
+from tl_jax.config import AugmentConfig
+from tl_jax.data.augment.mixing import check_inputs, mix
+from tl_jax.data.source import Inputs
 
 import_timm()
 import torch  # noqa: E402
@@ -216,3 +218,13 @@ def test_several_tasks_are_mixed_in_the_same_shares():
 def test_what_cannot_be_mixed_is_an_error(targets, options, complaint):
     with pytest.raises(ValueError, match=complaint):
         mix(jax.random.key(0), np.zeros((4, 2, 2, 3), np.float32), targets, **options)
+
+
+@pytest.mark.parametrize(
+    "inputs", [Inputs(views=2), Inputs(numeric=("age",)), Inputs(max_tokens=3)]
+)
+def test_only_single_images_are_mixed(inputs):
+    check_inputs(AugmentConfig(), inputs)
+    for options in (AugmentConfig(mixup=0.2), AugmentConfig(cutmix=1.0)):
+        with pytest.raises(ValueError, match="only single images are mixed: set both to 0"):
+            check_inputs(options, inputs)

@@ -39,8 +39,10 @@ def test_four_devices_give_the_batches_of_one_and_share_the_images(tmp_path):
     assert json.loads((tmp_path / "rows.json").read_text()) == {
         "False 13": [13] * 4,
         "False 3": [3] * 4,
+        "False 5": [5] * 4,
         "True 13": [4] * 4,
         "True 3": [1] * 4,
+        "True 5": [2] * 4,
     }
 
 

@@ -11,23 +11,25 @@ import jax.numpy as jnp
 
 from tl_jax.config import AugmentConfig
 from tl_jax.data.augment import colour, erasing, geometry, policies
-from tl_jax.data.preprocess import Preprocess, normalize
+from tl_jax.data.preprocess import NetworkInput, Preprocess, network_input, normalize
 
-AugmentFn = Callable[[jax.Array, Mapping[str, jax.Array]], jax.Array]
+AugmentFn = Callable[[jax.Array, Mapping[str, jax.Array]], NetworkInput]
 
 # Which child of an example's key each step uses; crop and flips have 0 and 1, by `split`.
 _AFFINE, _POLICY, _JITTER, _GRAY, _BLUR, _ERASE = range(2, 8)
 
 
 def make_augment_fn(options: AugmentConfig, preprocess: Preprocess) -> AugmentFn:
-    """Returns `augment_fn(key, batch) -> images`, which augments and normalises a batch.
+    """Returns `augment_fn(key, batch)`, which turns a batch of training into the network's input.
 
     Args:
       options: what is done.
       preprocess: size, normalisation and interpolation of the images.
 
     Returns:
-      A function of a random key and a batch with "image" and "size", as for `augment`.
+      A function of a random key and a batch with "image" and "size", as for `augment` or
+      `augment_views`. It returns the augmented and normalised images, with views or further inputs
+      of the batch a dict of all of them (`network_input`).
 
     Examples:
       >>> augment_fn = make_augment_fn(AugmentConfig(), Preprocess(size=(8, 8)))
@@ -36,10 +38,58 @@ def make_augment_fn(options: AugmentConfig, preprocess: Preprocess) -> AugmentFn
       (2, 8, 8, 3)
     """
 
-    def augment_fn(key: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
-        return augment(key, batch["image"], batch["size"], options=options, preprocess=preprocess)
+    def augment_fn(key: jax.Array, batch: Mapping[str, jax.Array]) -> NetworkInput:
+        image, size = batch["image"], batch["size"]
+        if image.ndim == 4:
+            images = augment(key, image, size, options=options, preprocess=preprocess)
+        else:
+            images = augment_views(
+                key, image, size, batch["view_mask"], options=options, preprocess=preprocess
+            )
+        return network_input(images, batch)
 
     return augment_fn
+
+
+def augment_views(
+    key: jax.Array,
+    images: jax.Array,
+    sizes: jax.Array,
+    mask: jax.Array,
+    *,
+    options: AugmentConfig,
+    preprocess: Preprocess,
+) -> jax.Array:
+    """Augments and normalises the views of a batch, each as `augment` does one image.
+
+    View v of an example has the key `fold_in(example's key, v)`: its result does not depend on the
+    other views or their number.
+
+    Args:
+      key: random key of the batch.
+      images: uint8 [batch, V, canvas, canvas, 3].
+      sizes: int32 [batch, V, 2].
+      mask: bool [batch, V], False for a view that is missing. What is returned for it has no
+        meaning, but is finite.
+      options, preprocess: as for `augment`.
+
+    Returns:
+      float32 [batch, V, height, width, channels].
+    """
+    count, views, canvas = images.shape[:3]
+    keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(
+        jax.random.split(key, count), jnp.arange(views)
+    )
+    # A missing view has no size to draw a box from.
+    sizes = jnp.where(mask[..., None], sizes, canvas)
+    augmented = _augment(
+        keys.reshape(count * views),
+        images.reshape(count * views, *images.shape[2:]),
+        sizes.reshape(count * views, 2),
+        options,
+        preprocess,
+    )
+    return augmented.reshape(count, views, *augmented.shape[1:])
 
 
 def augment(
@@ -73,6 +123,17 @@ def augment(
     Raises:
       ValueError: if the interpolation is none of "bilinear", "bicubic" and "lanczos".
     """
+    return _augment(jax.random.split(key, images.shape[0]), images, sizes, options, preprocess)
+
+
+def _augment(
+    keys: jax.Array,
+    images: jax.Array,
+    sizes: jax.Array,
+    options: AugmentConfig,
+    preprocess: Preprocess,
+) -> jax.Array:
+    """Augments and normalises images, each with its key."""
     if preprocess.interpolation not in geometry.METHODS:
         known = ", ".join(geometry.METHODS)
         raise ValueError(f"got interpolation {preprocess.interpolation!r}; expected {known}")
@@ -93,7 +154,6 @@ def augment(
             fill=options.erase_fill,
         )
 
-    keys = jax.random.split(key, images.shape[0])
     augmented = jax.vmap(augment_one)(keys, images, sizes)
     normalized = normalize(augmented, preprocess.mean, preprocess.std)
     return jax.vmap(erase_one)(keys, normalized) if options.erase else normalized

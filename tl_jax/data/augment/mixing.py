@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tl_jax.config import AugmentConfig
+from tl_jax.data.source import Inputs
 
 Targets = TypeVar("Targets")
 MixFn = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
@@ -33,6 +34,25 @@ def make_mix_fn(options: AugmentConfig) -> MixFn | None:
         switch=options.mix_switch,
         probability=options.mix_probability,
     )
+
+
+def check_inputs(options: AugmentConfig, inputs: Inputs) -> None:
+    """Checks that what an example holds can be mixed, if mixing is on: a single image.
+
+    Between two names or texts there is nothing, and views of two objects need not be the same.
+
+    Raises:
+      ValueError: if mixing is on and an example holds more than one image.
+
+    Examples:
+      >>> check_inputs(AugmentConfig(mixup=0.2), Inputs())
+    """
+    if (options.mixup or options.cutmix) and not inputs.is_one_image:
+        held = [f"{inputs.views} views"] * bool(inputs.views) + list(inputs.keys)
+        raise ValueError(
+            f"got augment.mixup={options.mixup:g} and augment.cutmix={options.cutmix:g} for "
+            f"examples with {', '.join(held)}; only single images are mixed: set both to 0"
+        )
 
 
 def mix(

@@ -87,6 +87,8 @@ def train_batches(
         return DeviceCache(reader, sharding, options).batches(order, start_step=start_step)
     platforms = {device.platform for device in sharding.mesh.devices.flat}
     is_packed = options.stretches_on_device(platforms)
+    if is_packed and source.inputs.views and options.stretch_on == "auto":
+        is_packed = False  # Only single images are sent as they were decoded.
     host = host_batches.host_train_batches(
         source,
         options,

@@ -149,7 +149,8 @@ def _gather_split(axis: str, arrays: DeviceBatch, indices: jax.Array) -> DeviceB
     def gather(array: jax.Array) -> jax.Array:
         values = array.at[local].get(mode="clip")
         mask = is_local.reshape(-1, *[1] * (array.ndim - 1))
-        return jax.lax.psum_scatter(jnp.where(mask, values, 0), axis, tiled=True)
+        summed = jax.lax.psum_scatter(jnp.where(mask, values, 0), axis, tiled=True)
+        return summed.astype(array.dtype)  # Truth values are added up as integers.
 
     return {name: gather(array) for name, array in arrays.items()}
 

@@ -46,13 +46,15 @@ def host_train_batches(
 
     Returns:
       A generator of dicts of `image` uint8 [b, canvas, canvas, 3], `size` int32 [b, 2] (height and
-      width of each file's image), `label` int32 [b] (int8 [b, classes] for a multi-label task) and
-      the labels of further tasks under their names, with b = batch_size / process_count. Close it
-      to end the workers.
+      width of each file's image), `label` int32 [b] (int8 [b, classes] for a multi-label task,
+      float32 [b] for a regression), the labels of further tasks under their names, and the further
+      inputs (`Inputs`), with b = batch_size / process_count. With V views an example, `image` and
+      `size` have the axis V after the first, and `view_mask` is bool [b, V]. Close it to end the
+      workers.
 
     Raises:
-      ValueError: if the batch cannot be shared out evenly, a number is negative, or the cache
-        would not fit into memory.
+      ValueError: if the batch cannot be shared out evenly, a number is negative, the cache would
+        not fit into memory, or the images of a source with views would be packed.
       CorruptImageError: while iterating, if an image cannot be decoded.
 
     Examples:
@@ -67,6 +69,11 @@ def host_train_batches(
     share = ProcessShare(options.batch_size, process_index, process_count)
     if start_step < 0:
         raise ValueError(f"got start_step={start_step}; expected 0 or more")
+    if packed and source.inputs.views:
+        raise ValueError(
+            f"{source.name} has {source.inputs.views} views an example, and devices stretch single "
+            "images only; let the host stretch them (data.stretch_on 'host' or 'auto')"
+        )
     make_reader = PackedReader if packed else TrainReader
     reader = make_reader(source, canvas, options.fast_jpeg)
     stream = Stream(order)
@@ -93,7 +100,8 @@ def host_eval_batches(
 ) -> "HostEvalBatches":
     """Returns the batches that hold every example of a split exactly once.
 
-    The last batch is padded with black images of label 0 and index -1, for which `mask` is False.
+    The last batch is padded with black images of label 0 (NaN if labels are numbers), without
+    views or further inputs, and with index -1, for which `mask` is False.
     All processes get the same number of batches, some of them perhaps all padding.
 
     Args:
@@ -105,7 +113,8 @@ def host_eval_batches(
 
     Returns:
       An iterable of dicts of `image` uint8 [b, height, width, channels], `mask` bool [b], `index`
-      int32 [b] (position in the source) and labels as in `host_train_batches`.
+      int32 [b] (position in the source), labels, views and further inputs as in
+      `host_train_batches`.
 
     Raises:
       ValueError, CorruptImageError: as `host_train_batches`; ValueError if the source is empty.

@@ -52,7 +52,7 @@ class MemoryCache:
         self._reading: Generator[None, None, None] | None = None
 
     def take(self, indices: np.ndarray) -> HostBatch:
-        """Returns new arrays of the examples; zeros where an index is -1."""
+        """Returns new arrays of the examples; where an index is -1, as the reader allocates."""
         wanted = indices[indices >= 0]
         while not self._is_read[wanted].all():
             if self._reading is None:
@@ -66,8 +66,8 @@ class MemoryCache:
             name: array.take(indices, axis=0, mode="clip") for name, array in self._arrays.items()
         }
         if len(wanted) < len(indices):
-            for array in batch.values():
-                array[indices < 0] = 0
+            for name, padding in self._reader.allocate(1).items():
+                batch[name][indices < 0] = padding[0]
         return batch
 
     def batches(self, index_batches: Iterable[np.ndarray]) -> Generator[HostBatch, None, None]:

@@ -22,8 +22,8 @@ class LoadOptions:
       fast_jpeg: whether JPEG files at least twice as large as the canvas are decoded at a reduced
         size for training.
       stretch_on: where training images are stretched to the canvas: on the "host" by its workers,
-        or on the "device", which needs `cache="none"`. "auto" is "device" if there is no cache and
-        the devices are not CPUs.
+        or on the "device", which needs `cache="none"` and examples of one image. "auto" is
+        "device" if there is no cache, the devices are not CPUs, and the source has no views.
       prefetch: batches put on the devices ahead of the one in use.
 
     Raises:

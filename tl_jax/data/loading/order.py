@@ -171,8 +171,8 @@ def make_order(sampling: Sampling, source: Source, *, seed: int) -> Order:
       seed: chooses the order.
 
     Raises:
-      ValueError: if the sampling is unknown, the source is empty, or the classes of a multi-label
-        task would have to be balanced.
+      ValueError: if the sampling is unknown, the source is empty, or the main task, whose classes
+        would have to be balanced, is multi-label or a regression.
     """
     if sampling not in ("uniform", "balanced", "square_root"):
         raise ValueError(
@@ -183,10 +183,11 @@ def make_order(sampling: Sampling, source: Source, *, seed: int) -> Order:
     if sampling == "uniform":
         return Uniform(len(source), seed)
     main_task = source.tasks[0]
-    if main_task.multi_label:
+    if main_task.kind in ("multi_label", "regression"):
+        have = "numbers as" if main_task.kind == "regression" else "several classes of"
         raise ValueError(
-            f"got sampling={sampling!r} for {source.name}, whose images may have several classes "
-            f"of {main_task.name!r}; expected sampling='uniform'"
+            f"got sampling={sampling!r} for {source.name}, whose images may have {have} "
+            f"{main_task.name!r}; expected sampling='uniform'"
         )
     labels = source.labels()
     if sampling == "balanced":
