@@ -177,6 +177,12 @@ def test_low_values_of_8_bits_and_a_range_without_use_are_said():
     assert dark.startswith("largest value 16 of 255 in 4 of 4 images")
 
 
+def test_of_views_the_first_is_looked_at():
+    views = [[None, np.full((8, 8), 16, np.uint8)], [np.full((8, 8), 9, np.uint8)]] * 2
+    (dark,) = value_warnings(from_arrays(views, [0, 1, 0, 1]))
+    assert dark.startswith("largest value 16 of 255 in 4 of 4 images")
+
+
 def test_arrays_of_other_types_take_a_range():
     images = np.random.default_rng(0).random((4, 5, 6, 3))
     source = from_arrays(images, [0, 1, 0, 1], value_range=(0, 1))

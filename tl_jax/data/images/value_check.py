@@ -30,16 +30,25 @@ def value_warnings(source: Source, value_range: Range | None = None) -> list[str
 
 
 def _extremes(source: Source, index: int) -> Extremes | None:
-    """Returns the extremes of an example's image, or None if it was not decoded."""
+    """Returns the extremes of an example's first image, or None if it was not decoded."""
     try:
-        encoded = source.encoded(index)
-        if encoded is None:
-            pixels = source[index]["image"]
+        data = _file(source, index)
+        if data is None:
+            image = source[index]["image"]
+            pixels = next(v for v in image if v is not None) if source.inputs.views else image
             is_wide = source.value_range is not None
             return Extremes(int(pixels.min()), int(pixels.max()), EIGHT_BITS, is_wide)
-        data, _ = encoded
         if data.startswith(_LOSSY):
             return Extremes(*EIGHT_BITS, EIGHT_BITS, False)
         return decode.decode_with_format(data, value_range=source.value_range).extremes
     except (decode.CorruptImageError, OSError):
         return None
+
+
+def _file(source: Source, index: int) -> bytes | None:
+    """Returns the file of an example's first image, or None if it is not stored as a file."""
+    if source.inputs.views:
+        views = source.encoded_views(index)
+        return None if views is None else next(data for data in views[0] if data is not None)
+    encoded = source.encoded(index)
+    return None if encoded is None else encoded[0]

@@ -80,7 +80,7 @@ def corrupt_files(
 
 
 def corrupt_rows(
-    table: Path,
+    table: Path | Sequence[Path],
     rows: Sequence[int],
     content: Callable[[int], Path | bytes],
     record: Path,
@@ -90,7 +90,7 @@ def corrupt_rows(
     """Returns the rows of a table whose own images cannot be decoded, each with the reason.
 
     Args:
-      table: the file.
+      table: the file or the files of the table.
       rows: the rows to decode.
       content: maps a row to the bytes of its image.
       record: JSON file with earlier results; rows are decoded again if the table has changed or
@@ -100,7 +100,9 @@ def corrupt_rows(
     if not rows:
         return {}
     record = _of_range(record, value_range)
-    key = hashlib.sha256(json.dumps([*_stamp(table), list(rows)]).encode()).hexdigest()
+    paths = [table] if isinstance(table, Path) else table
+    stamps = [number for path in paths for number in _stamp(path)]
+    key = hashlib.sha256(json.dumps([*stamps, list(rows)]).encode()).hexdigest()
     known = _read_json(record)
     if not isinstance(known.get(key), dict):
         corrupt = corrupt_images(rows, content, value_range=value_range)

@@ -7,35 +7,44 @@ from pathlib import Path
 import numpy as np
 
 from tl_jax import files, messages
-from tl_jax.data import splits
+from tl_jax.data import inputs, splits
 from tl_jax.data.images import decode, verify
-from tl_jax.data.source import Example, Source, Task, check_tasks
+from tl_jax.data.source import ONE_IMAGE, Example, Inputs, Source, Task, label_keys
 from tl_jax.data.sources import (
     label_columns,
     manifest_columns,
-    manifest_images,
+    manifest_content,
+    manifest_files,
     manifest_rows,
+    manifest_views,
     tables,
 )
+from tl_jax.data.sources.manifest_content import Content
 from tl_jax.data.sources.manifest_images import ImageColumn
-from tl_jax.data.sources.manifest_rows import Labels
+from tl_jax.data.sources.manifest_views import Objects
 from tl_jax.data.sources.options import OpenOptions
 
-OPTIONS = frozenset({"on_corrupt", "labels", "image_column", "value_range"})
+OPTIONS = frozenset(
+    {"on_corrupt", "labels", "image_column", "value_range"}
+    | {"numbers", "ordered", "several", "columns", "inputs"}
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class ManifestSource(Source):
     """One split of a table of images.
 
-    Examples hold `image`, `label`, the labels of further tasks, and `path` (of the file, or the row
-    of the table).
+    Examples hold `image`, `label`, the labels of further tasks, further inputs, and `path` (of the
+    file, or the row of the table; with views one for each, "" where it is missing).
 
     Attributes:
-      name, split, tasks, skipped, notes, value_range: as in `Source`.
+      name, split, tasks, skipped, notes, value_range, inputs: as in `Source`.
       images: the column of images.
-      rows: int64 [N], the rows of the split, from 0.
-      targets: the labels of all rows for each task: int32, or int8 [rows, classes].
+      rows: int64 [N], the rows of the split, from 0; with views the objects of the split.
+      targets: the labels of all rows (objects) for each task: int32, int8 [rows, classes], or
+        float32 for numbers.
+      objects: which images are views of one object; None: each row is one image.
+      arrays: the further inputs of all rows (objects), by key.
     """
 
     name: str
@@ -47,46 +56,93 @@ class ManifestSource(Source):
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     value_range: tuple[float, float] | None = None
+    inputs: Inputs = ONE_IMAGE
+    objects: Objects | None = None
+    arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Example:
         row = int(self.rows[index])
-        content, name = self.images.content(row)
-        image = decode.decode(content, name=name, value_range=self.value_range)
-        return {"image": image, **self._labels(row), "path": name}
+        if self.objects is None:
+            image, name = self._decoded(row)
+            return {"image": image, **self._others(row), "path": name}
+        views = [self._decoded(place) if place >= 0 else None for place in self._members(row)]
+        images, names = zip(*(view or (None, "") for view in views), strict=True)
+        return {"image": images, **self._others(row), "path": names}
 
     def labels(self) -> np.ndarray:
         """As in `Source`."""
         return self.targets[0][self.rows]
 
-    def encoded(self, index: int) -> tuple[bytes, Example]:
+    def task_labels(self) -> dict[str, np.ndarray]:
         """As in `Source`."""
+        keys = label_keys(self.tasks)
+        return {key: each[self.rows] for key, each in zip(keys, self.targets, strict=True)}
+
+    def input_arrays(self) -> dict[str, np.ndarray]:
+        """As in `Source`."""
+        return {key: array[self.rows] for key, array in self.arrays.items()}
+
+    def encoded(self, index: int) -> tuple[bytes, Example] | None:
+        """As in `Source`."""
+        if self.objects is not None:
+            return None
         row = int(self.rows[index])
-        content, name = self.images.content(row)
-        data = content.read_bytes() if isinstance(content, Path) else content
-        return data, {**self._labels(row), "path": name}
+        data, name = self._bytes(row)
+        return data, {**self._others(row), "path": name}
+
+    def encoded_views(self, index: int) -> tuple[Sequence[bytes | None], Example] | None:
+        """As in `Source`."""
+        if self.objects is None:
+            return None
+        row = int(self.rows[index])
+        views = [self._bytes(place) if place >= 0 else None for place in self._members(row)]
+        contents, names = zip(*(view or (None, "") for view in views), strict=True)
+        return contents, {**self._others(row), "path": names}
 
     def content_marks(self) -> Sequence[str]:
-        """As in `Source`: those of the files (`files.marks`), sizes of the bytes in the table."""
-        contents = (self.images.content(int(row))[0] for row in self.rows)
-        places = [each if isinstance(each, Path) else len(each) for each in contents]
-        marks = iter(files.marks([each for each in places if isinstance(each, Path)]))
-        return [next(marks) if isinstance(each, Path) else str(each) for each in places]
+        """As in `Source`: those of the files (`files.marks`), sizes of the bytes in the table.
+
+        With views they are those of all of an example's images.
+        """
+        by_row = [
+            [row] if self.objects is None else self.objects.present(row)
+            for row in self.rows.tolist()
+        ]
+        contents = [self.images.content(place)[0] for places in by_row for place in places]
+        on_file = iter(files.marks([each for each in contents if isinstance(each, Path)]))
+        marks = iter(
+            [next(on_file) if isinstance(each, Path) else str(len(each)) for each in contents]
+        )
+        return [" ".join(next(marks) for _ in places) for places in by_row]
 
     def identities(self) -> Sequence[str]:
-        """As in `Source`: the files' paths, or hashes of the bytes in the table."""
-        names = manifest_rows.picture_names(self.images, read_bytes=True)
+        """As in `Source`: the files' paths, or hashes of the bytes in the table; or the groups."""
+        names = manifest_content.names(self.images, self.objects, read_bytes=True)
         return [names[row] for row in self.rows]
 
-    def _labels(self, row: int) -> Example:
-        return {
-            "label" if number == 0 else task.name: (
-                values[row] if task.multi_label else int(values[row])
+    def _members(self, row: int) -> tuple[int, ...]:
+        return () if self.objects is None else self.objects.members[row]
+
+    def _decoded(self, place: int) -> tuple[np.ndarray, str]:
+        content, name = self.images.content(place)
+        return decode.decode(content, name=name, value_range=self.value_range), name
+
+    def _bytes(self, place: int) -> tuple[bytes, str]:
+        content, name = self.images.content(place)
+        return content.read_bytes() if isinstance(content, Path) else content, name
+
+    def _others(self, row: int) -> Example:
+        """Returns the labels and the further inputs of a row."""
+        labels = {
+            key: values[row] if task.multi_label else values[row].item()
+            for key, task, values in zip(
+                label_keys(self.tasks), self.tasks, self.targets, strict=True
             )
-            for number, (task, values) in enumerate(zip(self.tasks, self.targets, strict=True))
         }
+        return {**labels, **{key: array[row] for key, array in self.arrays.items()}}
 
 
 def open(address: str, split: str, options: OpenOptions) -> ManifestSource:
@@ -100,7 +156,11 @@ def open(address: str, split: str, options: OpenOptions) -> ManifestSource:
     A label is a name or a whole number; an empty cell is a missing label. A list in any cell of a
     column (in CSV: names with `|` between them, a single `|` for an empty list) makes it a
     multi-label task. The classes are those of the whole table, sorted: by name, or as numbers if
-    all are numbers.
+    all are numbers. `numbers`, `ordered` and `several` (`LabelKinds`) say which labels are others.
+
+    Several image columns, or the rows of one group (`InputColumns`), are views of one object, and
+    an example is an object. Its views are in one split, and its labels and inputs must agree.
+    Further columns are inputs as `tl_jax.data.inputs` describes.
 
     The column `split` gives the splits (or another whose values are plainly splits); "Training",
     "val" and other usual spellings mean "train", "validation" and "test". Without one there are
@@ -110,7 +170,8 @@ def open(address: str, split: str, options: OpenOptions) -> ManifestSource:
     and cut from an order hashed from the images' names.
 
     Args:
-      address: the table: .csv, .tsv, .jsonl or .parquet.
+      address: the table: .csv, .tsv, .jsonl or .parquet, or a folder of Parquet files, whose names
+        are their splits if they name any.
       split: name of the split, a slice such as "train[:90%]", or a sum of these.
       options: all of them are used; the default of `labels` is the column `label`, or the only
         one with another usual name, such as `target` or `class_id`.
@@ -118,36 +179,33 @@ def open(address: str, split: str, options: OpenOptions) -> ManifestSource:
     Raises:
       FileNotFoundError: if there is no such table.
       ValueError: if it cannot be read; a column or split is unknown; a file is missing; a label is
-        not a name; the training split lacks a class. All such rows are listed together.
+        not a name, an input not what it should be; the training split lacks a class; the rows of a
+        group differ. All such rows are listed together.
       CorruptImageError: if images cannot be decoded.
     """
     path = files.user_path(address)
     table = tables.read(path)
-    image_column = manifest_columns.image_column(table, options.image_column)
-    columns, column_notes = manifest_columns.label_columns(table, options.labels)
-    split_column, notes = manifest_columns.split_column(table, (image_column, *columns))
-    labels, label_notes = label_columns.encode_all(table, columns)
-    check_tasks(str(path), tuple(task for task, _ in labels))
-    # The table's other columns are dropped: those of Parquet could not be sent to processes.
-    images, image_notes = manifest_images.with_suffixes(
-        ImageColumn(dataclasses.replace(table, columns={}), table.columns[image_column])
+    content, notes = manifest_content.read(table, options)
+    parts = _divided(content, split, options)
+    _check_training_split(content, parts.rows)
+    rows = manifest_rows.select(
+        split, parts.rows, content.key, parts.names, content.spelled, place=f"manifest:{path}"
     )
-    parts = _divided(table, images, labels, split_column, split, options)
-    _check_training_split(table, parts.rows, labels)
-    notes = (
-        *table.notes, *image_notes, *column_notes, *notes, *label_notes, *parts.notes
-    )  # fmt: skip
+    fixed, input_notes = manifest_content.fix_inputs(content, parts.rows, rows, split, options)
     source = ManifestSource(
         name=f"manifest:{path}",
         split=split,
-        tasks=tuple(task for task, _ in labels),
-        images=images,
-        rows=manifest_rows.select(split, parts.rows, images, parts.names, parts.spelled),
-        targets=tuple(targets for _, targets in labels),
-        notes=notes,
+        tasks=tuple(task for task, _ in content.labels),
+        images=content.images,
+        rows=rows,
+        targets=tuple(targets for _, targets in content.labels),
+        notes=(*table.notes, *notes, *parts.notes, *input_notes),
         value_range=options.value_range,
+        inputs=fixed,
+        objects=content.objects,
+        arrays=inputs.encode(content.columns, fixed),
     )
-    _check_files(source)
+    manifest_files.check(source.images, _places(source), _place(source))
     if not options.verify:
         return source
     source = _without_corrupt(source, options)
@@ -175,143 +233,105 @@ class _Parts:
     """How a table is divided.
 
     Attributes:
-      rows: the rows of each split.
-      spelled: how the table writes the splits.
-      names: a name for the picture of each row.
+      rows: the examples of each split.
+      names: a name for each example; those that share a picture have the same.
       skipped: the corrupt images of each split that were left out before it was divided.
       notes: what was decided, as sentences.
     """
 
     rows: Mapping[str, np.ndarray]
-    spelled: Mapping[str, str]
     names: Sequence[str]
     skipped: Mapping[str, Sequence[str]]
     notes: tuple[str, ...]
 
 
-def _divided(
-    table: tables.Table,
-    images: ImageColumn,
-    labels: Sequence[Labels],
-    split_column: str | None,
-    split: str,
-    options: OpenOptions,
-) -> _Parts:
+def _divided(content: Content, split: str, options: OpenOptions) -> _Parts:
     """Divides a table as its column says, or holds a part of it out."""
-    names = manifest_rows.picture_names(images, read_bytes=split_column is None)
-    if split_column is not None:
-        rows, spelled = manifest_columns.rows_by_split(table, split_column)
-        said = manifest_rows.check_pictures(images, names, labels, rows)
-        return _Parts(rows, spelled, names, {}, (f"splits: {splits.listed(rows, spelled)}", *said))
-    notes = manifest_rows.check_pictures(images, names, labels, {})
+    read_bytes = content.rows is None
+    pictures = manifest_rows.picture_names(content.images, read_bytes=read_bytes)
+    objects, table = content.objects, content.table
+    names = pictures if objects is None else manifest_views.names_of(objects, pictures)
+    if content.rows is not None:
+        said = content.check_pictures(pictures, content.rows)
+        listed = splits.listed(content.rows, content.spelled)
+        return _Parts(content.rows, names, {}, (f"splits: {listed}", *said))
+    notes = content.check_pictures(pictures, {})
     if split == splits.WHOLE:
-        return _Parts({splits.WHOLE: np.arange(len(table))}, {}, names, {}, notes)
+        return _Parts({splits.WHOLE: np.arange(len(names))}, names, {}, notes)
     reasons = {}
     if options.verify and options.on_corrupt == "skip":
-        every = np.arange(len(table))
-        _check_file_of_rows(images, every, f"{table.path}")
-        reasons = _corrupt_rows(images, every, options)
-    rows, bad = manifest_rows.hold_out(table, names, labels[0], options, corrupt=list(reasons))
+        every = range(len(pictures))
+        manifest_files.check(content.images, every, f"{table.path}")
+        reasons = manifest_files.corrupt(content.images, every, options)
+    lost = [row for row in range(len(names)) if reasons.keys() >= set(content.places(row))]
+    rows, bad = manifest_rows.hold_out(table, names, content.labels[0], options, corrupt=lost)
     skipped = {
-        name: [_problem(images, row, reasons[row]) for row in each] for name, each in bad.items()
+        name: [
+            manifest_files.problem(content.images, place, reasons[place])
+            for row in each
+            for place in content.places(row)
+        ]
+        for name, each in bad.items()
     }
     how = (
         f"no column of splits in {table.path.name}: about {options.validation_fraction:g} of each "
         f"class is held out as 'validation', by a hash of the images' names and the seed "
         f"{options.seed}"
     )
-    return _Parts(rows, {}, names, skipped, (how, *notes))
+    return _Parts(rows, names, skipped, (how, *notes))
 
 
-def _check_training_split(
-    table: tables.Table, rows_by_split: Mapping[str, np.ndarray], labels: Sequence[Labels]
-) -> None:
-    """Checks that every class has an example in the training split, if there is one."""
+def _check_training_split(content: Content, rows_by_split: Mapping[str, np.ndarray]) -> None:
+    """Checks that every class has an example in the training split, if there is one.
+
+    Levels that were named and that no image has are no error: the scale is known.
+    """
     problems = []
-    for task, targets in labels if "train" in rows_by_split else ():
+    for task, targets in content.labels if "train" in rows_by_split else ():
         for label in np.flatnonzero(~label_columns.present(task, targets, rows_by_split["train"])):
             has = (targets[:, label] == 1) if task.multi_label else (targets == label)
-            where = f"; {table.place(int(has.argmax()))} has it" if has.any() else ""
+            if task.ordered and not has.any():
+                continue
+            where = f"; {content.table.place(int(has.argmax()))} has it" if has.any() else ""
             problems.append(f"class {task.class_names[label]!r} of {task.name!r}{where}")
     if problems:
         raise ValueError(
             messages.report(
-                f"{len(problems)} classes have no row in the training split of {table.path}:",
+                f"{len(problems)} classes have no row in the training split of "
+                f"{content.table.path}:",
                 problems,
                 "move some of their rows to it, or rename or remove the classes",
             )
         )
 
 
-def _check_files(source: ManifestSource) -> None:
-    place = f"split {source.split!r} of {source.images.table.path}"
-    _check_file_of_rows(source.images, source.rows, place)
-
-
-def _check_file_of_rows(images: ImageColumn, rows: np.ndarray, place: str) -> None:
-    table, problems, missing = images.table, [], []
-    for row in rows.tolist():
-        try:
-            content, name = images.content(row)
-        except ValueError as error:
-            problems.append(str(error))
-        else:
-            if isinstance(content, Path) and not content.is_file():
-                problems.append(f"{table.place(row)}: no file {name}")
-                missing.append(row)
-    if problems:
-        raise ValueError(
-            messages.report(
-                f"{len(problems)} images in {place} are missing:",
-                problems,
-                f"paths are relative to {table.path.parent.resolve()}; fix or remove these rows"
-                f"{manifest_images.elsewhere(images, missing)}",
-            )
-        )
-
-
-def _corrupt_rows(images: ImageColumn, rows: np.ndarray, options: OpenOptions) -> dict[int, str]:
-    """Returns the rows whose images cannot be decoded, each with the reason."""
-    table = images.table
-    record = verify.record_path(table.path, options.local_data_dir)
-    paths: dict[int, Path] = {}
-    packed = []
-    for row in rows.tolist():
-        content, _ = images.content(row)
-        if isinstance(content, Path):
-            paths[row] = content
-        else:
-            packed.append(row)
-    in_files = verify.corrupt_files(
-        list(dict.fromkeys(paths.values())), record, value_range=options.value_range
-    )
-    in_table = verify.corrupt_rows(
-        table.path,
-        packed,
-        lambda row: images.content(row)[0],
-        record.with_name(f"{record.stem}-bytes.json"),
-        value_range=options.value_range,
-    )
-    reasons = {row: in_files[path] for row, path in paths.items() if path in in_files} | in_table
-    return dict(sorted(reasons.items()))
-
-
-def _problem(images: ImageColumn, row: int, reason: str) -> str:
-    content, name = images.content(row)
-    return f"{images.table.place(row)}{f' ({name})' if isinstance(content, Path) else ''}: {reason}"
+def _places(source: ManifestSource) -> list[int]:
+    """Returns the positions of all images of a split in the column of images."""
+    if source.objects is None:
+        return source.rows.tolist()
+    return [place for row in source.rows.tolist() for place in source.objects.present(row)]
 
 
 def _without_corrupt(source: ManifestSource, options: OpenOptions) -> ManifestSource:
-    """Returns a source without the images that cannot be decoded, as `on_corrupt` says."""
-    reasons = _corrupt_rows(source.images, source.rows, options)
+    """Returns a source without the images that cannot be decoded, as `on_corrupt` says.
+
+    A view that cannot be decoded is a missing one; an object without any is left out.
+    """
+    images, place = source.images, _place(source)
+    reasons = manifest_files.corrupt(images, _places(source), options)
     if not reasons:
         return source
     corrupt = list(reasons)
-    problems = [_problem(source.images, row, reason) for row, reason in reasons.items()]
-    place = f"split {source.split!r} of {source.images.table.path}"
+    problems = [manifest_files.problem(images, each, why) for each, why in reasons.items()]
     if options.on_corrupt == "raise":
         raise verify.corrupt_error(place, problems)
-    rows = source.rows[~np.isin(source.rows, corrupt)]
+    objects = source.objects
+    if objects is None:
+        rows = source.rows[~np.isin(source.rows, corrupt)]
+    else:
+        objects = objects.without(corrupt)
+        kept = [bool(objects.present(row)) for row in source.rows.tolist()]
+        rows = source.rows[np.asarray(kept)]
     for task, targets in zip(source.tasks, source.targets, strict=True):
         lost = label_columns.present(task, targets, source.rows) & ~label_columns.present(
             task, targets, rows
@@ -322,4 +342,8 @@ def _without_corrupt(source: ManifestSource, options: OpenOptions) -> ManifestSo
                 f"no image of {place} can be decoded in the classes {messages.some(names)} of "
                 f"{task.name!r}; replace the files, or remove the classes everywhere"
             )
-    return dataclasses.replace(source, rows=rows, skipped=tuple(problems))
+    return dataclasses.replace(source, rows=rows, objects=objects, skipped=tuple(problems))
+
+
+def _place(source: ManifestSource) -> str:
+    return f"split {source.split!r} of {source.images.table.path}"

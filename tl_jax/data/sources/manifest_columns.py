@@ -33,14 +33,24 @@ _SPLIT_COLUMNS = (
 _MAX_SPLITS = 20
 
 
-def image_column(table: tables.Table, name: str | None) -> str:
-    """Returns the column of the images: the named one, or the first of the usual names.
+def image_columns(table: tables.Table, names: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Returns the columns of the images: the named ones, or the first of the usual names.
 
     Raises:
-      ValueError: if there is none.
+      ValueError: if there is none, or one is named twice.
     """
-    if name is not None:
-        return existing(table, name)
+    if names is None:
+        return (_usual_image_column(table),)
+    named = (names,) if isinstance(names, str) else tuple(names)
+    columns = tuple(existing(table, name) for name in named)
+    if not columns or len(set(columns)) < len(columns):
+        raise ValueError(
+            f"got the image columns {list(named)} for {table.path}; expected one or more, each once"
+        )
+    return columns
+
+
+def _usual_image_column(table: tables.Table) -> str:
     for usual in IMAGE_COLUMNS:
         if (column := _find(table, usual)) is not None:
             return column

@@ -17,10 +17,12 @@ class ImageColumn:
     Attributes:
       table: the table, without its columns.
       cells: a path, bytes, or a dict of `bytes` and `path` for each row.
+      name: what tells it from other columns of the same table; "" if it has a usual name.
     """
 
     table: tables.Table
     cells: tables.Cells
+    name: str = ""
 
     def content(self, row: int) -> tuple[Path | bytes, str]:
         """Returns the file or the bytes of a row's image, and its name.
@@ -70,7 +72,7 @@ class ImageColumn:
         Where there is none of that name, blanks around it are left out, and the separators of
         Windows are replaced.
         """
-        folder = self.table.path.parent
+        folder = self.table.folder
         path = folder / Path(value).expanduser()
         if value == value.strip() and "\\" not in value:
             return path
@@ -115,7 +117,7 @@ def _suffixes_in(folder: Path) -> dict[str, list[str]]:
 
 def elsewhere(images: ImageColumn, missing: Sequence[int]) -> str:
     """Returns the end of a message that says where the files of rows may be."""
-    folder = images.table.path.parent
+    folder = images.table.folder
     for row in missing[:1]:
         cell = str(images.path(row))
         if re.match(r"\w+:/+\w", str(images.cells[row])):

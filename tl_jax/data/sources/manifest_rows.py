@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ def picture_names(images: ImageColumn, *, read_bytes: bool) -> list[str]:
             names.append(images.bytes_name(row) if read_bytes else images.place(row))
             file_ids.append(names[-1])
             continue
-        name = _plain_name(path, images.table.path.parent)
+        name = _plain_name(path, images.table.folder)
         file_id = _file_id(path) or name
         names.append(name)
         file_ids.append(file_id)
@@ -91,7 +91,7 @@ def check_pictures(
     other_labels, other_splits = [], []
     for name, rows in repeated.items():
         places = f"{name}: {messages.some([table.place(row) for row in rows], quoted=False)}"
-        if any(_differ(targets[rows]) for _, targets in labels):
+        if any(differ(targets[rows]) for _, targets in labels):
             other_labels.append(places)
         if len({split_of[row] for row in rows if row in split_of}) > 1:
             other_splits.append(places)
@@ -117,10 +117,16 @@ def check_pictures(
     return (f"{count} rows of {table.path.name} name a picture that an earlier row names",)
 
 
-def _differ(labels: np.ndarray) -> bool:
-    """Returns whether labels [N] or [N, classes] contradict each other; -1 contradicts nothing."""
+def differ(labels: np.ndarray) -> bool:
+    """Returns whether labels [N] or [N, classes] contradict each other.
+
+    What is missing, -1 or of floats NaN, contradicts nothing.
+    """
     columns = labels.reshape(len(labels), -1).T
-    return any(len(np.unique(column[column >= 0])) > 1 for column in columns)
+    is_known = ~np.isnan(columns) if columns.dtype.kind == "f" else columns >= 0
+    return any(
+        len(np.unique(column[known])) > 1 for column, known in zip(columns, is_known, strict=True)
+    )
 
 
 def hold_out(
@@ -150,9 +156,10 @@ def hold_out(
         if row not in bad:
             rows_of.setdefault(name, []).append(row)
     strata: dict[int, list[str]] = {}
+    has_classes = task.kind in ("multi_class", "ordinal")
     for name, rows in rows_of.items():
-        known = [] if task.multi_label else [int(each) for each in targets[rows] if each >= 0]
-        strata.setdefault(0 if task.multi_label else known[0] if known else -1, []).append(name)
+        known = [int(each) for each in targets[rows] if each >= 0] if has_classes else []
+        strata.setdefault((known[0] if known else -1) if has_classes else 0, []).append(name)
     _check_two_each(table, task, strata, rows_of)
     held: dict[str, list[int]] = {split: [] for split in splits.HELD_OUT}
     for label, members in strata.items():
@@ -183,10 +190,12 @@ def _check_two_each(
     strata: Mapping[int, Sequence[str]],
     rows_of: Mapping[str, Sequence[int]],
 ) -> None:
+    if task.kind not in ("multi_class", "ordinal"):
+        return
     single = [
         f"{table.place(rows_of[names[0]][0])}: the only image of class {task.class_names[label]!r}"
         for label, names in sorted(strata.items())
-        if label >= 0 and not task.multi_label and len(names) < 2
+        if label >= 0 and len(names) < 2
     ]
     if single:
         raise ValueError(
@@ -201,21 +210,30 @@ def _check_two_each(
 def select(
     spec: str,
     rows_by_split: Mapping[str, np.ndarray],
-    images: ImageColumn,
+    key_of: Callable[[int], str],
     names: Sequence[str],
     spelled: Mapping[str, str],
+    *,
+    place: str,
 ) -> np.ndarray:
     """Returns the rows that a split's specification selects, slice by slice, each in order.
 
     All rows of a picture are in the slice that has the first of them.
+
+    Args:
+      spec: the specification.
+      rows_by_split: the rows of each split.
+      key_of: returns what the table has for a row's picture, by which slices are ordered.
+      names: a name for the picture of each row.
+      spelled: how the table writes the splits.
+      place: name of the set.
     """
     sizes = {name: len(rows) for name, rows in rows_by_split.items()}
-    place = f"manifest:{images.table.path}"
     selected = []
     for split, positions in splits.select(spec, sizes, name=place, spelled=spelled):
         rows = rows_by_split[split]
         if len(positions) < len(rows):
-            row_of = {f"{images.key(row)}#{row}": int(row) for row in rows}
+            row_of = {f"{key_of(row)}#{row}": int(row) for row in rows}
             first: dict[str, int] = {}
             places = {}
             for place_in_order, key in enumerate(splits.shuffled(row_of, seed=splits.SLICE_SEED)):

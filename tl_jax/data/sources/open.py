@@ -1,13 +1,13 @@
 """Opens a source by its specification: `elpv`, `folder:PATH`, `tfds:NAME[/CONFIG][:VERSION]` ..."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from tl_jax import files, messages
-from tl_jax.data.source import Source
+from tl_jax.data.source import Inputs, Source
 from tl_jax.data.sources import tables
-from tl_jax.data.sources.options import OnCorrupt, OpenOptions
+from tl_jax.data.sources.options import InputColumns, LabelKinds, OnCorrupt, OpenOptions
 
 # How the specification of each kind is written; the kind's module has its name.
 _FORMS = {
@@ -26,7 +26,7 @@ class Kind(Protocol):
     """The interface of the module of a kind of source; `address` is what follows the colon."""
 
     OPTIONS: frozenset[str]
-    """Which of `on_corrupt`, `labels`, `image_column` and `value_range` it uses."""
+    """Which of the options `on_corrupt`, `labels` and those after it of `open_source` it uses."""
 
     def open(self, address: str, split: str, options: OpenOptions) -> Source:
         """Opens a split."""
@@ -44,15 +44,25 @@ def open_source(
     validation_fraction: float = 0.2,
     on_corrupt: OnCorrupt = "raise",
     labels: Sequence[str] = (),
-    image_column: str | None = None,
+    image_column: str | Sequence[str] | None = None,
     value_range: tuple[float, float] | None = None,
+    numbers: Sequence[str] = (),
+    ordered: Mapping[str, Sequence[str]] | None = None,
+    several: Sequence[str] = (),
+    columns: InputColumns | None = None,
+    inputs: Inputs | None = None,
 ) -> Source:
     """Opens a split of labelled images.
+
+    Whatever the further inputs of a manifest mean (which categories and words there are, how many
+    views) is fixed by the split that is trained on: open that first, and the others with its
+    `inputs`.
 
     Args:
       spec: where the images are:
         "folder:PATH": labelled folders; see `folder.open`.
-        "manifest:PATH": a table, .csv, .tsv, .jsonl or .parquet; see `manifest.open`.
+        "manifest:PATH": a table, .csv, .tsv, .jsonl or .parquet, or a folder of Parquet files; see
+        `manifest.open`.
         "npz:PATH": NumPy arrays; see `npz.open`.
         `tfds:NAME[/CONFIG][:VERSION]`, `prepared:PATH`: a set that TFDS or `prepare` wrote, by its
         name or by its folder; see `tfds.open` and `prepared.open`.
@@ -72,9 +82,19 @@ def open_source(
         learn, the main one first; the default is a manifest's `label`, and all classes of the
         others.
       image_column: column of a manifest that holds the images; the default is found by its name.
+        Several columns are views of one object, one or more of which may be empty.
       value_range: the values of black and white in images of more than 8 bits or of floats, such
         as (0, 4095); the default is what the files say. The sets that come with packages have 8
         bits and do not take it.
+      numbers: those of a manifest's label columns that are numbers, to be regressed.
+      ordered: those that are levels, each with its levels from low to high; with none, the levels
+        are the numbers that occur.
+      several: columns of 0 and 1, each a class, that together are one multi-label task.
+      columns: a manifest's columns of further inputs, and the column that joins its rows to views
+        of one object.
+      inputs: what the further inputs mean, those of the source that is trained on, or of the run
+        that is evaluated. The default is what the split itself has, if it is "train" or a part of
+        it or the table has no such split; otherwise what that split has.
 
     Raises:
       ValueError: if the specification, an option or the split is wrong, or the set is unusable.
@@ -86,9 +106,16 @@ def open_source(
       >>> open_source("digits", "train[:10%]")[0]["image"].shape
       (8, 8, 3)
     """
+    levels = {name: tuple(each) for name, each in (ordered or {}).items()}
+    if image_column is not None and not isinstance(image_column, str):
+        image_column = tuple(image_column)
     options = OpenOptions(
-        data_dir, seed, validation_fraction, on_corrupt, tuple(labels), image_column,
+        data_dir, seed, validation_fraction, on_corrupt, tuple(labels),
+        image_column,
         value_range=value_range,
+        label_kinds=LabelKinds.of(numbers=tuple(numbers), ordered=levels, several=tuple(several)),
+        columns=columns or InputColumns(),
+        inputs=inputs,
     )  # fmt: skip
     return open_with_options(spec, split, options)
 
@@ -101,10 +128,17 @@ def open_with_options(spec: str, split: str, options: OpenOptions) -> Source:
         "labels": options.labels or None,
         "image_column": options.image_column,
         "value_range": options.value_range,
+        "numbers": options.label_kinds.numbers or None,
+        "ordered": options.label_kinds.levels or None,
+        "several": options.label_kinds.several or None,
+        "columns": None if options.columns == InputColumns() else options.columns,
+        # What a source of single images has: then nothing is fixed.
+        "inputs": None if options.inputs == Inputs() else options.inputs,
     }
     for name, value in given.items():
         if value is not None and name not in kind.OPTIONS:
-            used = f"only {' and '.join(sorted(kind.OPTIONS))}" if kind.OPTIONS else "none"
+            *others, last = sorted(kind.OPTIONS) or [""]
+            used = f"only {', '.join(others)}{' and ' * bool(others)}{last}" if last else "none"
             raise ValueError(
                 f"got {name}={value!r}, but of the options {', '.join(given)} {spec!r} uses "
                 f"{used}: leave {name} out"

@@ -2,13 +2,85 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
 from tl_jax import files
 from tl_jax.data.images.values import check_range
+from tl_jax.data.inputs import TextOptions
+from tl_jax.data.source import Inputs
 
 OnCorrupt = Literal["raise", "skip"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelKinds:
+    """Which columns of labels are not classes, of which each image has one.
+
+    Attributes:
+      numbers: columns whose labels are numbers, to be regressed.
+      ordered: columns whose classes are levels, each with its levels from low to high; without
+        levels those that occur, which must be numbers, in their order.
+      several: columns of 0 and 1, each a class, that are the labels of one multi-label task; the
+        task is called "label".
+    """
+
+    numbers: tuple[str, ...] = ()
+    ordered: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    several: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        numbers: tuple[str, ...] = (),
+        ordered: Mapping[str, tuple[str, ...]] | None = None,
+        several: tuple[str, ...] = (),
+    ) -> "LabelKinds":
+        """Returns the kinds, with the ordered columns as a mapping to their levels."""
+        levels = tuple((name, tuple(each)) for name, each in (ordered or {}).items())
+        return cls(tuple(numbers), levels, tuple(several))
+
+    @property
+    def levels(self) -> dict[str, tuple[str, ...]]:
+        """The levels of each ordered column."""
+        return dict(self.ordered)
+
+
+@dataclasses.dataclass(frozen=True)
+class InputColumns:
+    """Which columns of a table are inputs beside the image, and which rows are one object.
+
+    Attributes:
+      group: column whose equal cells say which rows are views of one object; None: each row is an
+        object of its own.
+      views: largest number of views of an object; None: that of the table. Of an object with more,
+        as many are taken, evenly spaced.
+      numeric: columns of numbers.
+      categorical: columns of names.
+      text: columns of texts; several are joined, in this order.
+      vector: columns of lists of numbers, or of numbers; several are joined, in this order.
+      text_options: how texts become words.
+    """
+
+    group: str | None = None
+    views: int | None = None
+    numeric: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
+    vector: tuple[str, ...] = ()
+    text_options: TextOptions = dataclasses.field(default_factory=TextOptions)
+
+    def __post_init__(self) -> None:
+        if self.views is not None and self.views < 1:
+            raise ValueError(f"got views={self.views}; expected 1 or more, or None")
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """All columns that are named."""
+        group = () if self.group is None else (self.group,)
+        return (*group, *self.numeric, *self.categorical, *self.text, *self.vector)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +95,16 @@ class OpenOptions:
       on_corrupt: what to do with images that cannot be decoded: "raise", or "skip" to leave them
         out and list them in the source's `skipped`.
       labels: the columns or features to learn, the main one first.
-      image_column: column of a manifest that holds the images; None is found by its name.
+      image_column: column of a manifest that holds the images, or several, which are views of one
+        object; None is found by its name.
       value_range: the values of black and white in images of more than 8 bits or of floats, as in
         `decode.decode`.
       verify: decode every image of a folder or manifest when it is opened. Otherwise corrupt images
         are found when they are read.
+      label_kinds: which columns of labels are numbers, levels, or classes together.
+      columns: columns of a manifest that are inputs beside the image, and its groups of views.
+      inputs: what the further inputs mean, as the training split fixed it; None: they are fixed by
+        the split itself, or by the table's training split.
     """
 
     data_dir: str | Path | None = None
@@ -35,9 +112,12 @@ class OpenOptions:
     validation_fraction: float = 0.2
     on_corrupt: OnCorrupt = "raise"
     labels: tuple[str, ...] = ()
-    image_column: str | None = None
+    image_column: str | tuple[str, ...] | None = None
     verify: bool = True
     value_range: tuple[float, float] | None = None
+    label_kinds: LabelKinds = LabelKinds()
+    columns: InputColumns = InputColumns()
+    inputs: Inputs | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "value_range", check_range(self.value_range))

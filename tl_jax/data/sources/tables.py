@@ -1,15 +1,19 @@
-"""Reads a table of images and labels from a CSV, JSONL or Parquet file, column by column."""
+"""Reads a table of images and labels from CSV, JSONL or Parquet files, column by column."""
 
+import bisect
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tl_jax import messages
+from tl_jax.data import splits
 
 if TYPE_CHECKING:
     import pyarrow
@@ -25,6 +29,9 @@ _REMEDIES = {
     **dict.fromkeys((".xls", ".xlsx", ".ods"), "save it as CSV, in UTF-8"),
 }
 _MAX_CELL_CHARACTERS = 2**27
+# What Hugging Face's library and others add to the name of one of several files of a split.
+_SHARD = re.compile(r"-\d+-of-\d+$")
+_NUMBERED = re.compile(r"\d+|part[-_]?\d.*")
 
 
 class Cells(Protocol):
@@ -39,28 +46,35 @@ class Cells(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The rows of a file.
+    """The rows of a file, or of the Parquet files in a folder.
 
     Attributes:
-      path: the file.
+      path: the file, or the folder.
       columns: the cells of each column.
       unit: what messages call a row: "line" of a text file, "row" of Parquet.
-      numbers: number of each row in the file, from 1.
+      numbers: number of each row in the file, from 1, or what else it is called.
       class_names: names of the integers in a column, where the file itself gives them.
       text_columns: the columns that may hold text.
       notes: how the file was read, where that was not as its name says.
+      files: the files in the folder; none of a single file.
     """
 
     path: Path
     columns: Mapping[str, Cells]
     unit: str
-    numbers: list[int] | range
+    numbers: Sequence[int | str]
     class_names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     text_columns: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that paths in the table are relative to."""
+        return self.path if self.files else self.path.parent
 
     def place(self, row: int) -> str:
         """Returns what messages call a row; `row` counts from 0."""
@@ -75,11 +89,20 @@ def read(path: Path) -> Table:
     has these and no commas. JSONL has one object per line; keys that a line does
     not have are None. A column of Parquet is read when it is used.
 
+    The Parquet files at any depth of a folder are one table, as Hugging Face's sets are stored.
+    Their names ("train-00000-of-00002.parquet", "test/0000.parquet") are its column `split`, if
+    they name splits and there is no such column.
+
+    Args:
+      path: the file or the folder.
+
     Raises:
-      FileNotFoundError: if there is no such file.
+      FileNotFoundError: if there is no such file, or no Parquet file in the folder.
       ValueError: if its name has another suffix, or it cannot be read; bad lines are listed.
       ModuleNotFoundError: if it is Parquet and pyarrow is not installed.
     """
+    if path.is_dir():
+        return _read_parquet(path, _parquet_files(path))
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; expected a table, {' '.join(SUFFIXES)}")
     suffix = path.suffix.lower()
@@ -90,7 +113,7 @@ def read(path: Path) -> Table:
             f"{remedy}"
         )
     if suffix == ".parquet":
-        return _read_parquet(path)
+        return _read_parquet(path, [path])
     text = _read_text(path)
     table, problems = _read_jsonl(path, text) if suffix == ".jsonl" else _read_csv(path, text)
     if problems:
@@ -177,7 +200,23 @@ def _read_jsonl(path: Path, text: str) -> tuple[Table, list[str]]:
     return Table(path, columns, "line", numbers, text_columns=names), problems
 
 
-def _read_parquet(path: Path) -> Table:
+def _parquet_files(folder: Path) -> list[Path]:
+    """Returns the Parquet files at any depth of a folder, sorted; none that are hidden."""
+    found = [
+        path
+        for path in sorted(folder.rglob("*.parquet"))
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    if not found:
+        raise FileNotFoundError(
+            f"no file .parquet in {folder}; expected a table, {' '.join(SUFFIXES)}, or a folder of "
+            "Parquet files (folders of images are opened as 'folder:')"
+        )
+    return found
+
+
+def _read_parquet(path: Path, paths: Sequence[Path]) -> Table:
+    """Reads the file `path`, or several files in the folder `path`."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -185,64 +224,127 @@ def _read_parquet(path: Path) -> Table:
         raise ModuleNotFoundError(
             f"{path} is read by pyarrow, which is not installed: `pip install pyarrow`"
         ) from error
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"cannot read {path}: {error}; write the file again") from error
-    count = file.metadata.num_rows
-    if not count:
+    opened = []
+    for each in paths:
+        try:
+            opened.append(pyarrow.parquet.ParquetFile(each))
+        except pyarrow.ArrowInvalid as error:
+            raise ValueError(f"cannot read {each}: {error}; write the file again") from error
+    counts = [file.metadata.num_rows for file in opened]
+    if not sum(counts):
         raise ValueError(f"{path} holds no row; expected one per image")
-    text = tuple(field.name for field in file.schema_arrow if "string" in str(field.type))
+    first = opened[0].schema_arrow
+    for each, file in zip(paths, opened, strict=True):
+        same_classes = _class_names(file) == _class_names(opened[0])
+        if set(file.schema_arrow.names) != set(first.names) or not same_classes:
+            raise ValueError(
+                f"{each} has other columns or classes than {paths[0]}; expected the files of one "
+                f"table: leave others out of the folder {path}"
+            )
+    text = tuple(field.name for field in first if "string" in str(field.type))
+    is_folder = path not in paths
+    split = _splits_of(paths, counts) if is_folder and "split" not in first.names else {}
+    names = [each.relative_to(path).as_posix() for each in paths] if is_folder else []
     return Table(
         path,
-        _ParquetColumns(path, file),
+        _ParquetColumns(path, opened, split),
         "row",
-        range(1, count + 1),
-        class_names=_class_names(file),
-        text_columns=text,
+        _Places(names, counts) if is_folder else range(1, sum(counts) + 1),
+        class_names=_class_names(opened[0]),
+        text_columns=(*text, *split),
+        files=tuple(paths) if is_folder else (),
     )
+
+
+def _splits_of(paths: Sequence[Path], counts: Sequence[int]) -> dict[str, list[str]]:
+    """Returns the column of the splits that files are named by; none if they name no split."""
+    names = [_SHARD.sub("", path.stem) for path in paths]
+    names = [
+        path.parent.name if _NUMBERED.fullmatch(name) else name
+        for path, name in zip(paths, names, strict=True)
+    ]
+    if not any(splits.is_split_name(name) for name in names):
+        return {}
+    cells = [[name] * count for name, count in zip(names, counts, strict=True)]
+    return {"split": list(itertools.chain.from_iterable(cells))}
+
+
+class _Places(Sequence[str]):
+    """What the rows of several files are called: the number in its file, and the file."""
+
+    def __init__(self, names: Sequence[str], counts: Sequence[int]) -> None:
+        self._names, self._ends = list(names), list(itertools.accumulate(counts))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, row: Any, /) -> Any:
+        number = bisect.bisect_right(self._ends, row)
+        start = self._ends[number - 1] if number else 0
+        return f"{row - start + 1} of {self._names[number]}"
 
 
 def _class_names(file: "pyarrow.parquet.ParquetFile") -> dict[str, tuple[str, ...]]:
     """Returns the names of classes that Hugging Face's library writes beside the schema."""
     try:
         metadata = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
-        features = metadata["info"]["features"]
-        plain = {key: each.get("feature", each) for key, each in features.items()}
-        return {key: tuple(each["names"]) for key, each in plain.items() if "names" in each}
+        features = metadata["info"]["features"].items()
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}  # Other metadata: the cells are taken as they are.
+    found = {}
+    for key, feature in features:
+        # A list of classes is written as {"feature": ...}, or as a list of one feature.
+        inner = feature[0] if isinstance(feature, list) and feature else feature
+        inner = inner.get("feature", inner) if isinstance(inner, dict) else {}
+        names = inner.get("names") if isinstance(inner, dict) else None
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            found[key] = tuple(names)
+    return found
 
 
 class _ParquetColumns(Mapping[str, Cells]):
-    """The columns of a Parquet file, each read when it is used."""
+    """The columns of Parquet files, each read when it is used, and others that are given."""
 
-    def __init__(self, path: Path, file: "pyarrow.parquet.ParquetFile") -> None:
-        self._path, self._file = path, file
+    def __init__(
+        self,
+        path: Path,
+        files: "Sequence[pyarrow.parquet.ParquetFile]",
+        others: Mapping[str, list[str]],
+    ) -> None:
+        self._path, self._files, self._others = path, files, others
+        self._schema = files[0].schema_arrow
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._file.schema_arrow.names)
+        return iter([*self._schema.names, *self._others])
 
     def __len__(self) -> int:
-        return len(self._file.schema_arrow.names)
+        return len(self._schema.names) + len(self._others)
 
     def __getitem__(self, name: str) -> Cells:
-        if name not in self._file.schema_arrow.names:
+        if name in self._others:
+            return self._others[name]
+        if name not in self._schema.names:
             raise KeyError(name)
-        if "binary" not in str(self._file.schema_arrow.field(name).type):
-            return self._file.read(columns=[name]).column(name).to_pylist()
+        if "binary" not in str(self._schema.field(name).type):
+            return [cell for each in self._read(name) for cell in each.to_pylist()]
         self._check_memory(name)
-        return _BinaryCells(self._file.read(columns=[name]).column(name))
+        import pyarrow
+
+        chunks = [chunk for each in self._read(name) for chunk in each.chunks]
+        return _BinaryCells(pyarrow.chunked_array(chunks))
+
+    def _read(self, name: str) -> "Iterator[pyarrow.ChunkedArray]":
+        return (file.read(columns=[name]).column(name) for file in self._files)
 
     def _check_memory(self, name: str) -> None:
         """Raises ValueError if a column of bytes is larger than the machine's memory."""
-        metadata = self._file.metadata
         need = 0
-        for group in range(metadata.num_row_groups):
-            for index in range(metadata.num_columns):
-                column = metadata.row_group(group).column(index)
-                if column.path_in_schema.split(".")[0] == name:
-                    need += column.total_uncompressed_size
+        for metadata in (file.metadata for file in self._files):
+            for group in range(metadata.num_row_groups):
+                for index in range(metadata.num_columns):
+                    column = metadata.row_group(group).column(index)
+                    if column.path_in_schema.split(".")[0] == name:
+                        need += column.total_uncompressed_size
         have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if need > have:
             raise ValueError(
