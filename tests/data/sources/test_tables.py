@@ -8,6 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from tl_jax.data.sources import tables
+from tl_jax.data.sources.open import open_source, split_names
 
 ROWS = {"image": ["a b.png", "мост.png", "c.png"], "label": ["cat", None, "dog, big"]}
 
@@ -171,3 +172,86 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path, content, message):
     (tmp_path / "t.csv").write_bytes(content.encode("latin-1"))
     with pytest.raises(ValueError, match=message):
         tables.read(tmp_path / "t.csv")
+
+
+def write_shards(folder, **columns_by_file):
+    """Writes a Parquet file for each name, with the names of Hugging Face's classes."""
+    facts = json.dumps({"info": {"features": {"label": {"names": ["dog", "cat"]}}}})
+    for name, columns in columns_by_file.items():
+        path = folder / f"{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table = pyarrow.table(columns).replace_schema_metadata({"huggingface": facts})
+        pyarrow.parquet.write_table(table, path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("data/train-00000-of-00002", "data/train-00001-of-00002", "data/test-00000-of-00001"),
+        ("default/train/0000", "default/train/0001", "default/test/0000"),
+        ("train-0-of-2", "train-1-of-2", "test"),
+    ],
+)
+def test_the_parquet_files_of_a_folder_are_one_table_with_its_splits(tmp_path, names):
+    contents = {
+        name: {"image": [b"%d" % number, b"x"], "label": [number % 2, 1]}
+        for number, name in enumerate(names)
+    }
+    write_shards(tmp_path / "set", **contents)
+    (tmp_path / "set" / ".cache").mkdir()
+    (tmp_path / "set" / ".cache" / "other.parquet").write_text("passed over")
+    table = tables.read(tmp_path / "set")
+    assert (len(table), set(table.columns)) == (6, {"image", "label", "split"})
+    rows = list(zip(table.columns["split"], table.columns["image"], strict=True))
+    expected = {name: contents[name]["image"] for name in sorted(names)}
+    assert [image for _, image in rows] == [image for each in expected.values() for image in each]
+    assert [split for split, _ in rows] == [
+        "test" if "test" in name else "train" for name in expected for _ in range(2)
+    ]
+    assert table.class_names == {"label": ("dog", "cat")}
+    assert table.place(3) == f"row 2 of {sorted(names)[1]}.parquet"
+    assert table.folder == tmp_path / "set"
+
+
+def test_files_whose_names_are_no_splits_are_one_table_without_splits(tmp_path):
+    write_shards(tmp_path, birds={"image": ["a"]}, bees={"image": ["b"]})
+    table = tables.read(tmp_path)
+    assert (list(table.columns), table.columns["image"]) == (["image"], ["b", "a"])
+
+
+def test_files_of_several_tables_and_folders_without_one_are_refused(tmp_path):
+    write_shards(tmp_path, train={"image": ["a"]}, test={"picture": ["b"]})
+    with pytest.raises(ValueError, match=r"train.parquet has other columns or classes than .*test"):
+        tables.read(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no file .parquet in .*; expected a table"):
+        tables.read(tmp_path / "empty")
+
+
+def test_a_folder_of_parquet_files_is_a_source(tmp_path, save_image):
+    for number in range(4):
+        save_image(tmp_path / "set" / f"{number}.png", seed=number)
+    data = [(tmp_path / "set" / f"{number}.png").read_bytes() for number in range(4)]
+
+    def cells(*numbers):
+        return {"image": [{"bytes": data[n], "path": None} for n in numbers], "label": [0, 1]}
+
+    write_shards(tmp_path / "set", **{"train-0-of-1": cells(0, 1), "test-0-of-1": cells(2, 3)})
+    spec = f"manifest:{tmp_path / 'set'}"
+    source = open_source(spec, "test", data_dir=tmp_path / "data")
+    assert (source.class_names, len(source)) == (("dog", "cat"), 2)
+    assert source.encoded(1)[0] == data[3]
+    assert split_names(spec) == ("train", "test")
+    assert source[0]["path"] == "row 1 of test-0-of-1.parquet of set"
+    broken = cells(2, 3)
+    broken["image"][1]["bytes"] = b"no image"
+    write_shards(tmp_path / "set", **{"test-0-of-1": broken})
+    with pytest.raises(ValueError, match="1 images in split 'test'"):
+        open_source(spec, "test", data_dir=tmp_path / "data")
+    # Paths are relative to the folder.
+    write_shards(
+        tmp_path / "set", **{"train-0-of-1": {"image": ["0.png", "1.png"], "label": [0, 1]}}
+    )
+    (tmp_path / "set" / "test-0-of-1.parquet").unlink()
+    source = open_source(spec, "train", data_dir=tmp_path / "data")
+    assert source.identities() == ["0.png", "1.png"]
