@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.slim import ROOT
 from tl_jax.data.images import decode
+from tl_jax.data.source import Task
 from tl_jax.data.sources import elpv
 from tl_jax.data.sources.open import open_source, split_names
 
@@ -194,3 +195,59 @@ FIRST = {
     "validation": "images/cell0001.png",
     "test": "images/cell0008.png",
 }
+
+
+def test_the_probability_is_a_level_or_a_number(elpv_dir):
+    names = ("probability", "cell_type")
+    options = {"data_dir": elpv_dir, "labels": names}
+    levels = open_source("elpv", "test", ordered={"probability": elpv.LEVELS}, **options)
+    assert levels.tasks[0] == Task("probability", ("0", "1/3", "2/3", "1"), ordered=True)
+    counts = np.bincount(levels.labels()).tolist()
+    assert (sum(counts), len(counts)) == (len(levels), 4)
+    numbers = open_source("elpv", "test", numbers=("probability",), **options)
+    assert numbers.tasks[0].kind == "regression"
+    values = numbers.labels()
+    assert values.dtype == np.float32
+    np.testing.assert_array_equal(np.round(3 * values), levels.labels())
+    found = levels.task_labels()
+    for index in (0, 7):
+        example = levels[index]
+        assert example["label"] == found["label"][index]
+        assert example["cell_type"] == found["cell_type"][index]
+        assert numbers[index]["label"] == values[index]
+
+
+@pytest.mark.parametrize(
+    ("labels", "kinds", "message"),
+    [
+        (("probability",), {}, "no feature 'probability' of classes"),
+        ((), {"numbers": ("probability",)}, "none of the labels .*; name them in `labels` too"),
+        (("cell_type",), {"numbers": ("cell_type",)}, "expected a feature of numbers"),
+        (("path",), {"numbers": ("path",)}, "expected a feature of numbers"),
+        (("probability",), {"ordered": {"probability": ()}}, "from low to high"),
+        (("probability",), {"ordered": {"probability": ("1", "0")}}, "from low to high"),
+        (("probability",), {"ordered": {"probability": ("a", "b")}}, "from low to high"),
+        (
+            ("cell_type",),
+            {"ordered": {"cell_type": ("poly", "mono")}},
+            "its classes in their order",
+        ),
+    ],
+)
+def test_labels_of_other_kinds_than_the_features_are_refused(elpv_dir, labels, kinds, message):
+    with pytest.raises(ValueError, match=message):
+        open_source("elpv", "test", data_dir=elpv_dir, labels=labels, **kinds)
+
+
+def test_a_number_that_is_no_level_is_refused(elpv_dir):
+    few = {"probability": ("0", "1")}
+    source = open_source("elpv", "test", data_dir=elpv_dir, labels=("probability",), ordered=few)
+    with pytest.raises(ValueError, match=r"has the number 0\.333333 as 'probability'"):
+        source.labels()
+
+
+def test_classes_may_be_levels(elpv_dir):
+    source = open_source(
+        "elpv", "test", data_dir=elpv_dir, labels=("cell_type",), ordered={"cell_type": ()}
+    )
+    assert source.tasks == (Task("cell_type", ("mono", "poly"), ordered=True),)

@@ -1,6 +1,7 @@
 """Turns labels in arrays, be they indices, names or vectors, into a task and encoded labels."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -10,6 +11,94 @@ from tl_jax.data.source import Task
 
 Labels = np.ndarray | Sequence[int] | Sequence[str]
 Encoded = tuple[Task, np.ndarray, tuple[str, ...]]
+
+
+def encode_tasks(
+    labels: Labels | Mapping[str, Labels],
+    class_names: Sequence[str] | Mapping[str, Sequence[str]] | None,
+    *,
+    numbers: Collection[str],
+    ordered: Collection[str],
+    name: str,
+) -> tuple[tuple[Task, ...], tuple[np.ndarray, ...], tuple[str, ...]]:
+    """Returns the tasks, their encoded labels, and notes, of all that `from_arrays` takes.
+
+    Raises:
+      ValueError: as `encode_labels` and `encode_kind`; if a name is that of no labels.
+    """
+    by_name = labels if isinstance(labels, Mapping) else {"label": labels}
+    names_of = class_names if isinstance(class_names, Mapping) else {}
+    if class_names is not None and not isinstance(class_names, Mapping):
+        names_of = {next(iter(by_name)): class_names}
+    for key in (*numbers, *ordered, *names_of):
+        if key not in by_name:
+            raise ValueError(
+                f"got numbers, ordered or class_names of {key!r} in {name}; expected names of the "
+                f"labels, {messages.some(list(by_name))}{messages.hint(key, by_name)}"
+            )
+    encoded = [
+        encode_kind(
+            values,
+            names_of.get(key),
+            key=key,
+            are_numbers=key in numbers,
+            is_ordered=key in ordered,
+            name=name if len(by_name) == 1 else f"{key!r} of {name}",
+        )
+        for key, values in by_name.items()
+    ]
+    if not encoded:
+        raise ValueError(f"got no labels in {name}; expected those of one task at least")
+    tasks, targets, notes = zip(*encoded, strict=True)
+    return tasks, targets, tuple(note for each in notes for note in each)
+
+
+def encode_kind(
+    labels: Labels,
+    class_names: Sequence[str] | None,
+    *,
+    key: str,
+    are_numbers: bool,
+    is_ordered: bool,
+    name: str,
+) -> Encoded:
+    """Returns the task of this name and kind, its encoded labels, and notes.
+
+    Raises:
+      ValueError: as `encode_labels`; if labels that are numbers are not finite or not one each, or
+        levels are names whose order is not given.
+    """
+    if are_numbers:
+        if class_names is not None or is_ordered:
+            raise ValueError(f"got class names or an order for the numbers {key!r}; leave them out")
+        return Task(key, ()), _checked_numbers(labels, name), ()
+    task, encoded, notes = encode_labels(labels, class_names, name=name)
+    are_words = any(spellings.number(each) is None for each in task.class_names)
+    if is_ordered and class_names is None and are_words:
+        raise ValueError(
+            f"the order of the levels {messages.some(task.class_names)} in {name} is not known; "
+            "give them from low to high as class_names"
+        )
+    return dataclasses.replace(task, name=key, ordered=is_ordered), encoded, notes
+
+
+def _checked_numbers(labels: Labels, name: str) -> np.ndarray:
+    values = np.asarray(labels)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1 or values.dtype.kind not in "fiu":
+        raise ValueError(
+            f"got labels of type {values.dtype} and shape {list(values.shape)} in {name}; expected "
+            "a number each [N], NaN where one is missing"
+        )
+    numbers = values.astype(np.float32)
+    if np.isinf(numbers).any() or np.isnan(numbers).all():
+        raise ValueError(
+            f"got {int(np.isinf(numbers).sum())} infinite and {int(np.isnan(numbers).sum())} "
+            f"missing of {len(numbers)} numbers in {name}; expected finite ones, NaN where one is "
+            "missing"
+        )
+    return numbers
 
 
 def encode_labels(
@@ -33,7 +122,10 @@ def encode_labels(
     if values.dtype.kind == "O":
         remedy = "names as np.array(labels, dtype=str), without None"
     elif values.ndim == 1:
-        remedy = "labels.astype(int), -1 where one is missing"
+        remedy = (
+            "labels.astype(int), -1 where one is missing, or numbers=('label',) if they are "
+            "quantities to be regressed"
+        )
     else:
         remedy = "labels.argmax(axis=1) of probabilities or one-hot vectors"
     raise ValueError(

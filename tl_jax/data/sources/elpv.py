@@ -23,7 +23,9 @@ from tl_jax.data import splits
 from tl_jax.data.sources import tfds as tfds_source
 from tl_jax.data.sources.options import OpenOptions
 
-OPTIONS = frozenset({"labels"})
+OPTIONS = frozenset({"labels", "numbers", "ordered"})
+LEVELS = ("0", "1/3", "2/3", "1")
+"""The experts' probabilities of a defect, for `ordered={"probability": elpv.LEVELS}`."""
 SHARES = {"train": 0.60, "validation": 0.15, "test": 0.25}
 _SEED = 0
 
@@ -177,7 +179,8 @@ def open(address: str, split: str, options: OpenOptions) -> tfds_source.TfdsSour
       address: "", as there is one set.
       split: "train", "validation" or "test", or a slice of one in TFDS's syntax.
       options: `labels` are those of "label" (whether the cell is defective) and "cell_type" to
-        learn, the main one first, by default both in this order; `data_dir` as in `build`.
+        learn, the main one first, by default both in this order; "probability" too, as levels
+        (`ordered={"probability": LEVELS}`) or as a number; `data_dir` as in `build`.
 
     Raises:
       ModuleNotFoundError: if the files must be written and the package is not installed.
@@ -185,7 +188,9 @@ def open(address: str, split: str, options: OpenOptions) -> tfds_source.TfdsSour
     """
     del address
     builder = build(options.data_dir)
-    return tfds_source.from_builder(builder, split, name="elpv", labels=options.labels)
+    return tfds_source.from_builder(
+        builder, split, name="elpv", labels=options.labels, kinds=options.label_kinds
+    )
 
 
 def split_names(address: str, options: OpenOptions) -> tuple[str, ...]:

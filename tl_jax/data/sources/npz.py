@@ -14,7 +14,7 @@ from tl_jax.data import splits
 from tl_jax.data.sources import array_labels, arrays
 from tl_jax.data.sources.options import OpenOptions
 
-OPTIONS = frozenset({"value_range"})
+OPTIONS = frozenset({"value_range", "numbers", "ordered"})
 
 _IMAGES, _LABELS = "x|images?|data", "y|labels?|targets?"
 
@@ -26,13 +26,15 @@ def open(address: str, split: str, options: OpenOptions) -> arrays.ArraySource:
     files of Keras and MedMNIST, `x_train` and `y_train` or `train_images` and `train_labels`; `val`
     and `valid` are opened as "validation". They have the forms that `arrays.from_arrays` takes. An
     array `class_names` may name the classes; otherwise they come from the labels of all splits.
+    Images [N, V, H, W, C] are V views of one object. The labels are called "label": numbers to be
+    regressed if `numbers` has that name, levels if `ordered` has it.
     Slices are taken in the file's order: if it is sorted by class, `train[:90%]` lacks the last
     classes.
 
     Args:
       address: the file.
       split: name of the split, a slice such as "train[:90%]", or a sum of these.
-      options: `value_range` is used.
+      options: `value_range`, and of `label_kinds` the numbers and levels are used.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -63,8 +65,16 @@ def open(address: str, split: str, options: OpenOptions) -> arrays.ArraySource:
         raise ValueError(
             f"the splits of {name} have labels of several forms: {forms}; write all in one form"
         )
-    task, encoded, notes = array_labels.encode_labels(
-        np.concatenate(list(labels.values())), class_names, name=name
+    levels = options.label_kinds.levels
+    if others := {*options.label_kinds.numbers, *levels} - {"label"}:
+        raise ValueError(f"got the labels {sorted(others)} for {name}; they are called 'label'")
+    task, encoded, notes = array_labels.encode_kind(
+        np.concatenate(list(labels.values())),
+        levels.get("label") or class_names,
+        key="label",
+        are_numbers="label" in options.label_kinds.numbers,
+        is_ordered="label" in levels,
+        name=name,
     )
     ends = np.cumsum([len(values) for values in labels.values()])[:-1]
     targets = dict(zip(labels, np.split(encoded, ends), strict=True))

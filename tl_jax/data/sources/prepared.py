@@ -14,7 +14,7 @@ from tl_jax.data.source import Task
 from tl_jax.data.sources import tfds as tfds_source
 from tl_jax.data.sources.options import OpenOptions
 
-OPTIONS = frozenset({"labels", "value_range"})
+OPTIONS = frozenset({"labels", "value_range", "numbers", "ordered"})
 LABELS = "labels.json"
 """File of a set that `prepare` wrote: its tasks, and the values of black and white."""
 
@@ -64,9 +64,16 @@ def open(address: str, split: str, options: OpenOptions) -> tfds_source.TfdsSour
     builder, name = _builder(address), f"prepared:{address}"
     tasks, value_range = _read_labels(tfds.core.Path(builder.data_path))
     source = tfds_source.from_builder(
-        builder, split, name=name, labels=options.labels or tuple(tasks)
+        builder,
+        split,
+        name=name,
+        labels=options.labels or tuple(tasks),
+        kinds=options.label_kinds,
     )
-    for task in source.tasks if tasks else ():
+    kinds = (*options.label_kinds.numbers, *options.label_kinds.levels)
+    for task in source.tasks:
+        if task.name in kinds or task.name not in tasks:
+            continue
         if len(tasks[task.name].class_names) != len(task.class_names):
             raise ValueError(
                 f"{builder.data_path}/{LABELS} names {len(tasks[task.name].class_names)} classes "
@@ -75,7 +82,10 @@ def open(address: str, split: str, options: OpenOptions) -> tfds_source.TfdsSour
             )
     return dataclasses.replace(
         source,
-        tasks=tuple(tasks.get(task.name, task) for task in source.tasks),
+        tasks=tuple(
+            task if task.name in kinds or task.name not in tasks else tasks[task.name]
+            for task in source.tasks
+        ),
         value_range=options.value_range or value_range,
     )
 
@@ -88,7 +98,12 @@ def _read_labels(folder: tfds.core.Path) -> tuple[dict[str, Task], Range | None]
     try:
         content = json.loads(file.read_text())
         tasks = [
-            Task(each["name"], tuple(each["class_names"]), each["multi_label"])
+            Task(
+                each["name"],
+                tuple(each["class_names"]),
+                each["multi_label"],
+                each.get("ordered", False),  # Sets of earlier versions have no levels.
+            )
             for each in content["tasks"]
         ]
         value_range = content["value_range"]

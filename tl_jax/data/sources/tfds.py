@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import fractions
 import functools
 import hashlib
 import io
@@ -17,12 +18,13 @@ from tensorflow_datasets.core import read_only_builder
 from tl_jax import files, messages
 from tl_jax.data import splits
 from tl_jax.data.images import decode
-from tl_jax.data.source import RESERVED, Example, Source, Task, check_tasks
-from tl_jax.data.sources.options import OpenOptions
+from tl_jax.data.source import RESERVED, Example, Source, Task, check_tasks, label_keys
+from tl_jax.data.sources.options import LabelKinds, OpenOptions
 
-OPTIONS = frozenset({"labels", "value_range"})
+OPTIONS = frozenset({"labels", "value_range", "numbers", "ordered"})
 
 _RECORDS_AT_ONCE = 256
+_TOLERANCE = 1e-3  # Of a number in a record that means a level such as 1/3.
 
 
 class Records(Protocol):
@@ -44,6 +46,7 @@ class TfdsSource(Source):
       image_key: name of the feature that holds the image.
       records: the records of the split, their images encoded.
       files: the files that they are in.
+      levels: the numbers in the records that mean the levels of an ordered task, by its name.
     """
 
     name: str
@@ -54,6 +57,7 @@ class TfdsSource(Source):
     value_range: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    levels: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -66,25 +70,57 @@ class TfdsSource(Source):
 
     def labels(self) -> np.ndarray:
         """As in `Source`; the first call reads every record, and decodes no image."""
-        return self._scanned[0].copy()
+        return self._scanned[0][0].copy()
+
+    def task_labels(self) -> dict[str, np.ndarray]:
+        """As in `Source`; the first call reads every record, and decodes no image."""
+        labels = zip(label_keys(self.tasks), self._scanned[0], strict=True)
+        return {key: each.copy() for key, each in labels}
 
     def identities(self) -> Sequence[str]:
         """As in `Source`: hashes of the encoded images; reads every record, as `labels`."""
         return self._scanned[1]
 
     @functools.cached_property
-    def _scanned(self) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Labels and hashes of all records, from one pass over them."""
-        task, count = self.tasks[0], len(self)
-        labels, hashes = [], list[str]()
+    def _scanned(self) -> tuple[list[np.ndarray], tuple[str, ...]]:
+        """Labels of each task and hashes of all records, from one pass over them."""
+        count = len(self)
+        labels: list[list[Any]] = [[] for _ in self.tasks]
+        hashes = list[str]()
         for start in range(0, count, _RECORDS_AT_ONCE):
             indices = range(start, min(start + _RECORDS_AT_ONCE, count))
             with self._damage_named():
                 records = self.records.__getitems__(indices)
                 self._check_filled(records)
-            labels += [_encode(task, record[task.name]) for record in records]
+            for task, values in zip(self.tasks, labels, strict=True):
+                values += [self._encode(task, record[task.name]) for record in records]
             hashes += [hashlib.sha256(record[self.image_key]).hexdigest() for record in records]
-        return np.asarray(labels, np.int8 if task.multi_label else np.int32), tuple(hashes)
+        arrays = [
+            np.asarray(values, task.dtype).reshape(-1, *task.shape)
+            for task, values in zip(self.tasks, labels, strict=True)
+        ]
+        return arrays, tuple(hashes)
+
+    def _encode(self, task: Task, value: Any) -> float | int | np.ndarray:
+        """Returns the label that a record's value stands for.
+
+        Raises:
+          ValueError: if a number is none of the levels.
+        """
+        if task.kind == "regression":
+            return float(np.asarray(value))
+        if task.name not in self.levels:
+            return _encode(task, value)
+        distances = np.abs(np.asarray(self.levels[task.name]) - float(np.asarray(value)))
+        if np.isnan(distances).all():
+            return -1
+        if distances.min() > _TOLERANCE:
+            raise ValueError(
+                f"a record of split {self.split!r} of {self.name} has the number "
+                f"{float(np.asarray(value)):g} as {task.name!r}; expected one of the levels "
+                f"{', '.join(task.class_names)}: name all of them in `ordered`"
+            )
+        return int(distances.argmin())
 
     def _check_filled(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Raises RuntimeError for records without content, which a file that was cut off gives."""
@@ -109,7 +145,7 @@ class TfdsSource(Source):
             example = dict(self.records[index])
             self._check_filled([example])
         data = bytes(example.pop(self.image_key))
-        labels = [_encode(task, example[task.name]) for task in self.tasks]
+        labels = [self._encode(task, example[task.name]) for task in self.tasks]
         example.update(zip([task.name for task in self.tasks], labels, strict=True))
         if isinstance(path := example.get("path"), bytes):
             example["path"] = path.decode("utf-8", "backslashreplace")
@@ -148,9 +184,9 @@ def open(address: str, split: str, options: OpenOptions) -> TfdsSource:
     Args:
       address: `NAME[/CONFIG][:VERSION]`.
       split: in TFDS's syntax, such as `train[:90%]`.
-      options: `labels` is used as in `from_builder`; `data_dir` is the folder of prepared sets, on
-        any file system that TFDS reads ("gs://..."), by default TFDS's own (`TFDS_DATA_DIR`, or
-        `~/tensorflow_datasets`).
+      options: `labels` and `label_kinds` are used as in `from_builder`; `data_dir` is the folder of
+        prepared sets, on any file system that TFDS reads ("gs://..."), by default TFDS's own
+        (`TFDS_DATA_DIR`, or `~/tensorflow_datasets`).
 
     Raises:
       FileNotFoundError: if the set is not prepared there.
@@ -158,7 +194,9 @@ def open(address: str, split: str, options: OpenOptions) -> TfdsSource:
         no classes.
     """
     builder = _builder(address, options)
-    source = from_builder(builder, split, name=f"tfds:{address}", labels=options.labels)
+    source = from_builder(
+        builder, split, name=f"tfds:{address}", labels=options.labels, kinds=options.label_kinds
+    )
     return dataclasses.replace(source, value_range=options.value_range)
 
 
@@ -205,7 +243,12 @@ def expanded(path: str | Path) -> str:
 
 
 def from_builder(
-    builder: tfds.core.DatasetBuilder, split: str, *, name: str, labels: Sequence[str] = ()
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    *,
+    name: str,
+    labels: Sequence[str] = (),
+    kinds: LabelKinds | None = None,
 ) -> TfdsSource:
     """Opens a split of a prepared builder.
 
@@ -216,6 +259,8 @@ def from_builder(
       labels: the features to learn, classes or lists of classes, the main one first. By default
         the main one is `label`, or the set's supervised key, or its only such feature; all others
         follow, sorted by name.
+      kinds: which of `labels` are numbers or levels. The levels of a feature of numbers are
+        numbers or fractions, such as "1/3"; those of classes are the classes in their order.
 
     Raises:
       ValueError: as `open`.
@@ -231,7 +276,8 @@ def from_builder(
             "expected one image, or one called `image`: prepare it under that name, or write the "
             "images to folders"
         )
-    tasks = _select_tasks(name, features, supervised[1], labels)
+    kinds = kinds or LabelKinds()
+    tasks = _select_tasks(name, features, supervised[1], labels, kinds)
     check_tasks(name, tasks)
     own_split = _own_split(name, split, builder.info.splits)
     try:
@@ -246,7 +292,12 @@ def from_builder(
         ) from error
     parts = builder.info.splits[own_split].file_instructions
     files = tuple(dict.fromkeys(os.fspath(part.filename) for part in parts))
-    return TfdsSource(name, split, tasks, image_key, records, files=files)
+    levels = {
+        task.name: tuple(float(fractions.Fraction(level)) for level in task.class_names)
+        for task in tasks
+        if task.ordered and not isinstance(features[task.name], tfds.features.ClassLabel)
+    }
+    return TfdsSource(name, split, tasks, image_key, records, files=files, levels=levels)
 
 
 def _select_tasks(
@@ -254,14 +305,22 @@ def _select_tasks(
     features: Mapping[str, tfds.features.FeatureConnector],
     supervised: str | None,
     labels: Sequence[str],
+    kinds: LabelKinds,
 ) -> tuple[Task, ...]:
     """Returns the tasks of the features to learn."""
+    if unnamed := [key for key in (*kinds.numbers, *kinds.levels) if key not in labels]:
+        raise ValueError(
+            f"got numbers or levels of {messages.some(unnamed)}, none of the labels "
+            f"{list(labels)} of {name}; name them in `labels` too"
+        )
     tasks = {}
     for key in sorted(features):  # TFDS reads the features of a set in another order each time.
         multi_label = isinstance(features[key], tfds.features.Sequence)
         feature = features[key].feature if multi_label else features[key]
         if isinstance(feature, tfds.features.ClassLabel) and feature.names:
             tasks[key] = Task(key, tuple(feature.names), multi_label)
+        if key in kinds.numbers or key in kinds.levels:
+            tasks[key] = _of_kind(name, key, features[key], kinds)
     if labels:
         unknown = next((key for key in labels if key not in tasks), None)
         if unknown is not None:
@@ -279,6 +338,39 @@ def _select_tasks(
         )
     others = [tasks[key] for key in tasks if key not in (main, *RESERVED)]
     return (tasks[main], *others)
+
+
+def _of_kind(
+    name: str, key: str, feature: tfds.features.FeatureConnector, kinds: LabelKinds
+) -> Task:
+    """Returns the task of a feature whose labels are numbers or levels."""
+    is_number = (
+        isinstance(feature, tfds.features.Tensor)
+        and not isinstance(feature, tfds.features.ClassLabel)
+        and feature.shape == ()
+        and np.issubdtype(feature.np_dtype, np.number)
+    )
+    levels = kinds.levels.get(key, ())
+    if key in kinds.numbers and is_number:
+        return Task(key, ())
+    if key in kinds.levels and isinstance(feature, tfds.features.ClassLabel):
+        if levels not in ((), tuple(feature.names)):
+            raise ValueError(
+                f"got the levels {list(levels)} of {key!r} of {name}; expected its classes in "
+                f"their order, {feature.names}"
+            )
+        return Task(key, tuple(feature.names), ordered=True)
+    try:
+        values = [float(fractions.Fraction(level)) for level in levels]
+    except (ValueError, ZeroDivisionError):
+        values = []
+    if key in kinds.levels and is_number and values and values == sorted(set(values)):
+        return Task(key, levels, ordered=True)
+    raise ValueError(
+        f"the feature {key!r} of {name} is {type(feature).__name__}, and its levels are "
+        f"{list(levels)}; expected a feature of numbers, and of levels also the numbers from low "
+        'to high, such as "0", "1/3", "1"'
+    )
 
 
 def _own_split(name: str, split: str, known: tfds.core.splits.SplitDict) -> str:
