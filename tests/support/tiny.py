@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from tl_jax import trees
 from tl_jax.models import layers
+from tl_jax.models.model import abstract_inputs
 
 CLASSES = 3
 
@@ -49,15 +50,17 @@ class TinyNet(nn.Module):
 
 def randomised(model: nn.Module, *, side: int = 8, seed: int = 0) -> dict[str, Any]:
     """Returns random variables of a network; none is zero, not even in the classifier."""
-    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    inputs = abstract_inputs(model, (1, side, side, 3))
     rng = np.random.default_rng(seed)
-    flat = trees.flatten(jax.eval_shape(model.init, jax.random.key(0), image))
+    flat = trees.flatten(jax.eval_shape(model.init, jax.random.key(0), inputs))
     return trees.unflatten({path: _draw(rng, path, leaf.shape) for path, leaf in flat.items()})
 
 
 def _draw(rng: np.random.Generator, path: trees.Path, shape: tuple[int, ...]) -> jax.Array:
     if path[-1] in ("scale", "var", "ssf_scale"):
         return jnp.asarray(rng.uniform(0.5, 1.5, shape), jnp.float32)
+    if path[-1] == "p":  # An exponent.
+        return jnp.asarray(rng.uniform(2, 4, shape), jnp.float32)
     fan_in = np.prod(shape[:-1]) if path[-1] == "kernel" else 100
     return jnp.asarray(rng.normal(0, fan_in**-0.5, shape), jnp.float32)
 

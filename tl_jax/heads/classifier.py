@@ -1,4 +1,4 @@
-"""A network that joins a backbone and a separate head, named `backbone` and `head`."""
+"""Networks that join a backbone, named `backbone`, and separate parts, such as `head`."""
 
 from typing import ClassVar
 
@@ -11,7 +11,26 @@ from tl_jax.models.model import check_model
 from tl_jax.models.network import Network
 
 
-class BackboneWithHead(nn.Module):
+class WithBackbone(nn.Module):
+    """Base of the networks with the module `backbone`, whose subtree is a registry network's.
+
+    Attributes:
+      backbone: the network below all other parts.
+    """
+
+    backbone: nn.Module
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_model(self.backbone, function=type(self).__name__)
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images."""
+        return self.backbone.in_channels
+
+
+class BackboneWithHead(WithBackbone):
     """Base of the networks with the modules `backbone` and `head`.
 
     Attributes:
@@ -22,23 +41,15 @@ class BackboneWithHead(nn.Module):
 
     classifier: ClassVar[str] = "head"
 
-    backbone: nn.Module
     head: nn.Module | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        name = type(self).__name__
-        check_model(self.backbone, function=name)
         if self.head is not None and not isinstance(self.head, nn.Module):
             raise TypeError(
-                f"{name} takes a head of tl_jax.heads.head, such as Linear(10), but got "
-                f"{arguments.kind(self.head)}"
+                f"{type(self).__name__} takes a head of tl_jax.heads.head, such as Linear(10), "
+                f"but got {arguments.kind(self.head)}"
             )
-
-    @property
-    def in_channels(self) -> int:
-        """Channels of the images."""
-        return self.backbone.in_channels
 
     @property
     def num_classes(self) -> int:

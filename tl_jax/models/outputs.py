@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from tl_jax import arguments, messages, trees
 from tl_jax.models.layers import around_calls
-from tl_jax.models.model import Model, check_model
+from tl_jax.models.model import Model, abstract_inputs, check_model
 
 
 def features(
@@ -38,7 +37,7 @@ def features(
     Examples:
       >>> from tl_jax.models.registry import create_model
       >>> model = create_model("simple_cnn", num_classes=5)
-      >>> images = jnp.zeros((2, 16, 16, 3))
+      >>> images = jax.numpy.zeros((2, 16, 16, 3))
       >>> variables = model.init(jax.random.key(0), images)
       >>> features(model, variables, images, at=["conv1", "conv2"])["conv2"].shape
       (2, 8, 8, 64)
@@ -129,7 +128,8 @@ def output_shapes(
     Args:
       model: a network.
       variables: its variables, or their shapes and types.
-      image_shape: shape of the images, [B, H, W, C].
+      image_shape: shape of the images, [B, H, W, C]; of one image of each example where the
+        network takes several.
 
     Returns:
       By the module's path, in the order of the first calls, the shapes and types of the output of
@@ -141,7 +141,7 @@ def output_shapes(
     check_model(model, function="output_shapes")
     trees.params_of(variables)
     arguments.sizes("image_shape", image_shape, "(1, 224, 224, 3)")
-    images = jax.ShapeDtypeStruct(tuple(image_shape), jnp.float32)
+    images = abstract_inputs(model, image_shape)
     with recording() as calls:
         # A new function: jax caches traces by function, and would not call the modules again.
         jax.eval_shape(lambda *args: model.apply(*args), variables, images)

@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from tl_jax import arguments, messages, trees
 from tl_jax.models.layers import as_shapes, convolution_form
-from tl_jax.models.model import Model
+from tl_jax.models.model import Model, abstract_inputs
 from tl_jax.models.network import Network
 from tl_jax.weights.state_dict import Slot, StateDictError, slots_of_variables, to_flax
 
@@ -28,12 +28,13 @@ def abstract_variables(model: Model) -> dict[str, Any]:
       ShapeDtypeStruct(shape=(5,), dtype=float32)
     """
 
-    def init(key: jax.Array, image: jax.Array) -> dict[str, Any]:
+    def init(key: jax.Array, inputs: Any) -> dict[str, Any]:
         # A new function, because jax caches traces by function, and this one must not be reused.
-        return model.init(key, image)
+        return model.init(key, inputs)
 
+    inputs = abstract_inputs(model, _image_shape(model))
     with as_shapes():
-        return jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), _abstract_image(model))
+        return jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), inputs)
 
 
 def from_state_dict(
@@ -157,9 +158,8 @@ def slots_of(model: Model) -> tuple[Slot, ...]:
     return slots_of_variables(abstract_variables(model))
 
 
-def _abstract_image(model: Model) -> jax.ShapeDtypeStruct:
-    shape = (1, _IMAGE_SIDE, _IMAGE_SIDE, model.in_channels)
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
+def _image_shape(model: Model) -> tuple[int, ...]:
+    return (1, _IMAGE_SIDE, _IMAGE_SIDE, model.in_channels)
 
 
 def _draw(model: Network, paths: Sequence[trees.Path]) -> dict[trees.Path, jax.Array]:
@@ -169,9 +169,9 @@ def _draw(model: Network, paths: Sequence[trees.Path]) -> dict[trees.Path, jax.A
 
     @jax.jit
     def draw() -> list[jax.Array]:
-        image = _abstract_image(model)
+        image = jnp.zeros(_image_shape(model), jnp.float32)
         with convolution_form("general"):  # The convolutions are not computed.
-            variables = model.init(jax.random.key(0), jnp.zeros(image.shape, image.dtype))
+            variables = model.init(jax.random.key(0), image)
         flat = trees.flatten(variables)
         return [flat[path] for path in paths]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from tl_jax import arguments, messages, trees
 from tl_jax.models import outputs
-from tl_jax.models.model import Model
+from tl_jax.models.model import Model, new_parts
 from tl_jax.models.variables import abstract_variables
 from tl_jax.transfer.peft.base import is_added
 
@@ -41,7 +41,8 @@ def by_depth(
       model: a network.
       stages: dotted names of the modules that end the stages, shallow to deep, as
         `architecture(name).stages` lists them.
-      head: dotted names of the modules that are the head; the default is `model.classifier`.
+      head: dotted names of the modules that are the head; the default is `new_parts(model)`, for
+        most networks the classifier.
 
     Returns:
       A tree of labels, like the tree of the network's parameters.
@@ -61,7 +62,7 @@ def by_depth(
     ends = {trees.dotted(path): call.end for path, call in first_calls.items() if path}
     outputs.check_names(stages, list(ends))
     labels = {}
-    heads = [model.classifier] if head is None else head
+    heads = new_parts(model) if head is None else head
     for path, label in trees.flatten(by_head(params, heads)).items():
         if label != HEAD:
             module = next(path[:n] for n in range(len(path) - 1, -1, -1) if path[:n] in first_calls)

@@ -29,6 +29,7 @@ from tl_jax.models.layers.calls import (
     Interceptor,
     around_calls,
     around_methods,
+    collecting,
     evaluating,
 )
 from tl_jax.models.layers.conv import (
@@ -112,6 +113,7 @@ __all__ = [
     "around_methods",
     "as_shapes",
     "at_least_float32",
+    "collecting",
     "convolution_form",
     "convolve",
     "evaluating",

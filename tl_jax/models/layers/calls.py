@@ -1,6 +1,9 @@
 """Linen interceptors, which change the calls of a network's modules from outside."""
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+import types
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from flax import linen as nn
@@ -15,6 +18,11 @@ MethodHandle = Callable[[nn.Module, str, tuple[Any, ...], Callable[..., Any]], A
 # The layers with running statistics, and all layers that behave differently in training.
 WITH_STATISTICS = (BatchNorm, EvoNormB0)
 WITH_TRAINING_MODE = (*WITH_STATISTICS, Dropout, DropPath, DropBlock)
+
+# The outputs of modules that are collected, by the modules' dotted names.
+_collected: contextvars.ContextVar[Mapping[str, list[Any]]] = contextvars.ContextVar(
+    "collected", default=types.MappingProxyType({})
+)
 
 
 def around_methods(handle: MethodHandle) -> Interceptor:
@@ -34,7 +42,10 @@ def around_methods(handle: MethodHandle) -> Interceptor:
         def proceed(**changes: Any) -> Any:
             return next_function(*args, **{**kwargs, **changes})
 
-        return handle(context.module, context.method_name, args, proceed)
+        y = handle(context.module, context.method_name, args, proceed)
+        if context.method_name == "__call__" and _collected.get():
+            _collected.get().get(".".join(context.module.path), []).append(y)
+        return y
 
     return intercept
 
@@ -79,3 +90,37 @@ def evaluating(is_frozen: Callable[[nn.Module], bool]) -> Interceptor:
         return proceed(train=False) if frozen else proceed()
 
     return around_calls(handle)
+
+
+@contextlib.contextmanager
+def collecting(names: Collection[str]) -> Iterator[dict[str, list[Any]]]:
+    """Collects outputs of modules that are called in the context, in a method of another module.
+
+    Args:
+      names: dotted names of the modules.
+
+    Yields:
+      By name, what the module returned and what each interceptor around it made of that, so the
+      last is what the network goes on with. Interceptors count if `around_methods` or
+      `around_calls` made them, those that were entered before the context too. Without a call the
+      list is empty.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> class Net(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x):
+      ...         with collecting(["fc1"]) as outputs:
+      ...             nn.Dense(4, name="fc2")(nn.Dense(3, name="fc1")(x))
+      ...         return outputs["fc1"][-1]
+      >>> Net().init_with_output(jax.random.key(0), jnp.ones((1, 2)))[0].shape
+      (1, 3)
+    """
+    outputs: dict[str, list[Any]] = {name: [] for name in names}
+    token = _collected.set(outputs)
+    try:
+        # At least one interceptor, which sees the modules' own outputs.
+        with nn.intercept_methods(around_calls(lambda module, args, proceed: proceed())):
+            yield outputs
+    finally:
+        _collected.reset(token)

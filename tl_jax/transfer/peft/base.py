@@ -121,11 +121,12 @@ class Adapted(ModelWrapper):
         with context:
             return self.model.apply(effective, *args, **kwargs)
 
-    def init(self, rngs: Any, images: jax.Array, **kwargs: Any) -> dict[str, Any]:
+    def init(self, rngs: Any, images: Any, **kwargs: Any) -> dict[str, Any]:
         """Draws the network's variables, then the added leaves; arguments are those of Linen's."""
         key = rngs["params"] if isinstance(rngs, Mapping) else rngs
         variables = self.model.init(rngs, images, **kwargs)
-        return self.add_to(jax.random.fold_in(key, _ADDED_STREAM), variables, images.shape)
+        shape = None if isinstance(images, Mapping) else images.shape
+        return self.add_to(jax.random.fold_in(key, _ADDED_STREAM), variables, shape)
 
     def add_to(
         self, key: jax.Array, variables: Variables, image_shape: Sequence[int] | None = None
@@ -218,26 +219,29 @@ def leaves_by_module(params: trees.Tree) -> dict[trees.Path, dict[str, Any]]:
 
 
 def match_targets(
-    modules: Iterable[trees.Path], targets: Sequence[str], *, excluded: str | None, kind: str
+    modules: Iterable[trees.Path], targets: Sequence[str], *, excluded: Sequence[str], kind: str
 ) -> list[trees.Path]:
     """Returns the modules whose dotted names match the patterns.
 
     Args:
       modules: paths of the modules that can be adapted.
       targets: patterns as in `trees.matches`.
-      excluded: dotted name of a module that is not adapted, with all below it; None for none.
+      excluded: dotted names of modules that are not adapted, with all below them.
       kind: name of such modules in the error message, in the plural.
 
     Raises:
       ValueError: if a pattern matches none of the modules that are not excluded.
     """
     names = {trees.dotted(path): path for path in modules}
-    candidates = [name for name in names if excluded is None or not trees.is_under(name, excluded)]
+    candidates = [
+        name for name in names if not any(trees.is_under(name, part) for part in excluded)
+    ]
     for pattern in targets:
         if any(trees.matches(name, pattern) for name in candidates):
             continue
         if any(trees.matches(name, pattern) for name in names):
-            advice = f"; it matches only the classifier {excluded!r}, which classifier=True adapts"
+            parts = " and ".join(map(repr, excluded))
+            advice = f"; it matches only the classifier {parts}, which classifier=True adapts"
         else:
             advice = messages.hint(pattern, candidates)
         raise ValueError(f"the target {pattern!r} matches none of the {kind}{advice}")

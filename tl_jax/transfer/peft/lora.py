@@ -13,7 +13,7 @@ from flax.linen import dtypes
 
 from tl_jax import arguments, trees
 from tl_jax.models import layers
-from tl_jax.models.model import Model
+from tl_jax.models.model import Model, new_parts
 from tl_jax.transfer.peft.base import (
     Adaptation,
     Variables,
@@ -53,7 +53,7 @@ class LoRA(Adaptation):
       rank: inner width r.
       alpha: the change is scaled by `alpha / rank`.
       targets: patterns on dotted names of modules, as in `trees.matches`.
-      classifier: adapt the classifier too; it is usually new, and trained directly.
+      classifier: adapt the classifier too, and all else that is new; it is trained directly.
 
     Raises:
       ValueError: on construction if the rank is below 1 or `alpha` is not positive.
@@ -78,7 +78,7 @@ class LoRA(Adaptation):
         del image_shape
         modules = leaves_by_module(variables["params"])
         kernels = [path for path, leaves in modules.items() if "kernel" in leaves]
-        excluded = None if self.classifier else model.classifier
+        excluded = () if self.classifier else new_parts(model)
         shapes, zeros = {}, {}
         for path in match_targets(kernels, self.targets, excluded=excluded, kind="kernels"):
             shape = modules[path]["kernel"].shape

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tl_jax import trees
-from tl_jax.models.model import Model
+from tl_jax.models.model import Model, new_parts
 from tl_jax.transfer.peft.base import (
     Adaptation,
     Variables,
@@ -42,7 +42,7 @@ class SSF(Adaptation):
 
     Attributes:
       targets: patterns on dotted names of modules, as in `trees.matches`.
-      classifier: adapt the classifier too; it is usually new, and trained directly.
+      classifier: adapt the classifier too, and all else that is new; it is trained directly.
     """
 
     targets: tuple[str, ...] = ("*",)
@@ -58,7 +58,7 @@ class SSF(Adaptation):
         del key, image_shape
         modules = leaves_by_module(variables["params"])
         scalable = [path for path, leaves in modules.items() if _scaled_leaf(leaves)]
-        excluded = None if self.classifier else model.classifier
+        excluded = () if self.classifier else new_parts(model)
         kind = "layers with a scale or a bias"
         factors = {}
         for path in match_targets(scalable, self.targets, excluded=excluded, kind=kind):
