@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support import task_networks
 from tests.support.loading import (
     Numbered,
     Tasked,
+    Viewed,
     assert_same,
     device_eval,
     evaluate,
@@ -132,7 +134,8 @@ def read_from_device_caches(folder: Path) -> None:
     """Compares cached batches with those of the host; saves how many images each device holds."""
     four = batch_sharding(DEVICES)
     rows = {}
-    for is_split, source in itertools.product((False, True), (Numbered(13), Tasked(3))):
+    sources = (Numbered(13), Tasked(3), Viewed(5))
+    for is_split, source in itertools.product((False, True), sources):
         options, order = LoadOptions(8, workers=0), Uniform(len(source), 0)
         cache = DeviceCache(TrainReader(source, 8), four, options, is_split=is_split)
         actual = list(itertools.islice(cache.batches(order, start_step=2), 9))
@@ -201,3 +204,26 @@ def convolve(folder: Path) -> None:
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected
         )
+
+
+def differentiate_tasks(folder: Path) -> None:
+    """Compares the gradients of a network of several tasks over devices with those on one."""
+    del folder
+    model = task_networks.everything(weighting="gradient_normalised")
+    variables, inputs = randomised(model), task_networks.inputs()
+
+    def loss(params: Any, inputs: Any) -> Any:
+        outputs, _ = model.apply(
+            {**variables, "params": params}, inputs, train=True, mutable=["batch_stats"]
+        )
+        return task_networks.sum_of_outputs(outputs)
+
+    expected = jax.jit(jax.grad(loss))(variables["params"], inputs)
+    mesh = sharding.data_mesh()
+    assert mesh.size == DEVICES == task_networks.BATCH
+    found = jax.jit(
+        jax.grad(loss), in_shardings=(sharding.replicated(mesh), sharding.sharded(mesh))
+    )(variables["params"], sharding.put_batch(inputs, mesh))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found, expected
+    )

@@ -1,1 +1,1 @@
-"""Heads of networks: pooling, linear, MLP and cosine classifiers, and how they are initialized."""
+"""What lies above a backbone: pooling, fusion, encoders of other inputs, and heads."""

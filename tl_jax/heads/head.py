@@ -1,4 +1,4 @@
-"""Heads that classify pooled features: a linear layer, an MLP, or a cosine classifier.
+"""Heads on pooled features: a linear layer, an MLP, a cosine classifier, one of ordered levels.
 
 Each takes features [B, C] and the keyword `train`, and returns logits [B, num_classes] in float32.
 The last layer of each is named `fc`.
@@ -128,6 +128,52 @@ class CosineDense(nn.Module):
             scale = self.param("logit_scale", nn.initializers.constant(scale), (), jnp.float32)
         x = layers.at_least_float32(x)
         return scale * (unit(x, axis=-1) @ unit(kernel, axis=0))
+
+
+class Coral(nn.Module):
+    """Cumulative logits of ordered levels: of "more than level 0", "more than level 1" and so on.
+
+    All share one kernel [C, 1] and have a bias each (CORAL, Cao et al., arXiv:1901.07884), so an
+    example's position on one line decides. At first all levels are equally likely.
+
+    Attributes:
+      num_classes: number of logits, one less than there are levels.
+      dropout: rate before the layer.
+      kernel_init: initializer of the kernel, as in `tl_jax.heads.initializers.initializer`.
+    """
+
+    num_classes: int
+    dropout: float = 0.0
+    kernel_init: HeadInit = "zero"
+
+    def __post_init__(self) -> None:
+        _check_fields(self.num_classes, self.dropout)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        x = layers.Dropout(self.dropout)(x, train=train)
+        return SharedKernel(self.num_classes, initializer(self.kernel_init), name="fc")(x)
+
+
+class SharedKernel(nn.Module):
+    """The layer of `Coral`: one product for all outputs, and a bias for each, which descend."""
+
+    features: int
+    kernel_init: layers.Initializer
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], 1), jnp.float32)
+        bias = self.param("bias", _even_levels, (self.features,), jnp.float32)
+        return layers.at_least_float32(x) @ kernel + bias
+
+
+def _even_levels(key: jax.Array, shape: tuple[int], dtype: Any) -> jax.Array:
+    """Returns the cumulative logits of levels that are equally likely."""
+    del key
+    below = jnp.arange(1, shape[0] + 1, dtype=dtype)
+    return jnp.log((shape[0] + 1 - below) / below)
 
 
 def unit(x: jax.Array, *, axis: int) -> jax.Array:
