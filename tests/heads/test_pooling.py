@@ -81,6 +81,15 @@ def test_what_is_computed_over_what_is_not_masked(pool, expected, negative):
     assert not found[3].any()
 
 
+def test_the_gradient_of_the_maximum_goes_to_one_value_and_divides_by_nothing():
+    """A compiled program may compute a value twice, and find none that equals the maximum."""
+    gradient = jax.grad(lambda x, mask: jnp.sum(pooling.maximum(x, mask)))
+    for mask in (None, MASK):
+        assert " div " not in str(jax.make_jaxpr(gradient)(X, mask))
+    tied = jnp.array([[[1.0], [3.0], [3.0]]])
+    assert gradient(tied, None).tolist() == [[[0.0], [1.0], [0.0]]]
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "concatenate"])
 def test_a_masked_vector_is_left_out(name):
     model, variables = made(name)

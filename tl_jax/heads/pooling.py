@@ -37,10 +37,21 @@ def maximum(x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     """Returns the largest value of each channel, [B, N, C] -> [B, C]."""
     x = layers.at_least_float32(x)
     if mask is None:
-        return jnp.max(x, axis=1)
+        return _largest(x)
     # Not minus infinity: its gradient would not be finite where all is masked.
-    highest = jnp.max(jnp.where(mask[..., None], x, jnp.finfo(x.dtype).min), axis=1)
+    highest = _largest(jnp.where(mask[..., None], x, jnp.finfo(x.dtype).min))
     return jnp.where(jnp.any(mask, axis=1, keepdims=True), highest, 0.0)
+
+
+def _largest(x: jax.Array) -> jax.Array:
+    """Returns the largest value of each channel, whose gradient goes to the first such value.
+
+    The gradient of `jnp.max` looks for values equal to the maximum and divides by their number. A
+    compiled program may compute the values twice, with another rounding, and find none: 0 / 0.
+    """
+    place = jnp.argmax(x, axis=1, keepdims=True)
+    chosen = jnp.arange(x.shape[1])[:, None] == place
+    return jnp.sum(jnp.where(chosen, x, 0.0), axis=1)
 
 
 def average_max(x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
