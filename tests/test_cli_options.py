@@ -1,12 +1,13 @@
 """Reading a command's arguments: forms of values, places, and hints for near misses."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from tl_jax.cli import networks, options, runs, training
 from tl_jax.cli.option_hints import nearest_options, unknown_option
-from tl_jax.config import Config, GroupConfig, PhaseConfig
+from tl_jax.config import Config, GroupConfig, InputsConfig, PhaseConfig, TaskConfig, changes
 
 ONE_PHASE = "epochs=5,trained=head"
 
@@ -88,6 +89,36 @@ def test_phases_and_groups_are_one_word_each():
     )
     assert "which has no name" in refused("--transfer.groups", "name=x", "patterns=conv1")
     assert ONE_PHASE in refused("--transfer.phases.0.epochs", "3")
+
+
+def test_tasks_are_one_word_each():
+    config = configured(
+        *("--tasks", "name=grade,kind=ordinal,levels=0|1/3|1,weight=0.5"),
+        *("name=kind,class_weights=1|2.5,label-smoothing=none", "--train.best-metric", "grade.mae"),
+    )
+    assert config.tasks == (
+        TaskConfig("grade", kind="ordinal", levels=("0", "1/3", "1"), weight=0.5),
+        TaskConfig("kind", class_weights=(1.0, 2.5)),
+    )
+    assert config.train.best_metric == "grade.mae"
+    words = shlex.split(changes.as_options(config, ["tasks"]))
+    assert configured(*words).tasks == config.tasks
+    assert "did you mean 'weight'" in refused("--tasks", "name=a,wieght=1")
+    assert "which has no name" in refused("--tasks", "kind=ordinal")
+    assert "entries such as name=grade" in refused("--tasks.0.name", "a")
+    assert "class_weights is numbers" in refused("--tasks", "name=a,class_weights=1|x")
+
+
+def test_inputs_are_a_section():
+    config = configured(
+        *("--inputs.numeric", "age", "body mass", "--inputs.scales", "1", "0.5"),
+        *("--inputs.view-fusion", "gru", "--inputs.group", "patient"),
+    )
+    inputs = InputsConfig(
+        numeric=("age", "body mass"), scales=(1.0, 0.5), view_fusion="gru", group="patient"
+    )
+    assert config.inputs == inputs
+    assert "did you mean 'attention'" in refused("--inputs.pooling", "atention")
 
 
 def test_the_configuration_may_follow_the_options():

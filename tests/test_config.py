@@ -16,9 +16,11 @@ from tl_jax.config import (
     Config,
     DataConfig,
     GroupConfig,
+    InputsConfig,
     ModelConfig,
     OptimConfig,
     PhaseConfig,
+    TaskConfig,
     TrainConfig,
     TransferConfig,
     changes,
@@ -36,6 +38,11 @@ OTHER = Config(
         groups=(GroupConfig("slow", ("features.0",), learning_rate=1e-5),),
     ),
     train=TrainConfig(head_epochs=2, epochs=0, best_metric="loss"),
+    inputs=InputsConfig(numeric=("age",), scales=(1.0, 0.5), stages=("features.0",)),
+    tasks=(
+        TaskConfig("grade", kind="ordinal", levels=("low", "high"), weight=0.5),
+        TaskConfig("kind", class_weights=(1.0, 2.5), label_smoothing=0.1),
+    ),
 )
 
 
@@ -50,7 +57,7 @@ def test_json_is_read_back_as_it_was_written(config):
 def test_the_example_differs_from_the_defaults_in_every_section():
     # Otherwise the round trip above would not notice a section that is dropped.
     sections = [field.name for field in dataclasses.fields(Config)]
-    differing = {line.partition(".")[0] for line in configuration.differences(Config(), OTHER)}
+    differing = {name.partition(".")[0] for name in changes.changed(Config(), OTHER)}
     assert differing == set(sections)
 
 
@@ -152,6 +159,29 @@ SMALLEST = 1e-9
         (TransferConfig, "lora_rank", (1,), (0,)),
         (TransferConfig, "lora_alpha", (SMALLEST,), (0,)),
         (TransferConfig, "adapter_reduction", (1,), (0,)),
+        (TaskConfig, "weight", (0, 2.5), (-0.1,)),
+        (TaskConfig, "label_smoothing", (0, 0.99, None), (-0.1, 1)),
+        (TaskConfig, "focal_gamma", (0,), (-0.1,)),
+        (TaskConfig, "focal_alpha", (0, 1, None), (-0.1, 1.1)),
+        (TaskConfig, "gamma_positive", (0,), (-0.1,)),
+        (TaskConfig, "gamma_negative", (0,), (-0.1,)),
+        (TaskConfig, "margin", (0, 0.99), (-0.1, 1)),
+        (TaskConfig, "huber_delta", (SMALLEST,), (0,)),
+        (TaskConfig, "effective_beta", (0, 0.9999), (-0.1, 1)),
+        (TaskConfig, "logit_tau", (SMALLEST,), (0,)),
+        (TaskConfig, "class_weights", ((), (0, 2.5)), ((-0.1,),)),
+        (TaskConfig, "thresholds", ((), (0, 1)), ((-0.1,), (0.5, 1.1))),
+        (TaskConfig, "hidden", ((), (1,)), ((0,),)),
+        (TaskConfig, "dropout", (0, 0.99, None), (-0.1, 1)),
+        (InputsConfig, "max_words", (1,), (0,)),
+        (InputsConfig, "vocabulary", (1,), (0,)),
+        (InputsConfig, "min_count", (1,), (0,)),
+        (InputsConfig, "scales", ((1.0,), (0.5, 2)), ((), (0.0,), (1.0, 1.0))),
+        (InputsConfig, "attention_heads", (1,), (0,)),
+        (InputsConfig, "recurrent_width", (0,), (-1,)),
+        (InputsConfig, "width", (1,), (0,)),
+        (InputsConfig, "category_width", (1,), (0,)),
+        (InputsConfig, "modality_dropout", (0, 0.99), (-0.1, 1)),
         (TrainConfig, "head_epochs", (0, 1), (-1,)),
         (TrainConfig, "epochs", (1,), (-1,)),
         (TrainConfig, "label_smoothing", (0, 0.99), (-0.1, 1)),
@@ -165,7 +195,8 @@ SMALLEST = 1e-9
 )
 def test_a_field_takes_values_up_to_its_bounds_and_none_beyond(section, field, allowed, refused):
     name = section.__name__.removesuffix("Config").lower()
-    dotted = {"phase": "transfer.phases", "group": "transfer.groups"}.get(name, name)
+    lists = {"phase": "transfer.phases", "group": "transfer.groups", "task": "tasks"}
+    dotted = lists.get(name, name)
     for value in allowed:
         assert getattr(section(**{field: value}), field) == value
     for value in refused:
@@ -182,6 +213,34 @@ def test_a_field_takes_values_up_to_its_bounds_and_none_beyond(section, field, a
         (TransferConfig, {"groups": (GroupConfig(),)}, r"must have a name of its own; got \[''\]"),
         (TransferConfig, {"groups": (GroupConfig("a"),) * 2}, "must have a name of its own"),
         (TransferConfig, {"class_mapping": ("a=b",)}, "needs transfer.classifier 'load' or 'fuse'"),
+        (
+            InputsConfig,
+            {"views": ("a", "b"), "group": "c"},
+            "inputs.views and inputs.group are",
+        ),
+        (InputsConfig, {"max_views": 3}, "inputs.max_views needs inputs.group"),
+        (
+            InputsConfig,
+            {"numeric": ("a",), "text": ("a",)},
+            "must be of one kind, once; got",
+        ),
+        (
+            TaskConfig,
+            {"balance": "effective_number", "class_weights": (1.0,)},
+            "exclude each other: leave one out",
+        ),
+        (
+            TaskConfig,
+            {"kind": "ordinal", "thresholds": (0.5,)},
+            "tasks.thresholds .* 'multi_l",
+        ),
+        (TaskConfig, {"kind": "regression", "levels": ("a",)}, "tasks.levels .* 'ordinal'; got"),
+        (TaskConfig, {"kind": "ordinal", "loss": "mse"}, "must be one of auto, coral, corn; got"),
+        (
+            TaskConfig,
+            {"kind": "multi_label", "balance": "logit_adjustment"},
+            "tasks.balance .* must be one of none, positive_weights; got 'logit_adjustment'",
+        ),
     ],
 )
 def test_fields_that_do_not_go_together_are_refused(section, values, message):
@@ -249,6 +308,44 @@ def test_all_wrong_fields_of_a_section_are_named_at_once():
         TrainConfig(best_metric="x", keep=0, ema=2.0)
 
 
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"tasks": (TaskConfig(),)}, r"each of tasks must have a name of its own; got \[''\]"),
+        ({"tasks": (TaskConfig("a"), TaskConfig("a"))}, "must have a name of its own"),
+        ({"tasks": (TaskConfig("a"), TaskConfig("b.c"))}, "cannot be called 'b.c': a dot"),
+        ({"tasks": (TaskConfig("a"), TaskConfig("b", columns=("c",)))}, "'b' must be of the first"),
+        (
+            {"tasks": (TaskConfig("a"),), "data": DataConfig(labels=("a",))},
+            "the tasks name their labels, so leave data.labels out",
+        ),
+        (
+            {"inputs": InputsConfig(views=("a", "b")), "data": DataConfig(image_column="a")},
+            "which both name the images; leave one out",
+        ),
+    ],
+)
+def test_tasks_and_inputs_that_do_not_go_together_are_refused(sections, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**sections)
+
+
+def test_the_best_metric_is_any_metric_of_any_task():
+    for name in ("kappa", "defect.mae", "macro_auc"):
+        assert TrainConfig(best_metric=name).best_metric == name
+
+
+def test_tasks_are_written_as_the_command_line_reads_them():
+    options = changes.as_options(OTHER, ["tasks"])
+    assert options == (
+        "--tasks 'name=grade,kind=ordinal,levels=low|high,weight=0.5' "
+        "'name=kind,label_smoothing=0.1,class_weights=1.0|2.5'"
+    )
+    assert changes.changed(Config(), changes.with_values(Config(), {"tasks": OTHER.tasks})) == {
+        "tasks"
+    }
+
+
 NOT_FINITE = (float("nan"), float("inf"), -float("inf"), 10**400)
 
 
@@ -256,7 +353,7 @@ def fields_of_type(*types):
     """Returns each field of each section that takes one of these types, or a tuple of them."""
     sections = (
         ModelConfig, DataConfig, AugmentConfig, OptimConfig, PhaseConfig, GroupConfig,
-        TransferConfig, TrainConfig,
+        TransferConfig, TrainConfig, InputsConfig, TaskConfig,
     )  # fmt: skip
     for section in sections:
         for field, annotation in typing.get_type_hints(section).items():

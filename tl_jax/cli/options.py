@@ -18,7 +18,7 @@ import tyro
 
 from tl_jax import files, messages
 from tl_jax.cli.option_hints import nearest_options, unknown_option
-from tl_jax.config import GroupConfig, PhaseConfig
+from tl_jax.config import GroupConfig, PhaseConfig, TaskConfig
 
 _WORDS = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
@@ -28,9 +28,10 @@ _NONE = ("none", "null")
 _ENTRIES = {
     PhaseConfig: "epochs=5,trained=head",
     GroupConfig: "name=stem,patterns=conv1|bn1,learning_rate=1e-5",
+    TaskConfig: "name=grade,kind=ordinal,levels=low|middle|high,weight=0.5",
 }
 # Without these an entry is half of one, such as the second word of "epochs=5 trained=head".
-_NEEDED = {PhaseConfig: ("epochs",), GroupConfig: ("name",)}
+_NEEDED = {PhaseConfig: ("epochs",), GroupConfig: ("name",), TaskConfig: ("name",)}
 _NUMBER = re.compile(r"-(\d|\.\d|inf$|nan$)", re.IGNORECASE)
 
 
@@ -279,7 +280,7 @@ def _tuple(items: list[Any], words: list[str]) -> tuple[Any, ...]:
 
 
 def _entry(kind: Any, word: str) -> Any:
-    """Returns a phase or a group, of "epochs=5,trained=head"; "|" divides patterns."""
+    """Returns a phase, a group or a task, of "epochs=5,trained=head"; "|" divides a tuple."""
     types_of = typing.get_type_hints(kind)
     fields: dict[str, Any] = {}
     for part in word.strip("()").split(","):
@@ -291,8 +292,12 @@ def _entry(kind: Any, word: str) -> Any:
             )
         wanted = types_of[field]
         try:
-            is_tuple = _items(wanted) is not None
-            fields[field] = tuple(value.split("|")) if is_tuple else _scalar(wanted, value)
+            items = _items(wanted)
+            fields[field] = (
+                _scalar(wanted, value)
+                if items is None
+                else tuple(_scalar(items[0], part) for part in value.split("|"))
+            )
         except ValueError:
             raise ValueError(f"got {part!r}, where {field} is {_expected(wanted)}") from None
     lacking = [field for field in _NEEDED[kind] if field not in fields]
@@ -410,7 +415,7 @@ def _unknown(name: str, known: Sequence[Parameter]) -> str:
         if len(words) > 2 and parameter.name.startswith(words):
             return f"unknown option {name}; {parameter.name} is given without an option's name"
     # --transfer.phases.0.epochs
-    listed = re.match(r"--transfer\.(phases|groups)(?=\.)", name)
+    listed = re.match(r"--(transfer\.(phases|groups)|tasks)(?=\.)", name)
     if listed and listed[0] in options:
         option = options[listed[0]]
         return f"unknown option {name}; {option.name} expects {_expected(option.kind)}"

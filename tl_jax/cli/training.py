@@ -10,6 +10,7 @@ from tl_jax.config import Config
 from tl_jax.run import augment_grid as grid
 from tl_jax.run import fit
 from tl_jax.run import lr_find as finder
+from tl_jax.run import metrics as run_metrics
 from tl_jax.run import profile as profiling
 
 # Fields are options without a prefix: --data.source, not --config.data.source.
@@ -39,7 +40,8 @@ def train(
     report = fit.fit(config, workdir, stop_after_epoch=stop_after_epoch)
     if report is not None:
         print(report_table(report))
-        pictures = [name for name in ("curves.png", "confusion.png") if (workdir / name).exists()]
+        drawn = ("curves.png", *sorted(path.name for path in workdir.glob("confusion*.png")))
+        pictures = [name for name in drawn if (workdir / name).exists()]
         print(f"{', '.join(pictures)}, report.json and tensorboard/ are in {workdir}")
 
 
@@ -123,13 +125,21 @@ def profile(
 
 
 def report_table(report: dict[str, Any]) -> str:
-    """Returns the metrics of a run's report as a table with a line for each split."""
+    """Returns the metrics of a run's report as a table with a line for each split.
+
+    Of other tasks than one of classes, or of several, each metric has its name instead of a column.
+    """
+    best = f"best epoch {report['best_epoch']} of {report['epochs']} by {report['best_metric']}"
+    splits = report["metrics"].items()
+    if not all("accuracy_interval" in metrics for _, metrics in splits):
+        said = [f"{split:<12} {run_metrics.sentence(metrics)}" for split, metrics in splits]
+        return "\n".join([best, *said])
     lines = [
-        f"best epoch {report['best_epoch']} of {report['epochs']} by {report['best_metric']}",
+        best,
         f"{'split':<12} {'count':>6} {'loss':>8} {'accuracy':>9} {'95% interval':>15} "
         f"{'balanced':>9} {'macro F1':>9}",
     ]
-    for split, metrics in report["metrics"].items():
+    for split, metrics in splits:
         low, high = metrics["accuracy_interval"]
         interval = f"{low:.3f} to {high:.3f}"
         lines.append(

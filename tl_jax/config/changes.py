@@ -8,6 +8,7 @@ from typing import Any
 from tl_jax import trees
 from tl_jax.config.experiment import Config
 from tl_jax.config.json_format import flat
+from tl_jax.config.tasks import TaskConfig
 from tl_jax.config.transfer import GroupConfig, PhaseConfig
 
 FREE = frozenset({
@@ -60,28 +61,34 @@ def as_options(config: Config, names: Iterable[str]) -> str:
     words = []
     for name in names:
         section, _, field = name.partition(".")
-        value = getattr(getattr(config, section), field)
+        value = vars(config)[section]
+        value = vars(value)[field] if field else value
         items = value if isinstance(value, tuple) else (value,)
         words += [f"--{name.replace('_', '-')}", *map(_word, items)]
     return " ".join(words)
 
 
-def as_entry(entry: PhaseConfig | GroupConfig) -> str:
-    """Returns a phase or a group as it is written on the command line.
+def as_entry(entry: PhaseConfig | GroupConfig | TaskConfig) -> str:
+    """Returns a phase, a group or a task as it is written on the command line.
 
     Examples:
       >>> as_entry(PhaseConfig(epochs=2, trained="head"))
       'epochs=2,trained=head'
+      >>> as_entry(TaskConfig("grade", kind="ordinal", levels=("low", "high"), weight=0.5))
+      'name=grade,kind=ordinal,levels=low|high,weight=0.5'
     """
     fields = {name: value for name, value in vars(entry).items() if value not in (None, ())}
+    if isinstance(entry, TaskConfig):  # It has many fields.
+        usual = vars(TaskConfig())
+        fields = {name: value for name, value in fields.items() if value != usual[name]}
     return ",".join(
-        f"{name}={'|'.join(value) if isinstance(value, tuple) else value}"
+        f"{name}={'|'.join(map(str, value)) if isinstance(value, tuple) else value}"
         for name, value in fields.items()
     )
 
 
 def _word(value: Any) -> str:
-    if isinstance(value, PhaseConfig | GroupConfig):
+    if isinstance(value, PhaseConfig | GroupConfig | TaskConfig):
         return shlex.quote(as_entry(value))
     return "none" if value is None else shlex.quote(str(value))
 
@@ -96,10 +103,14 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
       7
     """
     by_section: dict[str, dict[str, Any]] = {}
+    sections: dict[str, Any] = {}
     for name, value in values.items():
         section, _, field = name.partition(".")
-        by_section.setdefault(section, {})[field] = value
-    sections = {
+        if field:
+            by_section.setdefault(section, {})[field] = value
+        else:  # A list of the whole, such as "tasks".
+            sections[name] = value
+    sections |= {
         name: dataclasses.replace(vars(config)[name], **fields)
         for name, fields in by_section.items()
     }

@@ -9,10 +9,14 @@ from tl_jax.config import field_types
 
 
 class Rule(NamedTuple):
-    """What a value must be, in words that follow "must", and the test of it."""
+    """What a value must be, in words that follow "must", and the test of it.
+
+    `choices` are names of which the message gives the nearest.
+    """
 
     words: str
-    holds: Callable[[Any], bool]
+    holds: Callable[[Any], Any]
+    choices: tuple[str, ...] = ()
 
 
 POSITIVE = Rule("be above 0", lambda value: value > 0)
@@ -66,7 +70,7 @@ def check(section: str, values: object, rules: Mapping[str, Rule] | None = None)
             object.__setattr__(values, field, value)
             if value is None or rule is None or rule.holds(value):
                 continue
-            words, hint = rule.words, ""
+            words, hint = rule.words, messages.hint(str(value), rule.choices)
         problems.append(f"{section}.{field} must {words}; got {given!r}{hint}".removeprefix("."))
     if problems:
         raise ValueError("\n".join(problems))

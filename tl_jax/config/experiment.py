@@ -5,8 +5,10 @@ import dataclasses
 from tl_jax.config import checks
 from tl_jax.config.augment import AugmentConfig
 from tl_jax.config.data import DataConfig
+from tl_jax.config.inputs import InputsConfig
 from tl_jax.config.model import RANDOM_WEIGHTS, ModelConfig
 from tl_jax.config.optim import OptimConfig
+from tl_jax.config.tasks import TaskConfig, check_names
 from tl_jax.config.train import TrainConfig
 from tl_jax.config.transfer import TransferConfig
 
@@ -27,9 +29,14 @@ class Config:
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     transfer: TransferConfig = dataclasses.field(default_factory=TransferConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    inputs: InputsConfig = dataclasses.field(default_factory=InputsConfig)
+    tasks: tuple[TaskConfig, ...] = ()
+    """What is learned, the main task first; empty: the labels of `data.labels`, or the main ones of
+    the data. On the command line a word each: name=grade,kind=ordinal name=type,weight=0.5."""
 
     def __post_init__(self) -> None:
         checks.check("", self)
+        self._check_tasks()
         head, transfer = self.model.head, self.transfer
         pretrained = self.model.weights != RANDOM_WEIGHTS
         got = (
@@ -48,4 +55,19 @@ class Config:
             raise ValueError(
                 f"transfer.head_init {transfer.head_init!r} needs model.head {heads[0]!r} or "
                 f"{heads[1]!r} and transfer.classifier 'replace'{got}"
+            )
+
+    def _check_tasks(self) -> None:
+        """Checks what tasks and inputs have to do with the other sections."""
+        check_names(self.tasks)
+        if self.tasks and self.data.labels:
+            raise ValueError(
+                f"got data.labels {', '.join(self.data.labels)} and tasks "
+                f"{', '.join(task.name for task in self.tasks)}: the tasks name their labels, so "
+                "leave data.labels out"
+            )
+        if self.inputs.views and self.data.image_column is not None:
+            raise ValueError(
+                f"got data.image_column {self.data.image_column!r} and inputs.views "
+                f"{', '.join(self.inputs.views)}, which both name the images; leave one out"
             )

@@ -4,6 +4,13 @@ import dataclasses
 from typing import Literal
 
 from tl_jax.config import checks
+from tl_jax.objectives import metric_names
+
+_METRIC = checks.Rule(
+    "be a metric, or TASK.METRIC of several tasks",
+    lambda value: value.rpartition(".")[2] in metric_names.METRICS,
+    tuple(metric_names.METRICS),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +27,18 @@ class TrainConfig:
     """Seed of initialisation, order of the data, augmentation and dropout."""
     keep: int = 1
     """Number of newest checkpoints that are kept, beside the best one."""
-    best_metric: Literal["accuracy", "balanced_accuracy", "macro_f1", "loss"] = "accuracy"
-    """Metric of `data.eval_split` that chooses the best checkpoint and decides when to stop."""
+    best_metric: str = "accuracy"
+    """Metric of `data.eval_split` that chooses the best checkpoint and decides when to stop:
+    "accuracy", "balanced_accuracy", "macro_f1", "loss", "macro_auc", "kappa", "mae" ...; of several
+    tasks "loss" or "TASK.METRIC", such as "defect.quadratic_kappa"."""
     patience: int | None = None
     """Stop after this many epochs of the last phase without a better `best_metric`; None: never."""
     target: float | None = None
     """Stop when `best_metric` is as good as this; None: never."""
+    task_weighting: Literal["fixed", "learned", "gradient_normalised"] = "fixed"
+    """How the losses of several tasks are added up: by `tasks.weight` alone; by learned weights
+    beside it (arXiv:1705.07115); or by it, with the tasks' gradients by the shared features scaled
+    to one norm."""
     ema: float = 0.0
     """Decay of the moving average of the trained parameters; the average is what is evaluated and
     used. 0: no average."""
@@ -42,6 +55,7 @@ class TrainConfig:
             "label_smoothing": checks.RATE,
             "seed": checks.SEED,
             "keep": checks.at_least(1),
+            "best_metric": _METRIC,
             "patience": checks.at_least(1),
             "ema": checks.RATE,
             "log_every": checks.at_least(1),
