@@ -8,6 +8,10 @@ import torch
 from flax import linen as nn
 
 from tests.support.tiny import TinyNet, assert_equal_trees, batch, images_unchanged, randomised
+from tl_jax.data.augment.mixing import mix
+from tl_jax.objectives.multi_task import MultiTask
+from tl_jax.objectives.regression import Regression
+from tl_jax.objectives.single_label import SingleLabel
 from tl_jax.training import optim, state, step
 from tl_jax.transfer import freeze
 
@@ -161,6 +165,86 @@ def test_bfloat16_is_what_the_layers_compute_in():
     variables = randomised(exact)
     one, other = (model.apply(variables, batch()["image"]) for model in (exact, rounded))
     assert 1e-4 < np.abs(one - other).max() / np.abs(one).max() < 5e-2
+
+
+# ---- objectives
+
+
+class TwoHeads(nn.Module):
+    """The input plus a bias are the logits of a class, and their sum is a number."""
+
+    num_classes = 3
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
+        del train
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return {"kind": x + bias, "age": (x + bias).sum(-1, keepdims=True)}
+
+
+AGES = np.array([1.0, np.nan, 5.0, 1.0], np.float32)
+OBJECTIVE = MultiTask(
+    {"kind": SingleLabel(3), "age": Regression(label_key="age")}, weights={"age": 0.5}
+)
+
+
+def objective_step(**options):
+    variables = TwoHeads().init(SEED_KEY, LOGITS)
+    initial, tx, plan = first_state(variables, head="bias")
+    made = step.make_train_step(
+        TwoHeads(), tx, plan,
+        augment_fn=images_unchanged, seed_key=SEED_KEY, objective=OBJECTIVE, **options,
+    )  # fmt: skip
+    return made(initial, {"image": LOGITS, "label": LABELS, "age": AGES})
+
+
+def test_several_tasks_are_trained_and_logged_by_name():
+    after, values = objective_step()
+    logits, bias = torch.tensor(LOGITS), torch.zeros(3, requires_grad=True)
+    kind = torch.nn.functional.cross_entropy(logits + bias, torch.tensor(LABELS).long())
+    known = [0, 2, 3]  # One age is missing.
+    age = torch.nn.functional.mse_loss((logits + bias).sum(1)[known], torch.tensor(AGES)[known])
+    loss = kind + 0.5 * age
+    loss.backward()
+    np.testing.assert_allclose(values["loss"], loss.item(), rtol=1e-6)
+    np.testing.assert_allclose(values["kind.loss"], kind.item(), rtol=1e-6)
+    np.testing.assert_allclose(values["age.loss"], age.item(), rtol=1e-6)
+    assert values["kind.accuracy"] == 0.5 and "accuracy" not in values
+    np.testing.assert_allclose(after.params["bias"], -0.1 * bias.grad, rtol=1e-5)
+
+
+def test_mixed_targets_take_the_place_of_all_labels():
+    shares = []
+
+    def mix_fn(key, images, targets):
+        assert {name: target.shape for name, target in targets.items()} == {
+            "label": (4, 3),
+            "age": (4, 2),
+        }
+        _, mixed = mix(key, jnp.zeros((4, 1, 1, 1)), targets, mixup=1.0)
+        shares.append(mixed)
+        return images, mixed
+
+    _, values = objective_step(mix_fn=mix_fn)
+    outputs = TwoHeads().apply({"params": {"bias": jnp.zeros(3)}}, LOGITS)
+    expected, _ = OBJECTIVE.loss(outputs, shares[0])
+    np.testing.assert_allclose(values["loss"], expected, rtol=1e-6)
+    assert values["kind.accuracy"] == 0.5  # Of the labels as they are.
+
+
+def test_an_objective_has_its_own_smoothing():
+    with pytest.raises(ValueError, match=r"got label_smoothing=0.1 and an objective"):
+        objective_step(label_smoothing=0.1)
+
+
+def test_the_default_is_the_objective_of_single_labels():
+    made = step.make_statistics_step(lambda variables, batch: batch["logits"])
+    batch = {"logits": LOGITS, "label": LABELS, "mask": np.arange(4) < 3}
+    found = made({}, batch)
+    expected = SingleLabel(3).statistics(jnp.asarray(LOGITS), batch)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
 
 
 # ---- evaluation

@@ -32,13 +32,13 @@ class Moments(NamedTuple):
 
 
 LayerMoments = dict[trees.Path, Moments]
-MomentsStep = Callable[[trees.Tree, jax.Array], LayerMoments]
+MomentsStep = Callable[[trees.Tree, Any], LayerMoments]
 
 
 def recalibrate(
     model: Model,
     variables: trees.Tree,
-    batches: Iterable[jax.Array],
+    batches: Iterable[Any],
     *,
     names: Sequence[str] | None = None,
     mesh: Mesh | None = None,
@@ -55,7 +55,8 @@ def recalibrate(
     Args:
       model: a network, or an adapted one.
       variables: its params and batch_stats; those returned share all other leaves with them.
-      batches: normalised images [B, H, W, C]; each batch size is compiled once.
+      batches: inputs of the network: normalised images [B, H, W, C], or a dict that holds more;
+        each batch size is compiled once.
       names: patterns for the dotted names of the layers, such as `["layer4", "*.bn1"]`, as in
         `tl_jax.trees.matches`; None for all.
       mesh: devices that every batch is split over, as by `sharding.put_batch`; the moments are
@@ -81,8 +82,8 @@ def recalibrate(
     step = jax.jit(moments_step) if mesh is None else sharding.jit_eval_step(moments_step, mesh)
     pool_layers = jax.jit(lambda one, other: {path: pool(one[path], other[path]) for path in one})
     total: LayerMoments | None = None
-    for images in batches:
-        moments = step(variables, images)
+    for inputs in batches:
+        moments = step(variables, inputs)
         total = moments if total is None else pool_layers(total, moments)
     if total is None:
         raise ValueError("got no batch of images; pass at least one")
@@ -121,7 +122,7 @@ def matching_layers(batch_stats: trees.Tree, names: Sequence[str] | None) -> fro
 
 
 def make_moments_step(model: Model, chosen: frozenset[trees.Path]) -> MomentsStep:
-    """Returns `step(variables, images)` -> the moments of one batch, by the layers' paths.
+    """Returns `step(variables, inputs)` -> the moments of one batch, by the layers' paths.
 
     Args:
       model: the network.
@@ -129,10 +130,10 @@ def make_moments_step(model: Model, chosen: frozenset[trees.Path]) -> MomentsSte
     """
     interceptor = layers.evaluating(lambda module: module.path not in chosen)
 
-    def step(variables: trees.Tree, images: jax.Array) -> LayerMoments:
+    def step(variables: trees.Tree, inputs: Any) -> LayerMoments:
         with nn.intercept_methods(interceptor):
             _, updates = model.apply(
-                variables, images, train=True, mutable=["batch_stats", BATCH_MOMENTS]
+                variables, inputs, train=True, mutable=["batch_stats", BATCH_MOMENTS]
             )
         moments = {}
         for path, calls in trees.flatten(updates.get(BATCH_MOMENTS, {})).items():

@@ -1,6 +1,7 @@
 """The training step and the evaluation step: pure functions of state and batch."""
 
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,16 @@ from tl_jax import trees
 from tl_jax.models import layers
 from tl_jax.models.model import Model
 from tl_jax.objectives import losses
+from tl_jax.objectives.objective import Objective
+from tl_jax.objectives.single_label import SingleLabel
 from tl_jax.training.state import TrainState
 from tl_jax.transfer import freeze
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
-AugmentFn = Callable[[jax.Array, Batch], jax.Array]
-MixFn = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+AugmentFn = Callable[[jax.Array, Batch], Any]
+MixFn = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
+OutputsFn = Callable[[trees.Tree, Batch], Any]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 EvalStep = Callable[[trees.Tree, Batch], Metrics]
 
@@ -33,6 +37,7 @@ def make_train_step(
     mix_fn: MixFn | None = None,
     fixed_statistics: Collection[str] = (),
     log_grad_norm: bool = True,
+    objective: Objective | None = None,
 ) -> TrainStep:
     """Returns one step of training, to be compiled with `jax.jit`.
 
@@ -43,47 +48,58 @@ def make_train_step(
       model: the network.
       tx: optimizer of the trained parameters of `plan`.
       plan: labels of `tl_jax.transfer.freeze`.
-      augment_fn: `augment_fn(key, batch)` -> the network's input, float [B, H, W, channels]:
-        augmentation and normalisation.
+      augment_fn: `augment_fn(key, batch)` -> the network's input, float [B, H, W, channels] or a
+        dict: augmentation and normalisation.
       seed_key: the run's random key; a step uses `fold_in(seed_key, step)`.
-      label_smoothing: see `tl_jax.objectives.losses.cross_entropy`.
-      mix_fn: `mix_fn(key, images, targets) -> (images, targets)` with one-hot targets (mixup,
-        CutMix); None mixes nothing.
+      label_smoothing: see `tl_jax.objectives.losses.cross_entropy`; without `objective`.
+      mix_fn: `mix_fn(key, images, targets) -> (images, targets)` with targets of
+        `Objective.targets` (mixup, CutMix); None mixes nothing.
       fixed_statistics: labels whose BatchNorm layers keep their running statistics
         (`freeze.apply_batch_norm_policies`).
       log_grad_norm: whether the metrics hold the norm of the gradient. It reads every gradient once
         more; where the optimizer clips by this norm the compiler computes it once for both.
+      objective: loss and metrics; None for the cross-entropy of one class per example, whose
+        `batch["label"]` is int [B].
 
     Returns:
-      `step(state, batch) -> (state, metrics)` with the scalars "loss", "accuracy" and, if asked
-      for, "grad_norm" (of the trained parameters, before clipping). `batch["label"]` is int [B].
+      `step(state, batch) -> (state, metrics)` with the scalars "loss", those of
+      `Objective.batch_metrics` ("accuracy" of classes), of several tasks "TASK.loss" of each, and,
+      if asked for, "grad_norm" (of the trained parameters, before clipping).
+
+    Raises:
+      ValueError: if both `label_smoothing` and `objective` are given.
     """
+    objective_of = _objective_of(objective, label_smoothing)
     interceptor = freeze.interceptor(plan, fixed_statistics)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(seed_key, state.step)
         augment_key, dropout_key = jax.random.split(step_key)
-        images, targets = augment_fn(augment_key, batch), batch["label"]
+        inputs, labels = augment_fn(augment_key, batch), batch
         trained, frozen = freeze.split(plan, state.params)
         if mix_fn is not None:
             # `split` above took children 0 and 1 of the step's key. With child 2 for mixing, all
             # other random numbers are the same as without mixing.
             mix_key = jax.random.fold_in(step_key, 2)
-            images, targets = mix_fn(mix_key, images, jax.nn.one_hot(targets, model.num_classes))
+            unmixed = (objective or SingleLabel(model.num_classes)).targets(batch)
+            inputs, mixed = mix_fn(mix_key, inputs, unmixed)
+            labels = {**batch, **mixed}
 
-        def loss_fn(trained: trees.Tree) -> tuple[jax.Array, tuple[jax.Array, trees.Tree]]:
+        def loss_fn(trained: trees.Tree) -> tuple[jax.Array, tuple[Any, Metrics, trees.Tree]]:
             with nn.intercept_methods(interceptor):
-                logits, updates = layers.folded(model.apply)(
+                outputs, updates = layers.folded(model.apply)(
                     {"params": trees.merge(trained, frozen), "batch_stats": state.batch_stats},
-                    images,
+                    inputs,
                     train=True,
                     mutable=["batch_stats"],
                     rngs={"dropout": dropout_key},
                 )
-            loss = losses.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-            return loss, (logits, updates.get("batch_stats", {}))
+            loss, parts = objective_of(outputs).loss(outputs, labels)
+            return loss, (outputs, parts, updates.get("batch_stats", {}))
 
-        (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+        (loss, (outputs, parts, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            trained
+        )
         updates, opt_state = tx.update(grads, state.opt_state, trained)
         new_state = TrainState(
             step=state.step + 1,
@@ -91,11 +107,26 @@ def make_train_step(
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
-        accuracy = (jnp.argmax(logits, -1) == batch["label"]).mean()
+        measured = objective_of(outputs).batch_metrics(outputs, batch)
+        by_task = {f"{task}.loss": part for task, part in parts.items()}
         norm = {"grad_norm": optax.tree.norm(grads)} if log_grad_norm else {}
-        return new_state, {"loss": loss, "accuracy": accuracy, **norm}
+        return new_state, {"loss": loss, **by_task, **measured, **norm}
 
     return step
+
+
+def _objective_of(
+    objective: Objective | None, label_smoothing: float
+) -> Callable[[Any], Objective]:
+    """Returns a function of the outputs that returns the objective, or that of single labels."""
+    if objective is not None and label_smoothing:
+        raise ValueError(
+            f"got label_smoothing={label_smoothing} and an objective, which has its own; give the "
+            "smoothing to the objective"
+        )
+    return lambda outputs: (
+        objective or SingleLabel(outputs.shape[-1], label_smoothing=label_smoothing)
+    )
 
 
 def make_eval_step(logits_fn: Callable[[trees.Tree, jax.Array], jax.Array]) -> EvalStep:
@@ -121,5 +152,24 @@ def make_eval_step(logits_fn: Callable[[trees.Tree, jax.Array], jax.Array]) -> E
             "predicted": jnp.argmax(logits, -1).astype(jnp.int32),
             "num_classes": jnp.int32(logits.shape[-1]),
         }
+
+    return step
+
+
+def make_statistics_step(outputs_fn: OutputsFn, objective: Objective | None = None) -> EvalStep:
+    """Returns one step of evaluation by an objective, to be compiled with `jax.jit`.
+
+    Args:
+      outputs_fn: variables and a batch -> the network's outputs.
+      objective: what is measured; None for one class per example.
+
+    Returns:
+      `step(variables, batch) -> Objective.statistics`: what its metrics need of the batch, by
+      example; rows where `batch["mask"]` is False do not count.
+    """
+
+    def step(variables: trees.Tree, batch: Batch) -> Metrics:
+        outputs = outputs_fn(variables, batch)
+        return (objective or SingleLabel(outputs.shape[-1])).statistics(outputs, batch)
 
     return step
