@@ -28,12 +28,18 @@ def show_augmented(config: Config, file: str | Path, *, images: int = 6, version
       versions: number of draws beside each image.
 
     Raises:
-      ValueError: if there is no row or no column, or as `tl_jax.run.data.open_split`.
+      ValueError: if there is no row or no column, if an example is several images, or as
+        `tl_jax.run.data.open_split`.
     """
     process.prepare()
     if min(images, versions) < 1:
         raise ValueError(f"got images={images} and versions={versions}; expected 1 or more of each")
     train = data.open_split(config, config.data.train_split)
+    if train.inputs.views:
+        raise ValueError(
+            f"an example of {train.name} is {train.inputs.views} views, of which no grid is drawn; "
+            "leave inputs.views and inputs.group out to see them as single images"
+        )
     preprocess = data.preprocess_of(config)
     order = make_order(config.data.sampling, train, seed=config.train.seed)
     rows = min(images, len(order))
@@ -44,6 +50,7 @@ def show_augmented(config: Config, file: str | Path, *, images: int = 6, version
         batch = next(batches)
     augment_fn = jax.jit(make_augment_fn(config.augment, preprocess))
     keys = jax.random.split(jax.random.key(config.train.seed), versions)
-    drawn = np.stack([augment_fn(key, batch) for key in keys], axis=1)
+    inputs = [augment_fn(key, batch) for key in keys]
+    drawn = np.stack([x["image"] if isinstance(x, dict) else x for x in inputs], axis=1)
     originals = [train[int(index)]["image"] for index in Stream(order)[range(rows)]]
     grid.draw_grid(originals, drawn, file, mean=preprocess.mean, std=preprocess.std)

@@ -1,28 +1,39 @@
 """The data of a configuration: its splits, how they are read, and checks of their labels."""
 
-import numpy as np
+from collections.abc import Mapping
 
 from tl_jax.config import RANDOM_WEIGHTS, Config, DataConfig
-from tl_jax.data import subset
+from tl_jax.data import label_checks, subset
+from tl_jax.data.inputs import TextOptions
 from tl_jax.data.loading.options import LoadOptions
 from tl_jax.data.preprocess import Preprocess
-from tl_jax.data.source import Source, check_trainable
-from tl_jax.data.sources.open import open_source
+from tl_jax.data.source import Inputs, Source, Task, check_trainable
+from tl_jax.data.sources.open import open_source, uses
+from tl_jax.data.sources.options import InputColumns
 from tl_jax.models.weights_reader import config_of
+from tl_jax.run import tasks as run_tasks
 from tl_jax.weights.index import PretrainedConfig, pretrained_config
 
 # Name of the split that `data.carve` holds out of the training split.
 CARVED = "validation"
 
 
-def open_split(config: Config, split: str) -> Source:
+def open_split(config: Config, split: str, *, inputs: Inputs | None = None) -> Source:
     """Opens one split of the configured data, or the configured part of it.
 
+    Args:
+      config: the experiment.
+      split: name of the split.
+      inputs: what the inputs beside the images mean, as the training split fixed it; None for that
+        split itself.
+
     Raises:
-      ValueError: if an example does not have exactly one class; and as `open_source` does.
+      ValueError: if the labels are not those of the configured tasks, or a run without `tasks` has
+        an example without exactly one class; and as `open_source` does.
     """
     data, seed = config.data, config.train.seed
     carve = data.carve if split in (data.train_split, CARVED) else None
+    kinds = run_tasks.label_options(config, takes=lambda option: uses(data.source, option))
     source = open_source(
         data.source,
         split if carve is None else data.train_split,
@@ -30,16 +41,18 @@ def open_split(config: Config, split: str) -> Source:
         seed=seed,
         validation_fraction=data.validation_fraction,
         on_corrupt=data.on_corrupt,
-        labels=data.labels,
-        image_column=data.image_column,
+        labels=kinds.labels,
+        image_column=config.inputs.views or data.image_column,
         value_range=data.value_range,
+        numbers=kinds.numbers,
+        ordered=kinds.ordered,
+        several=kinds.several,
+        columns=_input_columns(config),
+        inputs=inputs,
     )
-    if len(data.labels) > 1 and len(source.tasks) > 1:
-        raise ValueError(
-            f"got data.labels {', '.join(data.labels)}, but a run learns one column of labels; "
-            "name that alone (columns of 0 and 1 with one 1 in each row are taken together)"
-        )
-    check_labels(source)
+    source = run_tasks.as_configured(config, source)
+    if run_tasks.is_plain(config):
+        run_tasks.check_single_label(source)
     if carve is not None:
         rest, held_out = subset.carve(source, carve, seed=seed, held_out=CARVED)
         source = held_out if split == CARVED else rest
@@ -51,33 +64,68 @@ def open_split(config: Config, split: str) -> Source:
 
 
 def open_splits(config: Config) -> dict[str, Source]:
-    """Opens all splits of a run, that of training first; raises as `open_split` does."""
+    """Opens all splits of a run, that of training first; raises as `open_split` does.
+
+    Categories, words and views are those of the training split in all of them.
+    """
     train = open_split(config, config.data.train_split)
     held_out = dict.fromkeys([config.data.eval_split, config.data.test_split])
-    return {train.split: train} | {split: open_split(config, split) for split in held_out if split}
+    return {train.split: train} | {
+        split: open_split(config, split, inputs=train.inputs) for split in held_out if split
+    }
 
 
 def check_labels(source: Source) -> None:
     """Raises ValueError unless each example of a source is labelled with one class."""
-    task, labels = source.tasks[0], source.labels()
-    if task.multi_label and (np.sum(labels == 1, axis=1) == 1).all():
+    task = source.tasks[0]
+    run_tasks.check_single_label(source)
+    if task.kind not in ("multi_class", "ordinal"):
+        several = "may have several of" if task.multi_label else "has a number as"
         raise ValueError(
-            f"the labels {task.name!r} of {source.name} are one-hot, a value for each class, but a "
-            "run needs one label for each image; write the class of each image in their place, "
-            "such as labels.argmax(axis=1)"
+            f"an image of {source.name} {several} the labels {task.name!r}, but one class for each "
+            "image is needed; name another column with data.labels (--labels)"
         )
-    if task.multi_label:
-        raise ValueError(
-            f"an image of {source.name} may have several of the labels {task.name!r}, but a run "
-            "needs one label for each image; name another column with data.labels (--labels)"
-        )
-    num_missing = int((labels < 0).sum())
-    if num_missing:
-        raise ValueError(
-            f"{num_missing} of {len(labels)} examples of split {source.split!r} of {source.name} "
-            f"have no {task.name!r}; leave them out, or name another column with data.labels "
-            "(--labels)"
-        )
+
+
+def check_splits(config: Config, splits: Mapping[str, Source]) -> tuple[str, ...]:
+    """Checks the labels and inputs of the splits together (`label_checks.check_splits`).
+
+    Args:
+      config: the experiment.
+      splits: of `open_splits`.
+
+    Returns:
+      What is odd, a sentence each.
+
+    Raises:
+      ValueError: if tasks, inputs or labels of the splits do not go together.
+    """
+    learned = {
+        name: run_tasks.only(source, learned_tasks(config, source))
+        for name, source in splits.items()
+    }
+    return label_checks.check_splits(learned, next(iter(splits)))
+
+
+def learned_tasks(config: Config, source: Source) -> tuple[Task, ...]:
+    """Returns the tasks of a source of `open_split` that a run learns."""
+    return source.tasks[:1] if run_tasks.is_plain(config) else source.tasks
+
+
+def _input_columns(config: Config) -> InputColumns:
+    """Returns which columns of a table the inputs are."""
+    inputs = config.inputs
+    return InputColumns(
+        group=inputs.group,
+        views=inputs.max_views,
+        numeric=inputs.numeric,
+        categorical=inputs.categorical,
+        text=inputs.text,
+        vector=inputs.vector,
+        text_options=TextOptions(inputs.max_words, inputs.vocabulary, inputs.min_count)
+        if inputs.text
+        else TextOptions(),
+    )
 
 
 def load_options(data: DataConfig) -> LoadOptions:

@@ -26,6 +26,7 @@ def describe_start(
     initial: Initial,
     defaults: Sequence[str],
     mesh: Mesh,
+    notes: Sequence[str] = (),
 ) -> str:
     """Returns the first lines of a run: data, network, weights, decisions and devices.
 
@@ -37,14 +38,20 @@ def describe_start(
       initial: what training starts from.
       defaults: what was chosen for options that are "auto", a sentence each.
       mesh: the devices.
+      notes: what is odd about the labels of the splits, a sentence each.
     """
     counts = ", ".join(f"{count:,} {split}" for split, count in info.examples.items())
     height, width = info.preprocess.size
-    lines = [
-        ("data", f"{config.data.source}: {counts}; {len(info.class_names):,} classes"),
-        ("classes", class_counts(info.class_names, labels)),
-    ]
-    lines += [("note", note) for note in dict.fromkeys(n for split in splits for n in split.notes)]
+    if [task.kind for task in info.tasks] in ([], ["multi_class"]):
+        lines = [
+            ("data", f"{config.data.source}: {counts}; {len(info.class_names):,} classes"),
+            ("classes", class_counts(info.class_names, labels)),
+        ]
+    else:
+        lines = [("data", f"{config.data.source}: {counts}"), *_tasks(info)]
+    lines += _inputs(info)
+    said = dict.fromkeys(note for split in splits for note in split.notes)
+    lines += [("note", note) for note in {**said, **dict.fromkeys(notes)}]
     lines += [("warning", text) for text in info.warnings]
     lines += [
         ("skipped", f"{len(names)} corrupt images of {split}: {messages.some(names, quoted=False)}")
@@ -79,6 +86,34 @@ def class_counts(class_names: Sequence[str], labels: Iterable[int]) -> str:
     counts = Counter(labels)
     listed = [f"{_shortened(name)} {counts[i]:,}" for i, name in enumerate(class_names)]
     return messages.some(listed, quoted=False)
+
+
+def _tasks(info: RunInfo) -> list[tuple[str, str]]:
+    """Returns a line for each task: its kind, and what its training labels are."""
+    lines = []
+    for task, counted in zip(info.tasks, info.label_statistics, strict=True):
+        missing = f"; {counted.missing:,} without a label" if counted.missing else ""
+        text = f"mean {counted.mean:.4g}, standard deviation {counted.std:.4g}"
+        if task.class_names:
+            pairs = zip(task.class_names, counted.counts, strict=True)
+            listed = [f"{_shortened(name)} {count:,}" for name, count in pairs]
+            text = messages.some(listed, quoted=False)
+        kind = task.kind.replace("_", "-")
+        lines.append(("task", f"{task.name} ({kind}): {text}{missing}"))
+    return lines
+
+
+def _inputs(info: RunInfo) -> list[tuple[str, str]]:
+    """Returns a line on what an example holds beside one image, if it holds anything."""
+    inputs = info.inputs
+    words = [f"up to {inputs.views} views"] if inputs.views else []
+    words += [f"numbers {messages.some(inputs.numeric)}"] if inputs.numeric else []
+    names = [each.name for each in inputs.categorical]
+    words += [f"categories {messages.some(names)}"] if names else []
+    if inputs.max_tokens:
+        words.append(f"texts of {inputs.max_tokens} of {len(inputs.vocabulary):,} words")
+    words += [f"vectors of {inputs.vector}"] if inputs.vector else []
+    return [("inputs", ", ".join(words))] if words else []
 
 
 def describe_devices(mesh: Mesh, dtype: str) -> str:

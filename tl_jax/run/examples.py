@@ -7,9 +7,10 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tl_jax import files
-from tl_jax.data.source import Source
+from tl_jax.data.source import Source, Task, label_keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,28 +19,48 @@ class Examples:
 
     Attributes:
       names: `Source.identities`; None if they are only numbered.
-      labels: index of each one's class.
+      labels: of the main task: index of each one's class, the numbers of a regression, or a list
+        for each of a multi-label task.
       marks: `Source.content_marks`; [] without names.
-      digest: SHA-256 of identities, labels and marks. No path of the source is in it, so a set that
-        was moved or copied has the same.
+      digest: SHA-256 of identities, labels and marks, and of further inputs. No path of the source
+        is in it, so a set that was moved or copied has the same.
     """
 
     names: list[str] | None
-    labels: list[int]
+    labels: list[Any]
     marks: list[str]
     digest: str
 
 
-def of_source(source: Source) -> Examples:
-    """Returns the examples of a split."""
+def of_source(source: Source, tasks: Sequence[Task] | None = None) -> Examples:
+    """Returns the examples of a split.
+
+    Args:
+      source: the split.
+      tasks: those of its first tasks that are learned; None for the main one.
+    """
     names, marks, labels = source.identities(), source.content_marks(), source.labels()
+    learned = source.tasks[: 1 if tasks is None else len(tasks)]
     digest = hashlib.sha256()
     for words in (names, marks):
         digest.update("\n".join(words).encode() + b"\0")
-    digest.update(labels.astype("<i8").tobytes())
+    if [task.kind for task in learned] == ["multi_class"] and source.inputs.is_one_image:
+        digest.update(labels.astype("<i8").tobytes())
+    else:
+        _add_arrays(digest, source, learned)
     if all(name == str(index) for index, name in enumerate(names)):
         return Examples(None, labels.tolist(), [], digest.hexdigest())
     return Examples(list(names), labels.tolist(), list(marks), digest.hexdigest())
+
+
+def _add_arrays(digest: Any, source: Source, tasks: Sequence[Task]) -> None:
+    """Adds the labels of tasks and the further inputs of all examples to a hash."""
+    every = source.task_labels()
+    arrays = {key: every[key] for key in label_keys(tasks)} | source.input_arrays()
+    for key, array in arrays.items():
+        little_endian = array.astype(array.dtype.newbyteorder("<"))
+        digest.update(f"{key} {little_endian.dtype.str} {array.shape}".encode() + b"\0")
+        digest.update(little_endian.tobytes())
 
 
 def overlaps(by_split: Mapping[str, Examples], train: str) -> list[str]:
@@ -93,9 +114,9 @@ def differences(
     fewer = list((Counter(names_before) - Counter(names_now)).elements())
     label_then = dict(zip(names_before, before.labels, strict=True))
     relabelled = [
-        f"{name} is {class_names[label]!r} now, was {class_names[label_then[name]]!r}"
+        f"{name} is {_label(label, class_names)} now, was {_label(label_then[name], class_names)}"
         for name, label in zip(names_now, now.labels, strict=True)
-        if label_then.get(name, label) != label
+        if str(label_then.get(name, label)) != str(label)  # NaN, a missing number, is not NaN.
     ]
     mark_then = dict(zip(names_before, before.marks, strict=False))
     replaced = [
@@ -114,7 +135,16 @@ def differences(
         for kind, names in kinds.items()
         if names
     ]
-    return lines or [f"{split}: the same images in another order"]
+    if lines or names_before != names_now:
+        return lines or [f"{split}: the same images in another order"]
+    return [f"{split}: the labels of other tasks, or further inputs, differ"]
+
+
+def _label(label: Any, class_names: Sequence[str]) -> str:
+    """Returns a label as a person reads it: the name of a class, a number, or a list."""
+    if isinstance(label, int) and 0 <= label < len(class_names):
+        return repr(class_names[label])
+    return "without a label" if label == -1 else str(label)
 
 
 def count_difference(split: str, before: int, now: int) -> list[str]:

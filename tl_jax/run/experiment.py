@@ -7,27 +7,32 @@ from importlib import metadata
 from typing import Any, Self
 
 import jax
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from tl_jax import trees
 from tl_jax.config import Config
+from tl_jax.data.augment import mixing
 from tl_jax.data.augment.augment import make_augment_fn
 from tl_jax.data.augment.mixing import make_mix_fn
 from tl_jax.data.images import value_check
+from tl_jax.data.inputs import moments
 from tl_jax.data.loading import device_batches, host_batches, order
-from tl_jax.data.preprocess import Preprocess, normalize
-from tl_jax.data.source import Source
+from tl_jax.data.preprocess import Preprocess, evaluation_input
+from tl_jax.data.source import INPUT_KEYS, Source
 from tl_jax.data.subset import Subset
-from tl_jax.models.model import Model
-from tl_jax.objectives import metrics
-from tl_jax.run import data, defaults, describe, examples
+from tl_jax.models.model import Model, abstract_inputs, new_parts
+from tl_jax.objectives import metric_names
+from tl_jax.objectives.objective import Objective
+from tl_jax.objectives.single_label import SingleLabel
+from tl_jax.run import data, defaults, describe, examples, objective
 from tl_jax.run.examples import Examples
 from tl_jax.run.initial import Initial, initial_variables, read_weights, with_architecture
 from tl_jax.run.model import build_model, stage_names
+from tl_jax.run.objective import LabelStatistics
 from tl_jax.run.phases import Phase, batch_norm_policies, group_parameters, make_phases
 from tl_jax.run.record import RunInfo
+from tl_jax.run.task_network import ExampleFacts
 from tl_jax.training import optim, recalibrate, sharding, state, step
 from tl_jax.training.checkpoint import Checkpoints, abstract
 from tl_jax.training.ema import averaged_params
@@ -58,7 +63,9 @@ class Experiment:
       evaluator: evaluates variables on a split.
       info: the record of the run.
       examples: the examples of each split.
+      objective: loss, metrics and predictions of the tasks.
       defaults: what was chosen for "auto" and why, a sentence each.
+      notes: what is odd about the labels of the splits, a sentence each.
     """
 
     config: Config
@@ -74,7 +81,9 @@ class Experiment:
     evaluator: Evaluator
     info: RunInfo
     examples: dict[str, Examples]
+    objective: Objective
     defaults: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
@@ -83,10 +92,15 @@ class Experiment:
         mesh = sharding.data_mesh()
         sharding.check_batch_size(config.data.batch_size, mesh)
         all_splits = data.open_splits(config)
+        notes = data.check_splits(config, all_splits)
         train = next(iter(all_splits.values()))
         held_out_names = dict.fromkeys([config.data.eval_split, config.data.test_split])
         held_out = {split: all_splits[split] for split in held_out_names if split}
-        listed = {split: examples.of_source(source) for split, source in all_splits.items()}
+        facts, statistics = _facts(config, train)
+        measured = objective.make_objective(config, facts.tasks, statistics)
+        listed = {
+            split: examples.of_source(source, facts.tasks) for split, source in all_splits.items()
+        }
         weights = read_weights(config)
         trained_with = None if weights is None else weights.config
         preprocess = dataclasses.replace(
@@ -97,6 +111,7 @@ class Experiment:
             len(train.class_names),
             pretrained_classes=None if trained_with is None else trained_with.num_classes,
             network_fields=None if weights is None else weights.record.network_fields,
+            examples=facts,
         )
         initial = initial_variables(config, model, train, preprocess, mesh, weights=weights)
         decided = defaults.resolve(
@@ -116,29 +131,35 @@ class Experiment:
             phases=make_phases(config, groups, initial.variables, steps_per_epoch),
             steps_per_epoch=steps_per_epoch,
             mesh=mesh,
-            evaluator=_evaluator(config, model, preprocess, mesh),
-            info=_record(config, model, preprocess, initial, all_splits, listed, decided.values),
+            evaluator=_evaluator(config, model, preprocess, mesh, measured),
+            info=dataclasses.replace(
+                _record(config, model, preprocess, initial, all_splits, listed, decided.values),
+                tasks=facts.tasks,
+                inputs=facts.inputs,
+                label_statistics=statistics,
+                numeric_mean=facts.numeric_mean,
+                numeric_std=facts.numeric_std,
+            ),
             examples=listed,
+            objective=measured,
             defaults=decided.notes,
+            notes=notes,
         )
 
     def check(self) -> None:
         """Raises what the first step would, where it can be known without computing one."""
+        objective.check_metric(self.config, self.objective)
         self.stopping  # noqa: B018  Its construction checks patience and target.
-        target, metric = self.config.train.target, self.config.train.best_metric
-        if target is not None and metric not in metrics.LOWER_IS_BETTER and not 0 <= target <= 1:
-            raise ValueError(
-                f"got train.target {target:g} for train.best_metric {metric!r}, which is a share "
-                "in [0, 1]: write 0.95 for 95 percent"
-            )
         order.make_order(self.config.data.sampling, self.train, seed=self.config.train.seed)
         make_augment_fn(self.config.augment, self.preprocess)
         make_mix_fn(self.config.augment)
+        mixing.check_inputs(self.config.augment, self.train.inputs)
+        objective.check_mixing(self.config.augment, self.objective)
         shape = (self.config.data.batch_size, *self.preprocess.size, 3)
         jax.eval_shape(
-            lambda variables, images: self.model.apply(variables, images, train=False),
+            lambda variables, inputs: self.model.apply(variables, inputs, train=False),
             self.initial.variables,
-            jax.ShapeDtypeStruct(shape, np.float32),
+            abstract_inputs(self.model, shape),
         )
 
     @property
@@ -155,7 +176,7 @@ class Experiment:
             patience=options.patience,
             patience_from=self.phases[-1].start_epoch,
             target=options.target,
-            lower_is_better=options.best_metric in metrics.LOWER_IS_BETTER,
+            lower_is_better=metric_names.metric(options.best_metric).lower_is_better,
         )
 
     @property
@@ -169,6 +190,7 @@ class Experiment:
             initial=self.initial,
             defaults=self.defaults,
             mesh=self.mesh,
+            notes=self.notes,
         )
 
     def train_batches(self, start_step: int) -> Generator[dict[str, jax.Array], None, None]:
@@ -205,10 +227,10 @@ class Experiment:
                 phase.plan,
                 augment_fn=augment_fn,
                 seed_key=seed_key,
-                label_smoothing=self.config.train.label_smoothing,
                 mix_fn=mix_fn,
                 fixed_statistics=phase.fixed_statistics,
                 log_grad_norm=self.config.train.log_grad_norm,
+                objective=self.objective,
             )
             return train_step(current, batch)
 
@@ -286,7 +308,8 @@ class Experiment:
         if self.config.transfer.classifier != "load" or mapping is None or not mapping.matched:
             return None
         matched_only = MatchedOnly(self.model, mapping)
-        evaluator = _evaluator(self.config, matched_only, self.preprocess, self.mesh)
+        plain = SingleLabel(len(self.train.class_names))
+        evaluator = _evaluator(self.config, matched_only, self.preprocess, self.mesh, plain)
         held_out = self.held_out[self.config.data.eval_split]
         _, confusion = evaluator(self.initial.variables, held_out)
         return carry_over.zero_shot(confusion, mapping)
@@ -313,8 +336,8 @@ class Experiment:
             self.model, variables, self._recalibration_batches(), names=names, mesh=self.mesh
         )
 
-    def _recalibration_batches(self) -> Iterator[jax.Array]:
-        """Returns the training images in full batches, prepared as for evaluation."""
+    def _recalibration_batches(self) -> Iterator[Any]:
+        """Returns the training examples in full batches, prepared as for evaluation."""
         num_devices, num_images = self.mesh.size, len(self.train)
         batch_size = min(self.config.data.batch_size, num_images // num_devices * num_devices)
         if batch_size == 0:
@@ -330,11 +353,25 @@ class Experiment:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
+        seen = ("image", "view_mask", *INPUT_KEYS)
         on_devices = (
-            sharding.put_batch({"image": batch["image"]}, self.mesh)["image"]
+            sharding.put_batch({name: batch[name] for name in seen if name in batch}, self.mesh)
             for batch in itertools.islice(batches, num_images // batch_size)
         )
-        return (normalize(x, self.preprocess.mean, self.preprocess.std) for x in on_devices)
+        mean, std = self.preprocess.mean, self.preprocess.std
+        return (evaluation_input(batch, mean, std) for batch in on_devices)
+
+
+def _facts(config: Config, train: Source) -> tuple[ExampleFacts, tuple[LabelStatistics, ...]]:
+    """Returns what the training split says of the network, and of the labels of each task."""
+    tasks, inputs = data.learned_tasks(config, train), train.inputs
+    mean, std = tuple[float, ...](), tuple[float, ...]()
+    if inputs.numeric:
+        mean, std = moments(train.input_arrays()["numeric"])
+    # A source may have to read its examples for the labels of more tasks than are learned.
+    labels = train.task_labels() if len(tasks) > 1 else {"label": train.labels()}
+    facts = ExampleFacts(tasks, inputs, mean, std)
+    return facts, objective.label_statistics(tasks, labels)
 
 
 def _record(
@@ -365,7 +402,7 @@ def _record(
         head={
             trees.dotted(path): list(leaf.shape)
             for path, leaf in trees.flatten(params).items()
-            if trees.is_under(trees.dotted(path), model.classifier)
+            if any(trees.is_under(trees.dotted(path), part) for part in new_parts(model))
         },
         resolved=resolved,
         warnings=(
@@ -381,6 +418,8 @@ def _record(
     )
 
 
-def _evaluator(config: Config, model: Model, preprocess: Preprocess, mesh: Mesh) -> Evaluator:
+def _evaluator(
+    config: Config, model: Model, preprocess: Preprocess, mesh: Mesh, measured: Objective
+) -> Evaluator:
     options = data.load_options(config.data)
-    return Evaluator(model, preprocess, mesh=mesh, load_options=options)
+    return Evaluator(model, preprocess, mesh=mesh, load_options=options, objective=measured)

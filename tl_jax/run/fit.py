@@ -13,6 +13,7 @@ import jax
 from tl_jax import messages, process, trees
 from tl_jax.config import Config, changes
 from tl_jax.run import data, examples, journal, longer, train_records
+from tl_jax.run import metrics as run_metrics
 from tl_jax.run.experiment import Experiment
 from tl_jax.run.folder import RunFolder
 from tl_jax.run.initial import with_architecture
@@ -24,8 +25,6 @@ from tl_jax.training.checkpoint import Checkpoints
 from tl_jax.training.checkpoint_folder import Saved
 from tl_jax.training.state import TrainState, not_finite
 from tl_jax.training.step import TrainStep
-
-_CHECKPOINT_METRICS = ("loss", "accuracy", "balanced_accuracy", "macro_f1")
 
 
 def fit(
@@ -116,12 +115,16 @@ def _check_data_of_finished(folder: RunFolder, config: Config) -> None:
     except (OSError, ValueError) as error:
         log(f"note: the data of the run cannot be read now ({error})")
         return
-    listed = {split: examples.of_source(source) for split, source in splits.items()}
+    train = next(iter(splits.values()))
+    tasks = data.learned_tasks(config, train)
+    listed = {split: examples.of_source(source, tasks) for split, source in splits.items()}
     now = dataclasses.replace(
         before,
-        class_names=tuple(next(iter(splits.values())).class_names),
+        class_names=tuple(train.class_names),
         examples={split: len(source) for split, source in splits.items()},
         digests={split: each.digest for split, each in listed.items()},
+        tasks=tasks,
+        inputs=train.inputs,
     )
     folder.compare(config, now, listed)
 
@@ -190,7 +193,7 @@ def _train(
                     evaluated = experiment.variables_to_evaluate(phase, state)
                     metrics = _evaluate(experiment, epoch, evaluated or state.variables, records)
                     _check_finite(state)
-                history.append({name: metrics[name] for name in _CHECKPOINT_METRICS})
+                history.append(run_metrics.kept(metrics, experiment.config.train.best_metric))
                 checkpoints.save(state, history[-1], evaluated, epoch=epoch, history=history)
                 epochs_done = epoch
                 if epoch == last_epoch or why_stop():
@@ -239,13 +242,9 @@ def _history_of_records(
     for step in (checkpoints.best_step(), checkpoints.latest_step()):
         if step is not None:
             known[experiment.epoch_of(checkpoints, step)] = checkpoints.saved(step).metrics
+    best_metric = experiment.config.train.best_metric
     return [
-        {
-            name: known[epoch][name]
-            for name in _CHECKPOINT_METRICS
-            if known.get(epoch, {}).get(name) is not None
-        }
-        for epoch in range(1, epochs_done + 1)
+        run_metrics.kept(known.get(epoch, {}), best_metric) for epoch in range(1, epochs_done + 1)
     ]
 
 
@@ -351,13 +350,11 @@ def _evaluate(
     start_time = time.monotonic()
     split = experiment.config.data.eval_split
     included = "" if experiment.evaluator.compiled else " with compilation"
-    metrics, _ = experiment.evaluator(variables, experiment.held_out[split])
-    records.write(split, epoch * experiment.steps_per_epoch, epoch, metrics)
-    low, high = metrics["accuracy_interval"]
+    metrics = experiment.evaluator.evaluate(variables, experiment.held_out[split]).metrics
+    records.write(split, epoch * experiment.steps_per_epoch, epoch, run_metrics.by_name(metrics))
     log(
-        f"epoch {epoch}/{experiment.num_epochs}  {split}: loss {metrics['loss']:.4f}, accuracy "
-        f"{metrics['accuracy']:.4f} ({low:.3f} to {high:.3f}), balanced "
-        f"{metrics['balanced_accuracy']:.4f}, in {clock(time.monotonic() - start_time)}{included}"
+        f"epoch {epoch}/{experiment.num_epochs}  {split}: {run_metrics.sentence(metrics)}, "
+        f"in {clock(time.monotonic() - start_time)}{included}"
     )
     return metrics
 

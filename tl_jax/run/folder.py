@@ -17,10 +17,12 @@ from tl_jax.config import Config, changes
 from tl_jax.models import weights_reader
 from tl_jax.models.model import Model
 from tl_jax.models.variables import abstract_variables
-from tl_jax.objectives import metrics
+from tl_jax.objectives import metric_names
+from tl_jax.objectives.objective import Objective
 from tl_jax.run import data, examples, lock, record
 from tl_jax.run.examples import Examples
 from tl_jax.run.model import build_model
+from tl_jax.run.objective import LabelStatistics, make_objective
 from tl_jax.run.progress import log
 from tl_jax.run.record import RunInfo
 from tl_jax.training import checkpoint_folder, sharding
@@ -287,7 +289,7 @@ class RunFolder:
             self._checkpoints,
             keep=config.train.keep,
             best_metric=config.train.best_metric,
-            lower_is_better=config.train.best_metric in metrics.LOWER_IS_BETTER,
+            lower_is_better=metric_names.metric(config.train.best_metric).lower_is_better,
             read_only=read_only,
         )
 
@@ -321,6 +323,14 @@ class Run:
     model: Model
     variables: dict[str, Any]
     step: int
+
+    @property
+    def objective(self) -> Objective:
+        """The run's objective: what its outputs mean, and how they are measured."""
+        tasks = self.info.example_facts.tasks
+        # Earlier versions recorded no statistics, and had no loss that needs them.
+        statistics = self.info.label_statistics or (LabelStatistics(),) * len(tasks)
+        return make_objective(self.config, tasks, statistics)
 
 
 def is_run(workdir: str | Path) -> bool:
@@ -363,6 +373,7 @@ def load_run(workdir: str | Path) -> Run:
         len(info.class_names),
         pretrained_classes=info.weights.num_classes if info.weights else None,
         network_fields=info.weights.network_fields if info.weights else None,
+        examples=info.example_facts,
     )
     like = abstract(abstract_variables(model), sharding.replicated(sharding.data_mesh()))
     with folder.open_checkpoints(config, read_only=True) as checkpoints:

@@ -14,10 +14,10 @@ from tl_jax.config import RANDOM_WEIGHTS, Config
 from tl_jax.data.preprocess import Preprocess
 from tl_jax.data.source import Source
 from tl_jax.heads.class_means import init_from_class_means
-from tl_jax.heads.classifier import BackboneWithHead
+from tl_jax.heads.classifier import BackboneWithHead, WithBackbone
 from tl_jax.heads.initializers import init_small
 from tl_jax.models import pretrained, weights_reader
-from tl_jax.models.model import Model
+from tl_jax.models.model import Model, abstract_inputs
 from tl_jax.models.network import Network
 from tl_jax.models.variables import from_state_dict
 from tl_jax.models.weights_reader import Pretrained
@@ -110,13 +110,13 @@ def initial_variables(
     network = model.model if isinstance(model, Adapted) else model
     key = jax.random.key(config.train.seed)
     if weights is None:
-        image = jnp.zeros((1, *preprocess.size, 3), jnp.float32)
-        initial = Initial(jax.jit(network.init)(key, image), None)
+        initial = Initial(jax.jit(network.init)(key, _zeros(network, preprocess.size)), None)
     else:
         initial = _pretrained(config, network, weights, key, train.class_names, preprocess.size)
         initial = dataclasses.replace(initial, trained_with=weights.config)
     variables = initial.variables
-    if config.transfer.head_init == "small" and config.model.head == "linear":
+    # Other heads take it as an initializer.
+    if config.transfer.head_init == "small" and not isinstance(network, WithBackbone):
         params = init_small(key, variables["params"], network.classifier)
         variables = {**variables, "params": params}
     elif config.transfer.head_init == "class_means":
@@ -137,7 +137,7 @@ def _pretrained(
 ) -> Initial:
     """Returns pretrained variables with the classifier that `transfer.classifier` asks for."""
     classifier = config.transfer.classifier
-    backbone = network.backbone if isinstance(network, BackboneWithHead) else network
+    backbone = network.backbone if isinstance(network, WithBackbone) else network
     if not isinstance(backbone, Network):
         raise TypeError(
             f"got a {type(backbone).__name__}; pretrained weights need a network of create_model"
@@ -153,16 +153,26 @@ def _pretrained(
     if backbone is network:
         return Initial(*pretrained.fill(backbone, weights, fresh_head=True))
     loaded, record = pretrained.fill(backbone, weights, keep_head=classifier == "fuse")
-    image = jnp.zeros((1, *size, 3), jnp.float32)
-    # Under jit only the head's random numbers are drawn, and not the backbone's.
-    head = jax.jit(lambda: network.init(key, image)["params"]["head"])()
+    zeros = _zeros(network, size)
+    # Under jit only the random numbers of the new parts are drawn, and not the backbone's.
+    new = jax.jit(lambda: _without_backbone(network.init(key, zeros)["params"]))()
     batch_stats = {"backbone": loaded["batch_stats"]} if "batch_stats" in loaded else {}
-    params = {"backbone": loaded["params"], "head": head}
+    params = {"backbone": loaded["params"], **new}
     if classifier == "fuse" and (config.transfer.class_mapping or weights.config.class_names):
         mapping, record = _mapping_and_record(config, new_names, weights, record)
         params = carry_over.init_mix(params, mapping)
         return Initial({"params": params, "batch_stats": batch_stats}, record, mapping)
     return Initial({"params": params, "batch_stats": batch_stats}, record)
+
+
+def _zeros(network: Model, size: tuple[int, int]) -> Any:
+    """Returns inputs of one example, all zero."""
+    shapes = abstract_inputs(network, (1, *size, 3))
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def _without_backbone(params: trees.Tree) -> dict[str, Any]:
+    return {name: leaves for name, leaves in params.items() if name != "backbone"}
 
 
 def _mapping_and_record(

@@ -1,5 +1,6 @@
 """The network of a run: architecture, head, and modules of parameter-efficient tuning."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,12 +8,16 @@ from typing import Any
 import jax.numpy as jnp
 
 from tl_jax.config import Config
-from tl_jax.heads.classifier import BackboneWithHead, Classifier
+from tl_jax.heads.classifier import Classifier, WithBackbone
 from tl_jax.heads.fused import Fused, Fusion
 from tl_jax.heads.head import MLP, Cosine, Linear
 from tl_jax.models.model import Model
 from tl_jax.models.network import Network
 from tl_jax.models.registry import architecture, create_model
+from tl_jax.run import task_network
+from tl_jax.run import tasks as run_tasks
+from tl_jax.run.objective import head_of, num_outputs
+from tl_jax.run.task_network import ExampleFacts
 from tl_jax.transfer.peft.adapters import Adapters
 from tl_jax.transfer.peft.base import Adaptation, Adapted
 from tl_jax.transfer.peft.lora import LoRA
@@ -27,6 +32,7 @@ def build_model(
     *,
     pretrained_classes: int | None = None,
     network_fields: Mapping[str, Any] | None = None,
+    examples: ExampleFacts | None = None,
 ) -> Model:
     """Returns the network of a run, with its head and the modules added to it.
 
@@ -37,6 +43,11 @@ def build_model(
         keeps; None for as many as the weights published under the network's name have.
       network_fields: those of the pretrained weights' network that differ from the registry's
         (`WeightsRecord.network_fields`).
+      examples: what the data say of tasks and inputs; None for `num_classes` classes of one image,
+        of which each has one.
+
+    Raises:
+      ValueError: if options of the classifier or the head are not for these tasks.
 
     Examples:
       >>> from tl_jax.config import ModelConfig, TransferConfig
@@ -45,7 +56,17 @@ def build_model(
       'head'
     """
     create = functools.partial(_create, config, network_fields or {})
-    network = _build_network(config, num_classes, pretrained_classes, create)
+    network: Model
+    if examples is not None and task_network.is_needed(config, examples):
+        _check_start(config, "several tasks or inputs")
+        network = task_network.build(
+            config, examples, create=create, dtype=_DTYPES[config.model.dtype]
+        )
+    else:
+        if examples is not None:
+            task_network.check_inputs(config.inputs, examples.inputs)
+            config, num_classes = _of_one_task(config, examples)
+        network = _build_network(config, num_classes, pretrained_classes, create)
     transfer = config.transfer
     adaptation: Adaptation
     if transfer.adaptation == "lora":
@@ -64,10 +85,36 @@ def build_model(
     return Adapted(network, adaptation)
 
 
+def _of_one_task(config: Config, examples: ExampleFacts) -> tuple[Config, int]:
+    """Returns the configuration with the options of its one task's head, and its outputs."""
+    task, options = examples.tasks[0], run_tasks.task_options(config, examples.tasks)[0]
+    if task.kind != "multi_class":
+        _check_start(config, f"labels of the kind {task.kind!r}")
+    dropout = config.model.head_dropout if options.dropout is None else options.dropout
+    model = dataclasses.replace(
+        config.model,
+        head=head_of(config, options, task),
+        hidden=options.hidden or config.model.hidden,
+        head_dropout=dropout,
+    )
+    return dataclasses.replace(config, model=model), num_outputs(task)
+
+
+def _check_start(config: Config, what: str) -> None:
+    """Refuses a start of the classifier that needs one class for each image."""
+    transfer = config.transfer
+    if transfer.classifier != "replace" or transfer.head_init == "class_means":
+        raise ValueError(
+            f"transfer.classifier {transfer.classifier!r} and transfer.head_init "
+            f"{transfer.head_init!r} are for a network of one image with one class each, and the "
+            f"run has {what}; take 'replace' and 'zero' or 'small'"
+        )
+
+
 def stage_names(config: Config, model: Model) -> tuple[str, ...]:
     """Returns the dotted names of the modules that end the stages of a run's network."""
     network = model.model if isinstance(model, Adapted) else model
-    prefix = "backbone." if isinstance(network, BackboneWithHead) else ""
+    prefix = "backbone." if isinstance(network, WithBackbone) else ""
     return tuple(f"{prefix}{stage}" for stage in architecture(config.model.name).stages)
 
 

@@ -34,20 +34,27 @@ def _names_as_they_are() -> Iterator[None]:
 
 @_names_as_they_are()
 def learning_curves(
-    records: Sequence[Mapping[str, Any]], path: Path, *, title: str, phase_ends: Sequence[int] = ()
+    records: Sequence[Mapping[str, Any]],
+    path: Path,
+    *,
+    title: str,
+    phase_ends: Sequence[int] = (),
+    metrics: Sequence[str] = ("loss", "accuracy"),
 ) -> None:
-    """Draws loss and accuracy over the epochs.
+    """Draws metrics over the epochs, each beside the others.
 
     Args:
       records: of `tl_jax.run.journal.read`.
       path: PNG file to write.
       title: of the figure.
       phase_ends: epochs at which phases end; drawn as vertical lines.
+      metrics: names in the records.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(5 * len(metrics), 4), layout="constrained")
     figure.suptitle(_shortened(title, _LONGEST_TITLE))
-    for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        measured = [record for record in records if metric in record]
+    subplots = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for axes, metric in zip(subplots, metrics, strict=True):
+        measured = [record for record in records if record.get(metric) is not None]
         for split in dict.fromkeys(record["split"] for record in measured):
             points = [(r["epoch"], r[metric]) for r in measured if r["split"] == split]
             marker = "o" if len(points) <= 50 else ""
@@ -55,7 +62,7 @@ def learning_curves(
             axes.plot(*zip(*points, strict=True), label=label, marker=marker, ms=3)
         for epoch in phase_ends:
             axes.axvline(epoch, color="gray", linestyle=":", linewidth=1)
-        axes.set(xlabel="epoch", ylabel=metric)
+        axes.set(xlabel="epoch", ylabel=_shortened(metric, _LONGEST_TITLE))
         epochs = [record["epoch"] for record in measured]
         if epochs:
             axes.set_xlim(min(0, *epochs), 1.02 * max(1, *epochs))

@@ -11,16 +11,13 @@ from typing import Any, Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from tl_jax import arguments, files, process, trees
 from tl_jax.config import Config
-from tl_jax.data.views import ONE_VIEW
 from tl_jax.run import profile_trace
 from tl_jax.run.experiment import Experiment
 from tl_jax.run.profile_trace import Operation
-from tl_jax.training import sharding, step
-from tl_jax.training.evaluator import evaluation_logits
+from tl_jax.training import sharding
 
 Program = Literal["train", "evaluate"]
 
@@ -132,30 +129,12 @@ def _training(experiment: Experiment, phase: int) -> _Compiled:
 
 
 def _evaluation(experiment: Experiment) -> _Compiled:
-    """Compiles the step of evaluation, with a batch of black images."""
-    model, preprocess = experiment.model, experiment.preprocess
-
-    def logits_fn(variables: trees.Tree, images: jax.Array) -> jax.Array:
-        return evaluation_logits(
-            model,
-            variables,
-            images,
-            views=ONE_VIEW,
-            size=preprocess.size,
-            mean=preprocess.mean,
-            std=preprocess.std,
-        )
-
-    count = sharding.divisible(experiment.config.data.batch_size, experiment.mesh)
-    host_batch: dict[str, np.ndarray] = {
-        "image": np.zeros((count, *preprocess.size, model.in_channels), np.uint8),
-        "label": np.zeros(count, np.int32),
-        "mask": np.ones(count, bool),
-    }
-    batch = sharding.put_batch(host_batch, experiment.mesh)
+    """Compiles the step of evaluation, with the first batch of the split that is evaluated."""
+    evaluator = experiment.evaluator
+    split = experiment.held_out[experiment.config.data.eval_split]
+    batch = next(iter(evaluator.batches(split)))
     variables = jax.device_put(experiment.initial.variables, sharding.replicated(experiment.mesh))
-    jitted = sharding.jit_eval_step(step.make_eval_step(logits_fn), experiment.mesh)
-    executable = cast(jax.stages.Wrapped, jitted).lower(variables, batch).compile()
+    executable = cast(jax.stages.Wrapped, evaluator.step).lower(variables, batch).compile()
     return _Compiled(executable, lambda: jax.block_until_ready(executable(variables, batch)))
 
 

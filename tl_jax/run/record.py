@@ -7,9 +7,12 @@ from typing import Any, Self
 from tl_jax import files
 from tl_jax.config import Config, checks, json_format
 from tl_jax.data.preprocess import Preprocess
+from tl_jax.data.source import ONE_IMAGE, Inputs, Task
 from tl_jax.data.sources.open import own_splits
 from tl_jax.run import examples
 from tl_jax.run.examples import Examples
+from tl_jax.run.objective import LabelStatistics
+from tl_jax.run.task_network import ExampleFacts
 from tl_jax.weights.sources import WeightsRecord
 
 
@@ -20,7 +23,7 @@ class RunInfo:
     The fields with a default are missing in runs of earlier versions.
 
     Attributes:
-      class_names: in the order of the logits.
+      class_names: of the main task, in the order of the logits; none of a number.
       preprocess: the evaluation transform.
       weights: where the backbone's weights came from, with their hash; None if random.
       parameters: number of parameters.
@@ -33,6 +36,11 @@ class RunInfo:
       resolved: what was chosen for options that depend on the data, by dotted name.
       warnings: what looks wrong in the values of the training images, and which splits share
         examples with the training split, a sentence each.
+      tasks: what is learned, the main task first.
+      inputs: what an example holds beside one image: categories and words in their order.
+      label_statistics: of the training labels of each task.
+      numeric_mean: of each column of numbers over the training examples.
+      numeric_std: standard deviation of each.
     """
 
     class_names: tuple[str, ...]
@@ -47,6 +55,17 @@ class RunInfo:
     head: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     resolved: dict[str, Any] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    tasks: tuple[Task, ...] = ()
+    inputs: Inputs = ONE_IMAGE
+    label_statistics: tuple[LabelStatistics, ...] = ()
+    numeric_mean: tuple[float, ...] = ()
+    numeric_std: tuple[float, ...] = ()
+
+    @property
+    def example_facts(self) -> ExampleFacts:
+        """What the network was built by; runs of earlier versions have one class for each image."""
+        tasks = self.tasks or (Task("label", self.class_names),)
+        return ExampleFacts(tasks, self.inputs, self.numeric_mean, self.numeric_std)
 
     def to_json(self) -> str:
         """Returns the record as JSON; `from_json` reads it."""
@@ -78,7 +97,9 @@ def differences(
       examples_before, examples_now: the examples by split; a split may be missing.
     """
     lines = _classes(before.class_names, now.class_names)
+    lines = lines or _tasks(before.tasks, now.tasks)
     renamed = bool(lines)
+    lines += _inputs(before, now)
     for split, count in now.examples.items():
         if split not in before.examples:
             lines.append(f"split {split!r} is new")
@@ -139,6 +160,46 @@ def _classes(before: tuple[str, ...], now: tuple[str, ...]) -> list[str]:
     if new:
         lines.append(f"{_number(len(new), 'new class', 'new classes')}: {_first(new)}")
     return lines
+
+
+def _tasks(before: tuple[Task, ...], now: tuple[Task, ...]) -> list[str]:
+    """Lists the differences of tasks; earlier versions did not record them."""
+    if not before or before == now:
+        return []
+    if [task.name for task in before] != [task.name for task in now]:
+        names = [_first([task.name for task in tasks]) for tasks in (before, now)]
+        return [f"tasks: {names[0]} then, {names[1]} now"]
+    lines = []
+    for one, other in zip(before, now, strict=True):
+        if one.kind != other.kind:
+            lines.append(f"task {one.name!r} was of the kind {one.kind!r}, and is {other.kind!r}")
+        elif one != other:
+            lines += [
+                f"task {one.name!r}, {line}"
+                for line in _classes(one.class_names, other.class_names)
+            ]
+    return lines
+
+
+def _inputs(before: RunInfo, now: RunInfo) -> list[str]:
+    """Lists the differences of the inputs beside the image; earlier versions had none."""
+    old, new = dataclasses.asdict(before.inputs), dataclasses.asdict(now.inputs)
+    lines = [
+        f"inputs, {name}: {_shown(old[name])} then, {_shown(new[name])} now"
+        for name in new
+        if old[name] != new[name]
+    ]
+    for name in ("numeric_mean", "numeric_std"):
+        values = vars(before)[name], vars(now)[name]
+        if not lines and values[0] != values[1]:
+            lines.append(f"the numbers of the training examples differ ({name})")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    """Returns the start of a value, which may be a vocabulary."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _network(before: RunInfo, now: RunInfo) -> list[str]:

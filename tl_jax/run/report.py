@@ -1,5 +1,7 @@
 """The report of a finished run: metrics of its best checkpoint, as JSON and pictures."""
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -7,12 +9,14 @@ import numpy as np
 
 from tl_jax import files
 from tl_jax.objectives.metrics import Counts
-from tl_jax.run import journal
+from tl_jax.run import calibrate, journal
+from tl_jax.run import metrics as run_metrics
 from tl_jax.run.describe import count_parameters
 from tl_jax.run.experiment import Experiment
 from tl_jax.run.folder import RunFolder
 from tl_jax.training import sharding
 from tl_jax.training.checkpoint import CheckpointError, Checkpoints, abstract
+from tl_jax.training.evaluator import Evaluation
 from tl_jax.transfer import freeze
 
 # The journal's split for the accuracy before training.
@@ -27,7 +31,8 @@ def write_report(
     Args:
       experiment: the run.
       folder: gets `curves.png`, `confusion.png` and `report.json`. Beyond 2,000 classes there is no
-        confusion matrix: no picture, and null in its place in the report.
+        confusion matrix: no picture, and null in its place in the report. Of several tasks each
+        with classes or levels has a picture `confusion_TASK.png`.
       checkpoints: of the run.
       stopped: why training stopped before the last epoch; None if it did not.
 
@@ -41,9 +46,13 @@ def write_report(
     like = abstract(experiment.initial.variables, sharding.replicated(experiment.mesh))
     variables = checkpoints.restore_variables(best_step, like)
     results = {
-        split: experiment.evaluator(variables, source)
+        split: experiment.evaluator.evaluate(variables, source)
         for split, source in experiment.held_out.items()
     }
+    chosen = calibrate.choose(
+        experiment.objective, results[config.data.eval_split].statistics, experiment.info.tasks
+    )
+    calibrated = calibrate.apply(experiment.objective, chosen)
     records = journal.read(folder.path)
     params = experiment.initial.variables["params"]
     report = {
@@ -52,9 +61,20 @@ def write_report(
         "stopped": stopped,
         "best_epoch": experiment.epoch_of(checkpoints, best_step),
         "best_metric": config.train.best_metric,
-        "metrics": {split: metrics for split, (metrics, _) in results.items()},
-        "confusion": {split: _as_list(counts) for split, (_, counts) in results.items()},
+        "metrics": {split: result.metrics for split, result in results.items()},
+        "confusion": {split: _as_lists(result.confusion) for split, result in results.items()},
+        "calibration": chosen,
+        # Of the splits that nothing was chosen on.
+        "calibrated_metrics": {
+            split: calibrated.metrics(result.statistics)
+            for split, result in results.items()
+            if chosen and split != config.data.eval_split
+        },
         "class_names": list(experiment.train.class_names),
+        "tasks": [
+            {"name": task.name, "kind": task.kind, "class_names": list(task.class_names)}
+            for task in experiment.info.tasks
+        ],
         "trained_parameters": {
             phase.name: count_parameters(freeze.split(phase.plan, params)[0])
             for phase in experiment.phases
@@ -62,31 +82,69 @@ def write_report(
         "zero_shot": next((r for r in records if r["split"] == ZERO_SHOT), None),
     }
     if jax.process_index() == 0:
-        from tl_jax.run import plots  # Here, because matplotlib loads slowly.
-
-        curves, confusion_png = folder.path / "curves.png", folder.path / "confusion.png"
-        with files.naming(curves):
-            plots.learning_curves(
-                records,
-                curves,
-                title=f"{config.model.name} on {config.data.source}",
-                phase_ends=[phase.end_epoch for phase in experiment.phases[:-1]],
-            )
         split = config.data.test_split or config.data.eval_split
-        split_metrics, confusion = results[split]
-        if isinstance(confusion, np.ndarray):
-            with files.naming(confusion_png):
-                plots.confusion_matrix(
-                    confusion,
-                    experiment.train.class_names,
-                    confusion_png,
-                    title=f"{split}, accuracy {split_metrics['accuracy']:.3f}",
-                )
+        _draw(experiment, folder.path, records, split, results[split])
         # The last file: a run that is killed before it measures and draws again.
         folder.write_report(report)
     return report
 
 
-def _as_list(counts: Counts) -> list[list[int]] | None:
-    """Returns a confusion matrix; None for counts by class, which are in the metrics."""
-    return counts.tolist() if isinstance(counts, np.ndarray) else None
+def _draw(
+    experiment: Experiment,
+    folder: Path,
+    records: Sequence[Mapping[str, Any]],
+    split: str,
+    result: Evaluation,
+) -> None:
+    """Draws the learning curves, and the confusion matrices of a split."""
+    from tl_jax.run import plots  # Here, because matplotlib loads slowly.
+
+    curves, config = folder / "curves.png", experiment.config
+    with files.naming(curves):
+        plots.learning_curves(
+            records,
+            curves,
+            title=f"{config.model.name} on {config.data.source}",
+            phase_ends=[phase.end_epoch for phase in experiment.phases[:-1]],
+            metrics=_curves(result.metrics),
+        )
+    class_names = {task.name: task.class_names for task in experiment.info.tasks}
+    confusion, main = result.confusion, experiment.info.tasks[0].name
+    several = isinstance(confusion, dict)
+    for task, counts in (confusion if isinstance(confusion, dict) else {main: confusion}).items():
+        if not isinstance(counts, np.ndarray):
+            continue
+        of_task = result.metrics["tasks"][task] if several else result.metrics
+        picture = folder / (f"confusion_{_as_file_name(task)}.png" if several else "confusion.png")
+        title = f"{split}, accuracy {of_task['accuracy'] or 0:.3f}"
+        with files.naming(picture):
+            plots.confusion_matrix(
+                counts,
+                class_names[task],
+                picture,
+                title=f"{task}, {title}" if several else title,
+            )
+
+
+def _curves(metrics: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the metrics that are drawn over the epochs: the loss, and the first of each task."""
+    if "tasks" not in metrics:
+        return ("loss", *run_metrics.headlines(metrics)[:1])
+    of_tasks = [
+        f"{task}.{name}"
+        for task, of_one in metrics["tasks"].items()
+        for name in run_metrics.headlines(of_one)[:1]
+    ]
+    return ("loss", *of_tasks)
+
+
+def _as_file_name(task: str) -> str:
+    """Returns a task's name with nothing in it that a file's name cannot have."""
+    return "".join(letter if letter.isalnum() or letter in "-_ " else "_" for letter in task)
+
+
+def _as_lists(confusion: Counts | dict[str, Counts] | None) -> Any:
+    """Returns confusion matrices as lists; None for counts by class, which are in the metrics."""
+    if isinstance(confusion, dict):
+        return {task: _as_lists(counts) for task, counts in confusion.items()}
+    return confusion.tolist() if isinstance(confusion, np.ndarray) else None
