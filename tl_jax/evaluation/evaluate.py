@@ -13,9 +13,10 @@ from tl_jax.data.source import Source
 from tl_jax.data.sources.open import own_splits, uses
 from tl_jax.data.sources.options import OnCorrupt
 from tl_jax.data.views import ONE_VIEW, Views
+from tl_jax.evaluation.single_label import load_single_label
 from tl_jax.run import record
 from tl_jax.run.data import CARVED, load_options, open_split
-from tl_jax.run.folder import Run, RunFolder, load_run
+from tl_jax.run.folder import Run, RunFolder
 from tl_jax.training import sharding
 from tl_jax.training.evaluator import Evaluator
 
@@ -74,7 +75,7 @@ def evaluate(
       450
     """
     process.prepare()
-    run = load_run(workdir)
+    run = load_single_label(workdir, "evaluate")
     data = run.config.data
     is_other = source is not None and not _is_same(source, data.source)
     if source is not None and is_other:

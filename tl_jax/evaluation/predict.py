@@ -14,9 +14,10 @@ from tl_jax import arguments, files, messages, process, trees
 from tl_jax.data.images.decode import ImageLike
 from tl_jax.data.preprocess import Preprocess, as_images, eval_image
 from tl_jax.data.views import ONE_VIEW, Views
+from tl_jax.evaluation.single_label import load_single_label
 from tl_jax.models import pretrained, weights_reader
 from tl_jax.models.model import Model
-from tl_jax.run.folder import is_run, load_run
+from tl_jax.run.folder import is_run
 from tl_jax.training.evaluator import evaluation_logits
 from tl_jax.weights.checkpoint import Reading
 
@@ -269,7 +270,7 @@ def _load(
                 f"{run_or_model} is a run, which has its own weights; leave out weights="
                 f"{weights!r} and the options of reading them"
             )
-        run = load_run(run_or_model)
+        run = load_single_label(run_or_model, "predict")
         return run.model, run.variables, run.info.preprocess, run.info.class_names
     if Path(run_or_model).is_dir() and not weights_reader.is_checkpoint_folder(run_or_model):
         raise ValueError(

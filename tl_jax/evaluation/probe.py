@@ -19,13 +19,14 @@ from tl_jax.data.relabel import UnknownClasses, match_to
 from tl_jax.data.source import Source, as_source, check_trainable
 from tl_jax.data.sources.open import open_source, split_names, uses
 from tl_jax.data.sources.options import OnCorrupt
+from tl_jax.evaluation.single_label import load_single_label
 from tl_jax.models import pretrained, weights_reader
 from tl_jax.models.model import Model, check_model
 from tl_jax.probes.extract import extract, headless
 from tl_jax.probes.probe import L2_GRID, Method, ProbeOptions, ProbeResult, fit_probe
 from tl_jax.probes.solvers import Metric
 from tl_jax.run.data import check_labels
-from tl_jax.run.folder import RunFolder, is_run, load_run
+from tl_jax.run.folder import RunFolder, is_run
 from tl_jax.weights.checkpoint import Reading
 
 Network = str | Path | tuple[Model, Mapping[str, Any]]
@@ -241,7 +242,7 @@ def _load(
         model, variables = network
         return headless(model), variables, None
     if is_run(network):
-        run = load_run(network)
+        run = load_single_label(network, "probe")
         return headless(run.model), run.variables, run.info.preprocess
     loaded = weights_reader.read(str(network), weights, reading)
     model, variables, _ = pretrained.build(loaded, num_classes=0, dtype=_DTYPES[dtype])

@@ -8,9 +8,10 @@ from typing import Literal, get_args
 from tl_jax import arguments, files, process, trees
 from tl_jax.data.source import Source
 from tl_jax.evaluation.evaluate import check_held_out
+from tl_jax.evaluation.single_label import load_single_label
 from tl_jax.objectives import metrics
 from tl_jax.run.data import load_options, open_split
-from tl_jax.run.folder import Run, load_run, write_run
+from tl_jax.run.folder import Run, write_run
 from tl_jax.training import sharding
 from tl_jax.training.evaluator import Evaluator
 from tl_jax.transfer.peft.base import Adapted
@@ -88,7 +89,7 @@ def soup(
         raise ValueError(f"got {len(workdirs)} runs; a soup needs two or more")
     check_empty(to)
     process.prepare()
-    runs = [load_run(workdir) for workdir in workdirs]
+    runs = [load_single_label(workdir, "soup") for workdir in workdirs]
     _check_same_network(runs, workdirs)
     first = runs[0]
     split = split or first.config.data.eval_split

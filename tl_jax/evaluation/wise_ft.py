@@ -8,10 +8,11 @@ import numpy as np
 
 from tl_jax import process
 from tl_jax.evaluation.evaluate import check_held_out
+from tl_jax.evaluation.single_label import load_single_label
 from tl_jax.evaluation.soup import ScoreFn, check_empty, check_no_lora
 from tl_jax.run.data import open_split
 from tl_jax.run.experiment import Experiment
-from tl_jax.run.folder import load_run, write_run
+from tl_jax.run.folder import write_run
 from tl_jax.transfer.soups import interpolate, wise_ft_curve
 
 ALPHAS = tuple(np.linspace(0, 1, 11).round(2).tolist())
@@ -77,7 +78,7 @@ def wise_ft(
     if to is not None:
         check_empty(to)
     process.prepare()
-    run = load_run(workdir)
+    run = load_single_label(workdir, "wise_ft")
     check_no_lora(run, workdir)
     split = split or run.config.data.eval_split
     check_held_out(run, split)
