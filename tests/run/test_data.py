@@ -83,7 +83,9 @@ def test_a_run_does_not_train_on_one_class(tiny_config, photos):
         open_split(change(config, "data", train_split="train[:50%]"), "train[:50%]")
 
 
-def test_one_column_of_several_is_refused_and_one_hot_labels_say_how(tiny_config, tmp_path):
+def test_several_columns_are_several_tasks_and_one_hot_labels_say_how_to_write_them(
+    tiny_config, tmp_path
+):
     file = manifest(tmp_path, [("a", "x"), ("b", "y"), ("a", "x")])
     config = change(
         tiny_config,
@@ -92,8 +94,7 @@ def test_one_column_of_several_is_refused_and_one_hot_labels_say_how(tiny_config
         image_column="photo",
         labels=("label", "tags"),
     )
-    with pytest.raises(ValueError, match=r"got data.labels label, tags, but a run learns one"):
-        open_split(config, "train")
+    assert [task.name for task in open_split(config, "train").tasks] == ["label", "tags"]
     np.savez(tmp_path / "a.npz", images=np.zeros((3, 8, 8), np.uint8), labels=np.eye(3, dtype=int))
     config = change(tiny_config, "data", source=f"npz:{tmp_path / 'a.npz'}")
     with pytest.raises(ValueError, match=r"one-hot.*labels.argmax\(axis=1\)"):
@@ -119,13 +120,13 @@ def test_parts_are_of_the_training_split_whatever_its_name(tiny_config):
 # ---- labels
 
 
-def test_missing_and_multiple_labels_are_refused_by_name(tmp_path):
+def test_missing_labels_are_refused_by_name_and_several_are_taken(tmp_path):
     file = manifest(tmp_path, [("a", "x|y"), ("b", "y"), ("", "x"), ("a", "x")])
     config = Config(data=DataConfig(f"manifest:{file}", image_column="photo", labels=("label",)))
     with pytest.raises(ValueError, match=r"1 of 4 examples of split 'train' .* have no 'label'"):
         open_split(config, "train")
-    with pytest.raises(ValueError, match="may have several of the labels 'tags'"):
-        open_split(change(config, "data", labels=("tags",)), "train")
+    (tags,) = open_split(change(config, "data", labels=("tags",)), "train").tasks
+    assert tags.kind == "multi_label"
 
 
 # ---- reading

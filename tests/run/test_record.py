@@ -9,11 +9,14 @@ import pytest
 
 from tests.support.runs import change
 from tl_jax.config import Config
+from tl_jax.data.inputs import Columns
 from tl_jax.data.preprocess import Preprocess
+from tl_jax.data.source import Categories, Inputs, Task
 from tl_jax.data.sources.arrays import from_arrays
 from tl_jax.data.sources.open import open_source
 from tl_jax.run import examples
 from tl_jax.run.examples import Examples
+from tl_jax.run.objective import LabelStatistics
 from tl_jax.run.record import RunInfo, differences, is_divided_otherwise, version_notes
 from tl_jax.weights.sources import WeightsRecord
 
@@ -102,6 +105,81 @@ def test_changed_networks_and_splits_are_named(fields, expected):
     assert len(lines) == (expected is not None)
     if expected:
         assert re.search(expected, lines[0])
+
+
+TASKS = (Task("kind", ("a", "b")), Task("grade", ("1", "2", "3"), ordered=True))
+COLUMNS = Inputs(
+    numeric=("age",), categorical=(Categories("sex", ("f",)),), vocabulary=("x",), max_tokens=3
+)
+DETAILED = dataclasses.replace(
+    INFO,
+    tasks=TASKS,
+    inputs=COLUMNS,
+    label_statistics=(LabelStatistics(1, (2, 1)), LabelStatistics(0, (1, 1, 1))),
+    numeric_mean=(0.5,),
+    numeric_std=(2.0,),
+)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"tasks": TASKS[:1]}, "tasks: 'kind', 'grade' then, 'kind' now"),
+        (
+            {"tasks": (TASKS[0], dataclasses.replace(TASKS[1], ordered=False))},
+            "task 'grade' was of the kind 'ordinal', and is 'multi_class'",
+        ),
+        (
+            {"tasks": (TASKS[0], dataclasses.replace(TASKS[1], class_names=("1", "3", "2")))},
+            "task 'grade', the order of the classes: '1', '2', '3' then, '1', '3', '2' now",
+        ),
+        (
+            {"inputs": dataclasses.replace(COLUMNS, vocabulary=("y",))},
+            "inputs, vocabulary: ('x',) then, ('y',) now",
+        ),
+        ({"numeric_mean": (0.25,)}, "the numbers of the training examples differ (numeric_mean)"),
+    ],
+)
+def test_changed_tasks_and_inputs_are_named(fields, expected):
+    assert differences(DETAILED, dataclasses.replace(DETAILED, **fields), {}, {}) == [expected]
+    assert differences(DETAILED, DETAILED, {}, {}) == []
+    assert differences(INFO, dataclasses.replace(INFO, tasks=TASKS), {}, {}) == []
+
+
+def test_a_record_of_tasks_and_inputs_is_read_as_it_was_written():
+    assert RunInfo.from_json(DETAILED.to_json()) == DETAILED
+    assert DETAILED.example_facts.tasks == TASKS
+    assert INFO.example_facts.tasks == (Task("label", ("a", "b")),)
+
+
+def test_all_labels_and_inputs_are_in_the_digest():
+    images = np.zeros((3, 8, 8), np.uint8)
+    ages, labels = np.array([1.0, np.nan, 2.0]), {"a": [0.5, 1.5, np.nan], "b": ["x", "y", "x"]}
+
+    def digest(labels, ages, tasks=None):
+        columns = Columns(numeric={"age": ages})
+        source = from_arrays(images, labels, numbers=("a",), columns=columns)
+        return examples.of_source(source, source.tasks if tasks is None else source.tasks[:tasks])
+
+    one = digest(labels, ages)
+    assert one.digest == digest(labels, ages.copy()).digest and np.isnan(one.labels[2])
+    assert one.digest != digest(labels, ages + 1).digest
+    assert one.digest != digest({**labels, "a": [0.5, 1.0, np.nan]}, ages).digest
+    other = {**labels, "b": ["x", "y", "y"]}
+    assert one.digest != digest(other, ages).digest
+    assert digest(labels, ages, tasks=1).digest == digest(other, ages, tasks=1).digest
+
+
+def test_labels_of_other_kinds_are_compared():
+    before = Examples(["p", "q", "r"], [0.5, float("nan"), 1.0], [], "")
+    now = Examples(["p", "q", "r"], [0.5, float("nan"), 2.0], [], "")
+    assert examples.differences("train", before, now, ()) == [
+        "train: 1 image with another label: r is 2.0 now, was 1.0"
+    ]
+    vectors = Examples(["p"], [[0, 1]], [], ""), Examples(["p"], [[1, 1]], [], "")
+    assert "p is [1, 1] now, was [0, 1]" in examples.differences("train", *vectors, ("a", "b"))[0]
+    same = examples.differences("train", before, before, ())
+    assert same == ["train: the labels of other tasks, or further inputs, differ"]
 
 
 def test_other_versions_of_libraries_are_a_note():

@@ -25,6 +25,7 @@ from tests.support.loading import (
     on_host,
 )
 from tests.support.loading import sharding as batch_sharding
+from tests.support.runs import tiny_networks
 from tests.support.tiny import TinyNet, batch, images_unchanged, randomised
 from tl_jax.config import Config, DataConfig
 from tl_jax.data.loading.device_cache import DeviceCache
@@ -35,6 +36,7 @@ from tl_jax.data.preprocess import Preprocess
 from tl_jax.data.sources.arrays import from_arrays
 from tl_jax.models import layers
 from tl_jax.run.experiment import Experiment
+from tl_jax.run.folder import load_run
 from tl_jax.training import optim, recalibrate, sharding, state, step
 from tl_jax.training.checkpoint import Checkpoints
 from tl_jax.training.evaluator import Evaluator
@@ -227,3 +229,13 @@ def differentiate_tasks(folder: Path) -> None:
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found, expected
     )
+
+
+def evaluate_tasks(folder: Path) -> None:
+    """Evaluates the run in `folder / "run"` over all devices; writes the metrics."""
+    with tiny_networks():
+        run = load_run(folder / "run")
+        experiment = Experiment.from_config(run.config)
+        assert experiment.mesh.size == DEVICES
+        metrics, _ = experiment.evaluator(run.variables, experiment.held_out["validation"])
+    (folder / "metrics.json").write_text(json.dumps(metrics))
