@@ -165,7 +165,7 @@ def test_a_predictor_reads_its_run_once_and_compiles_once_for_a_batch_size(
     expected = predict(finished_run.workdir, files, top=2)
     predictor = Predictor(finished_run.workdir)
     assert predictor.class_names == ("grüne", "red ones")
-    monkeypatch.setattr(prediction, "load_run", None)
+    monkeypatch.setattr(prediction, "load_single_label", None)
     compiled = prediction._probabilities._cache_size()
     assert predictor(files, top=2) == expected
     assert prediction._probabilities._cache_size() == compiled

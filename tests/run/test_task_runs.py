@@ -216,7 +216,7 @@ def test_every_weighting_of_tasks_learns(weighting, table, shared_weights, tiny_
     [
         tl_jax.evaluate,
         lambda run: tl_jax.predict(run, [np.zeros((16, 16, 3), np.uint8)]),
-        lambda run: tl_jax.probe(run, "digits"),
+        lambda run: tl_jax.probe(run, "digits", "digits"),
         lambda run: tl_jax.soup([run, run], "soup"),
         tl_jax.wise_ft,
     ],
