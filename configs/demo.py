@@ -3,8 +3,8 @@
 Command:
     python -m tl_jax train configs/demo.py --workdir runs/solar
 
-Expect a test accuracy near 0.84 (654 photographs, of which 450 are of functional cells), after two
-minutes on two CPU cores. `make demo` runs it beside the same budget from random weights, which ends
+Expect a test accuracy near 0.84 (654 photographs, of which 450 are of functional cells), after one
+minute on two CPU cores. `make demo` runs it beside the same budget from random weights, which ends
 near 0.76.
 """
 

@@ -33,7 +33,7 @@ BALANCES: dict[TaskKind, tuple[str, ...]] = {
 class TaskConfig:
     """A task: its labels, its loss, its head and its weight among the tasks.
 
-    Imbalance of classes is met in one of three ways, which `docs/tasks.md` compares: by
+    Imbalance of classes is met in one of three ways (`docs/tasks.md`): by
     `data.sampling`, by weights in the loss (`balance` "inverse_frequency", "effective_number",
     "positive_weights", or `class_weights`), or by "logit_adjustment".
     """
