@@ -18,7 +18,7 @@ from tl_jax.evaluation.single_label import load_single_label
 from tl_jax.models import pretrained, weights_reader
 from tl_jax.models.model import Model
 from tl_jax.run.folder import is_run
-from tl_jax.training.evaluator import evaluation_logits
+from tl_jax.training.evaluator import evaluation_outputs
 from tl_jax.weights.checkpoint import Reading
 
 _BATCH_SIZE = 32
@@ -210,7 +210,8 @@ def _probabilities(
 
     It is a function of the module, so that it is compiled once for all predictors of a network.
     """
-    logits = evaluation_logits(model, variables, images, views=views, size=size, mean=mean, std=std)
+    batch = {"image": images}
+    logits = evaluation_outputs(model, variables, batch, views=views, size=size, mean=mean, std=std)
     return jax.nn.softmax(logits)
 
 

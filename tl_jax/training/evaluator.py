@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from tl_jax import messages, trees
 from tl_jax.data.loading import device_batches
 from tl_jax.data.loading.options import LoadOptions
-from tl_jax.data.preprocess import Preprocess, evaluation_input, normalize
+from tl_jax.data.preprocess import Preprocess, evaluation_input
 from tl_jax.data.source import Source
 from tl_jax.data.views import ONE_VIEW, Views
 from tl_jax.models import layers
@@ -202,61 +202,33 @@ def evaluation_outputs(
     variables: trees.Tree,
     batch: step.Batch,
     *,
-    views: Views = ONE_VIEW,
+    views: Views,
     size: tuple[int, int],
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Any:
-    """Returns the outputs of a network in evaluation mode for a batch.
+    """Returns the outputs of a network in evaluation mode for a batch, averaged over views.
 
     Args:
       model: the network.
       variables: its params and batch_stats.
-      batch: "image", uint8, and the other inputs of `tl_jax.data.preprocess.evaluation_input`.
-      views: views of each image, over which logits are averaged; of single images alone.
-      size, mean, std: as in `evaluation_logits`.
+      batch: "image", uint8, prepared by the network's transform and uncropped where the views are
+        crops, and the other inputs of `tl_jax.data.preprocess.evaluation_input`.
+      views: views of each image, over which logits [B, C] are averaged; of single images alone.
+      size: height and width of a view.
+      mean, std: of the channels, on the scale where white is 1.
 
     Raises:
       ValueError: if there are several views, and the inputs are more than an image.
     """
     inputs = evaluation_input(batch, mean, std)
-    if not isinstance(inputs, dict) and views != ONE_VIEW:
-        return evaluation_logits(
-            model, variables, batch["image"], views=views, size=size, mean=mean, std=std
-        )
-    if views != ONE_VIEW:
+    if isinstance(inputs, dict) and views != ONE_VIEW:
         raise ValueError(
             "got several views of each image for a network that takes more than one image; leave "
             "views out"
         )
-    return layers.folded(model.apply)(variables, inputs, train=False)
-
-
-def evaluation_logits(
-    model: Model,
-    variables: trees.Tree,
-    images: jax.Array,
-    *,
-    views: Views,
-    size: tuple[int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> jax.Array:
-    """Returns the logits [B, C] of a network in evaluation mode, averaged over views.
-
-    Args:
-      model: the network.
-      variables: its params and batch_stats.
-      images: uint8 [B, H, W, channels], prepared by the network's transform; uncropped where the
-        views are crops.
-      views: views of each image.
-      size: height and width of a view.
-      mean, std: of the channels, on the scale where white is 1.
-    """
     return views.logits(
-        lambda x: layers.folded(model.apply)(variables, x, train=False),
-        normalize(images, mean, std),
-        size,
+        lambda x: layers.folded(model.apply)(variables, x, train=False), inputs, size
     )
 
 
