@@ -37,13 +37,7 @@ def coral(
       >>> [round(float(x), 4) for x in coral(jnp.array([[2.0, -2.0]] * 2), jnp.array([1, 0]))]
       [0.2539, 2.2539]
     """
-    _check(logits, levels)
-    logits = logits.astype(jnp.float32)
-    is_higher = levels[:, None] > jnp.arange(logits.shape[1])
-    terms = jax.nn.log_sigmoid(jnp.where(is_higher, logits, -logits))
-    if importance is not None:
-        terms = terms * jnp.asarray(importance, jnp.float32)
-    return -terms.sum(-1)
+    return -_log_answers(logits, levels, importance).sum(-1)
 
 
 def corn(
@@ -69,14 +63,20 @@ def corn(
       >>> [round(float(x), 4) for x in corn(jnp.array([[2.0, -2.0]] * 2), jnp.array([1, 0]))]
       [0.2539, 2.1269]
     """
+    answers = _log_answers(logits, levels, importance)
+    is_asked = levels[:, None] >= jnp.arange(logits.shape[1])
+    return -jnp.where(is_asked, answers, 0.0).sum(-1)
+
+
+def _log_answers(
+    logits: jax.Array, levels: jax.Array, importance: Sequence[float] | None
+) -> jax.Array:
+    """Returns the log-probability of the right answer to each question, float32 [B, K - 1]."""
     _check(logits, levels)
     logits = logits.astype(jnp.float32)
-    questions = jnp.arange(logits.shape[1])
-    is_higher = levels[:, None] > questions
-    terms = jax.nn.log_sigmoid(jnp.where(is_higher, logits, -logits))
-    if importance is not None:
-        terms = terms * jnp.asarray(importance, jnp.float32)
-    return -jnp.where(levels[:, None] >= questions, terms, 0.0).sum(-1)
+    is_higher = levels[:, None] > jnp.arange(logits.shape[1])
+    answers = jax.nn.log_sigmoid(jnp.where(is_higher, logits, -logits))
+    return answers if importance is None else answers * jnp.asarray(importance, jnp.float32)
 
 
 def higher_probabilities(logits: jax.Array, form: Form) -> jax.Array:
