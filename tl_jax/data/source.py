@@ -3,11 +3,12 @@
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from tl_jax import messages
+from tl_jax.config.tasks import TaskKind
 
 INPUT_KEYS = ("numeric", "categorical", "tokens", "vector")
 """Keys of what an example may hold beside its images; see `Inputs`."""
@@ -16,8 +17,6 @@ RESERVED = (
     *INPUT_KEYS,
 )
 """Keys of examples and batches; no task but the first may have one of these names."""
-
-TaskKind = Literal["multi_class", "multi_label", "ordinal", "regression"]
 
 Example = dict[str, Any]
 """One labelled image, or one labelled object with several images and other values.

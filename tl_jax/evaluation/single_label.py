@@ -17,10 +17,10 @@ def load_single_label(workdir: str | Path, command: str) -> Run:
     """
     run = load_run(workdir)
     facts = run.info.example_facts
-    learned = [f"{task.name!r} ({task.kind})" for task in facts.tasks]
-    if not facts.inputs.is_one_image:
-        learned.append("from more than one image each")
-    if [task.kind for task in facts.tasks] != ["multi_class"] or not facts.inputs.is_one_image:
+    is_one_image = facts.inputs.is_one_image
+    if [task.kind for task in facts.tasks] != ["multi_class"] or not is_one_image:
+        learned = [f"{task.name!r} ({task.kind})" for task in facts.tasks]
+        learned += [] if is_one_image else ["from more than one image each"]
         raise ValueError(
             f"{command} takes runs that learn one class of each image, and {workdir} learns "
             f"{', '.join(learned)}. The metrics of its tasks are in its report.json; in Python, "

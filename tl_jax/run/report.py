@@ -109,9 +109,11 @@ def _draw(
             metrics=_curves(result.metrics),
         )
     class_names = {task.name: task.class_names for task in experiment.info.tasks}
-    confusion, main = result.confusion, experiment.info.tasks[0].name
-    several = isinstance(confusion, dict)
-    for task, counts in (confusion if isinstance(confusion, dict) else {main: confusion}).items():
+    confusion, several = result.confusion, "tasks" in result.metrics
+    of_tasks = (
+        confusion if isinstance(confusion, dict) else {experiment.info.tasks[0].name: confusion}
+    )
+    for task, counts in of_tasks.items():
         if not isinstance(counts, np.ndarray):
             continue
         of_task = result.metrics["tasks"][task] if several else result.metrics

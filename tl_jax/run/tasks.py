@@ -87,6 +87,22 @@ def as_configured(config: Config, source: Source) -> Source:
             )
         chosen.append(by_name[options.name])
         tasks.append(_of_kind(options, chosen[-1], source.name))
+    return _retasked(source, chosen, tasks)
+
+
+def only(source: Source, tasks: Sequence[Task]) -> Source:
+    """Returns a source with some of its own tasks alone."""
+    return _retasked(source, tasks, tasks)
+
+
+def _retasked(source: Source, chosen: Sequence[Task], tasks: Sequence[Task]) -> Source:
+    """Returns a source with other tasks, whose labels are those of some of its own.
+
+    Args:
+      source: the source.
+      chosen: some of its tasks.
+      tasks: what each of these becomes.
+    """
     if tuple(tasks) == source.tasks:
         return source
     of_task = dict(zip(source.tasks, source.task_labels().values(), strict=True))
@@ -94,16 +110,6 @@ def as_configured(config: Config, source: Source) -> Source:
         key: _relabelled(of_task[given], given, task)
         for key, given, task in zip(label_keys(tasks), chosen, tasks, strict=True)
     }
-    return Retasked(source, tasks, labels, "")
-
-
-def only(source: Source, tasks: Sequence[Task]) -> Source:
-    """Returns a source with some of its own tasks alone."""
-    if source.tasks == tuple(tasks):
-        return source
-    of_task = dict(zip(source.tasks, source.task_labels().values(), strict=True))
-    keys = label_keys(tasks)
-    labels = {key: of_task[task] for key, task in zip(keys, tasks, strict=True)}
     return Retasked(source, tasks, labels, "")
 
 
