@@ -21,7 +21,7 @@ from tl_jax.models.model import Model
 from tl_jax.models.registry import create_model
 from tl_jax.models.variables import abstract_variables
 from tl_jax.training import optim, sharding, state
-from tl_jax.training.step import make_eval_step, make_train_step
+from tl_jax.training.step import make_statistics_step, make_train_step
 from tl_jax.transfer import freeze, groups
 from tl_jax.transfer.peft.base import Adapted
 from tl_jax.transfer.peft.lora import LoRA
@@ -40,7 +40,8 @@ class Setting:
       device: "cpu", in float32, or "gpu", in bfloat16.
       model: timm's name of the architecture.
       mode: "full" trains everything, "head" the classifier alone, "lora" the factors of LoRA
-        (rank 8) and the classifier; "forward" computes logits, "evaluation" the sums of a batch.
+        (rank 8) and the classifier; "forward" computes logits, "evaluation" the statistics of a
+        batch.
       batch_size: images of a batch.
       image_size: side of the images, in pixels.
     """
@@ -151,16 +152,11 @@ def make_program(setting: Setting, mesh: Mesh, **step_options: Any) -> Program:
     if setting.trains:
         return _training(setting, model, mesh, step_options)
 
-    def logits_fn(variables: Any, images: jax.Array) -> jax.Array:
-        return layers.folded(model.apply)(variables, images, train=False)
+    def outputs_fn(variables: Any, batch: Any) -> jax.Array:
+        return layers.folded(model.apply)(variables, batch["image"], train=False)
 
-    if setting.mode == "evaluation":
-        step = make_eval_step(logits_fn, **step_options)
-    else:
-
-        def step(variables: Any, batch: Any) -> Any:
-            return logits_fn(variables, batch["image"])
-
+    is_evaluation = setting.mode == "evaluation"
+    step = make_statistics_step(outputs_fn, **step_options) if is_evaluation else outputs_fn
     return Program(sharding.jit_eval_step(step, mesh), lambda variables: variables, mesh)
 
 
@@ -196,7 +192,9 @@ def make_run(
             elif waits:
                 jax.block_until_ready(result)
         jax.block_until_ready(result)
-        return float(result["loss"] if isinstance(result, Mapping) else result[0, 0])
+        if not isinstance(result, Mapping):
+            return float(result[0, 0])
+        return float(result["loss"] if setting.trains else result["loss_sum"][0])
 
     return run
 
