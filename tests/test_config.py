@@ -94,6 +94,18 @@ def test_missing_fields_take_their_defaults():
     assert read == Config(optim=OptimConfig(name="sgd"))
 
 
+def test_when_statistics_are_recalibrated_counts_only_where_they_are():
+    """Runs of earlier versions, whose default was "after", go on."""
+    earlier = changes.with_values(Config(), {"transfer.recalibrate": "after"})
+    assert changes.changed(Config(), earlier) == set()
+    values = {"transfer.batch_norm": "recalibrate"}
+    one, other = (changes.with_values(config, values) for config in (Config(), earlier))
+    assert changes.changed(one, other) == {"transfer.recalibrate"}
+    group = {"transfer.groups": (GroupConfig("stage1", batch_norm="recalibrate"),)}
+    one, other = (changes.with_values(config, group) for config in (Config(), earlier))
+    assert changes.changed(one, other) == {"transfer.recalibrate"}
+
+
 def test_differences_are_listed_by_dotted_name():
     one = Config(optim=OptimConfig(name="sgd"), train=TrainConfig(epochs=1))
     assert configuration.differences(one, Config()) == [

@@ -38,13 +38,22 @@ are done as they are."""
 def changed(one: Config, other: Config) -> set[str]:
     """Returns the dotted names of the options that differ.
 
+    `transfer.recalibrate` is none of them where nothing is recalibrated: its default was another
+    one in earlier versions.
+
     Examples:
       >>> from tl_jax.config import TrainConfig
       >>> changed(Config(), Config(train=TrainConfig(epochs=7)))
       {'train.epochs'}
     """
     first, second = flat(one), flat(other)
-    return {trees.dotted(path) for path in first if first[path] != second[path]}
+    names = {trees.dotted(path) for path in first if first[path] != second[path]}
+    return names if _recalibrates(one) or _recalibrates(other) else names - {"transfer.recalibrate"}
+
+
+def _recalibrates(config: Config) -> bool:
+    policies = [config.transfer.batch_norm, *(group.batch_norm for group in config.transfer.groups)]
+    return "recalibrate" in policies
 
 
 def as_options(config: Config, names: Iterable[str]) -> str:

@@ -21,12 +21,19 @@ class DataConfig:
     empty: "label" or the only other usual name ("target", "class_id" ...), or all classes."""
     image_column: str | None = None
     """Column of a manifest that holds the images; None: found by its name."""
+    example_weights: str | None = None
+    """Weight of each training example in the loss, a number of 0 or more: a column of a manifest, a
+    feature of a TFDS set ("certainty" of "elpv"), an array of a `.npz` file. Metrics are without
+    weights."""
     train_split: str = "train"
     """Split to train on; TFDS's slices ("train[:90%]") work for every source."""
-    eval_split: str = "validation"
-    """Split to evaluate on after each epoch; the best checkpoint is chosen on it."""
+    eval_split: str | None = "validation"
+    """Split to evaluate on after each epoch; the best checkpoint is chosen on it. None: nothing is
+    evaluated before the end, and the last checkpoint is kept, so that all that is no test may be
+    trained on (`train_split` "train+validation")."""
     test_split: str | None = None
-    """Split to report on once, at the end, with the best checkpoint."""
+    """Split to report on once, at the end, with the best checkpoint (or the last, see
+    `eval_split`)."""
     validation_fraction: float = 0.2
     """Share of each class that is held out of a "folder:" or "manifest:" without splits: each image
     whose name has a hash below it, so the share is approximate."""
@@ -76,4 +83,9 @@ class DataConfig:
         if self.stretch_on == "device" and self.cache != "none":
             raise ValueError(
                 f"data.stretch_on 'device' needs data.cache 'none'; got data.cache {self.cache!r}"
+            )
+        if self.eval_split is None and self.test_split is None:
+            raise ValueError(
+                "data.eval_split and data.test_split are both None; one of them must name the "
+                "split that the report is about"
             )

@@ -37,6 +37,8 @@ class Config:
     def __post_init__(self) -> None:
         checks.check("", self)
         self._check_tasks()
+        self._check_weights()
+        self._check_stopping()
         head, transfer = self.model.head, self.transfer
         pretrained = self.model.weights != RANDOM_WEIGHTS
         got = (
@@ -56,6 +58,27 @@ class Config:
                 f"transfer.head_init {transfer.head_init!r} needs model.head {heads[0]!r} or "
                 f"{heads[1]!r} and transfer.classifier 'replace'{got}"
             )
+
+    def _check_weights(self) -> None:
+        """Refuses mixing of examples that have weights: a mixture has no weight of its own."""
+        mixed = [name for name in ("mixup", "cutmix") if getattr(self.augment, name)]
+        if self.data.example_weights is not None and mixed:
+            raise ValueError(
+                f"augment.{mixed[0]} and data.example_weights {self.data.example_weights!r} "
+                "exclude each other, as the mixture of two images has no weight of its own: leave "
+                "one out"
+            )
+
+    def _check_stopping(self) -> None:
+        """Refuses to stop early by metrics that are not measured."""
+        if self.data.eval_split is not None:
+            return
+        for name in ("patience", "target"):
+            if getattr(self.train, name) is not None:
+                raise ValueError(
+                    f"train.{name} needs metrics after each epoch, and data.eval_split is None: "
+                    f"name a split, or leave train.{name} out"
+                )
 
     def _check_tasks(self) -> None:
         """Checks what tasks and inputs have to do with the other sections."""

@@ -30,7 +30,8 @@ class TrainConfig:
     best_metric: str = "accuracy"
     """Metric of `data.eval_split` that chooses the best checkpoint and decides when to stop:
     "accuracy", "balanced_accuracy", "macro_f1", "loss", "macro_auc", "kappa", "mae" ...; of several
-    tasks "loss" or "TASK.METRIC", such as "defect.quadratic_kappa"."""
+    tasks "loss" or "TASK.METRIC", such as "defect.quadratic_kappa". Without `data.eval_split` the
+    last checkpoint is kept, whatever this is."""
     patience: int | None = None
     """Stop after this many epochs of the last phase without a better `best_metric`; None: never."""
     target: float | None = None

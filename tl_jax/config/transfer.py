@@ -91,8 +91,10 @@ class TransferConfig:
     as "affine_only", with the statistics of all layers estimated anew from the training
     images. "auto": "affine_only" with pretrained weights, "update" with random ones; the first
     lines of a run say it."""
-    recalibrate: Literal["before", "after"] = "after"
-    """When "recalibrate" estimates statistics: once before training, or before each evaluation."""
+    recalibrate: Literal["before", "after"] = "before"
+    """When "recalibrate" estimates statistics: once before training, which then uses them; or
+    before each evaluation. "after" is for networks that hardly change: what was trained with the
+    pretrained statistics fails with others (`docs/strategies.md`)."""
     adaptation: Literal["none", "lora", "ssf", "adapters"] = "none"
     """Parameters that are added to the network: low-rank kernels (LoRA, arXiv:2106.09685), scales
     and shifts (SSF, arXiv:2210.08823), or small residual branches behind each stage. Train them

@@ -1,22 +1,31 @@
 """The base class of sources: one split of labelled images whose examples are read in any order."""
 
 import abc
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from tl_jax import messages
-from tl_jax.config.tasks import TaskKind
+from tl_jax.data.example_inputs import INPUT_KEYS, ONE_IMAGE, Categories, Inputs
+from tl_jax.data.task import RESERVED, WEIGHT, Task, check_tasks, label_keys
 
-INPUT_KEYS = ("numeric", "categorical", "tokens", "vector")
-"""Keys of what an example may hold beside its images; see `Inputs`."""
-RESERVED = (
-    *("extent", "image", "index", "label", "mask", "packed", "path", "size", "view_mask"),
-    *INPUT_KEYS,
-)
-"""Keys of examples and batches; no task but the first may have one of these names."""
+# With a source belongs what describes its examples.
+__all__ = [
+    "INPUT_KEYS",
+    "ONE_IMAGE",
+    "RESERVED",
+    "WEIGHT",
+    "Categories",
+    "Example",
+    "Inputs",
+    "Source",
+    "SourceLike",
+    "Task",
+    "as_source",
+    "check_tasks",
+    "check_trainable",
+    "label_keys",
+]
 
 Example = dict[str, Any]
 """One labelled image, or one labelled object with several images and other values.
@@ -26,171 +35,10 @@ is a sequence of such images, None in the place of a view that is missing. `labe
 task's: the index of the class or level, -1 if it is missing; for a multi-label task int8 [classes],
 1 for a class that the image has, 0 for one that it does not have, -1 where that is not known; for a
 regression the number, NaN if it is missing. The labels of further tasks are under the tasks' names,
-in the same forms, and further inputs under the keys and in the forms that `Inputs` gives. A source
-may add keys of its own, such as `path`.
+in the same forms, and further inputs under the keys and in the forms that `Inputs` gives. The
+factor of the example's loss is `example_weight`, if the source has weights. A source may add keys
+of its own, such as `path`.
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What every image is labelled with: classes, levels, or a number.
-
-    Attributes:
-      name: name of the column or feature that holds the labels.
-      class_names: the classes, in the order of the labels; none if the label is a number.
-      multi_label: whether an image may have any number of the classes, rather than exactly one.
-      ordered: whether the classes are levels, from low to high.
-
-    Raises:
-      ValueError: on construction, if these do not go together.
-
-    Examples:
-      >>> Task("species", ("cat", "dog")).kind, Task("weight", ()).kind
-      ('multi_class', 'regression')
-    """
-
-    name: str
-    class_names: tuple[str, ...]
-    multi_label: bool = False
-    ordered: bool = False
-
-    def __post_init__(self) -> None:
-        if self.multi_label + self.ordered + (not self.class_names) > 1:
-            raise ValueError(
-                f"got the task {self.name!r} with {len(self.class_names)} classes, "
-                f"multi_label={self.multi_label} and ordered={self.ordered}; expected one of the "
-                "two at most, and neither without classes, where a label is a number"
-            )
-
-    @property
-    def kind(self) -> TaskKind:
-        """What the labels are."""
-        if not self.class_names:
-            return "regression"
-        if self.multi_label:
-            return "multi_label"
-        return "ordinal" if self.ordered else "multi_class"
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the labels in arrays: float32 of numbers, int8 of several classes, or int32."""
-        types = {"regression": np.float32, "multi_label": np.int8}
-        return np.dtype(types.get(self.kind, np.int32))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one label: () or, of several classes, (classes,)."""
-        return (len(self.class_names),) if self.multi_label else ()
-
-    def missing(self, labels: np.ndarray) -> np.ndarray:
-        """Returns which labels [N] or [N, classes] are missing: bool [N].
-
-        Of a multi-label task those are the rows of which no class is known.
-        """
-        if self.kind == "regression":
-            return np.asarray(np.isnan(labels))
-        return np.asarray((labels < 0).all(axis=1) if self.multi_label else labels < 0)
-
-
-def label_keys(tasks: Sequence[Task]) -> tuple[str, ...]:
-    """Returns the keys of the labels in examples and batches: `label`, then the others' names."""
-    return ("label", *(task.name for task in tasks[1:]))
-
-
-@dataclasses.dataclass(frozen=True)
-class Categories:
-    """A column of names, each of which is one of a fixed list.
-
-    Attributes:
-      name: name of the column.
-      values: the names; a batch holds their places in this list.
-    """
-
-    name: str
-    values: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    """What the examples of a source hold beside a single image; by default nothing.
-
-    Categories and vocabulary are those of the training split, whichever split the source is: they
-    decide what the numbers in a batch mean, so a network needs the same in training and later.
-
-    Attributes:
-      views: 0: `image` is one image. V: it is a sequence of up to V images of one object; batches
-        hold `image` [B, V, side, side, 3], `size` [B, V, 2] (in training) and `view_mask`, bool
-        [B, V], False for a view that is missing, whose pixels are 0.
-      numeric: columns of numbers, key `numeric`: float32 [B, columns], NaN where one is missing.
-      categorical: columns of names, key `categorical`: int32 [B, columns], -1 for a name that is
-        missing or not in the list.
-      vocabulary: words of a text, the most frequent first, key `tokens`: int32 [B, max_tokens]. 0
-        is no word, 1 a word that is not in the vocabulary, 2 + i the word vocabulary[i]; a text
-        that is missing is all 0.
-      max_tokens: words of a text that are kept, from its beginning; 0: there is no text.
-      vector: length of a vector of numbers, key `vector`: float32 [B, vector], all NaN where it is
-        missing; 0: there is none.
-
-    Raises:
-      ValueError: on construction, if a number is negative, there are words without `max_tokens`,
-        or a column is named twice.
-
-    Examples:
-      >>> Inputs(numeric=("age",), categorical=(Categories("sex", ("f", "m")),)).keys
-      ('numeric', 'categorical')
-    """
-
-    views: int = 0
-    numeric: tuple[str, ...] = ()
-    categorical: tuple[Categories, ...] = ()
-    vocabulary: tuple[str, ...] = ()
-    max_tokens: int = 0
-    vector: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.views, self.max_tokens, self.vector) < 0:
-            raise ValueError(
-                f"got views={self.views}, max_tokens={self.max_tokens} and vector={self.vector}; "
-                "expected 0 (none) or more of each"
-            )
-        if self.vocabulary and not self.max_tokens:
-            raise ValueError(
-                f"got a vocabulary of {len(self.vocabulary)} words and max_tokens=0; expected the "
-                "number of words that a text may have"
-            )
-        columns = [*self.numeric, *(each.name for each in self.categorical)]
-        for named in (columns, self.vocabulary, *(each.values for each in self.categorical)):
-            if len(set(named)) < len(named):
-                twice = next(name for name in named if list(named).count(name) > 1)
-                raise ValueError(f"got {twice!r} twice among {messages.some(list(named))}")
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The keys of examples and batches that hold them, without those of the images."""
-        has = (self.numeric, self.categorical, self.max_tokens, self.vector)
-        return tuple(key for key, there in zip(INPUT_KEYS, has, strict=True) if there)
-
-    @property
-    def is_one_image(self) -> bool:
-        """Whether an example is a single image and nothing else."""
-        return not self.views and not self.keys
-
-    def empty(self, count: int) -> dict[str, np.ndarray]:
-        """Returns arrays of the further inputs of `count` examples, in which all are missing."""
-        arrays = {
-            "numeric": np.full((count, len(self.numeric)), np.nan, np.float32),
-            "categorical": np.full((count, len(self.categorical)), -1, np.int32),
-            "tokens": np.zeros((count, self.max_tokens), np.int32),
-            "vector": np.full((count, self.vector), np.nan, np.float32),
-        }
-        return {key: arrays[key] for key in self.keys}
-
-
-ONE_IMAGE = Inputs()
-"""The inputs of a source whose examples are single images."""
 
 
 class Source(abc.ABC):
@@ -198,8 +46,8 @@ class Source(abc.ABC):
 
     A subclass sets `name`, `split` and `tasks`, and defines `__len__` and `__getitem__`. It
     overrides `labels` (`task_labels` if it has several tasks, `input_arrays` if it has further
-    inputs) if it knows them without decoding images, and `encoded` (`encoded_views`) if its images
-    are files. Worker processes get a pickled copy.
+    inputs, `example_weights` if it has weights) if it knows them without decoding images, and
+    `encoded` (`encoded_views`) if its images are files. Worker processes get a pickled copy.
 
     Attributes:
       name: the specification that the source was opened by; used in messages and records.
@@ -239,6 +87,11 @@ class Source(abc.ABC):
     def class_names(self) -> tuple[str, ...]:
         """The main task's classes, in the order of the labels; none if they are numbers."""
         return self.tasks[0].class_names
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether examples hold `example_weight`, the factor of their loss in training."""
+        return False
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -281,6 +134,15 @@ class Source(abc.ABC):
         for key, array in arrays.items():
             array[:] = np.asarray(columns[key], array.dtype).reshape(array.shape)
         return arrays
+
+    def example_weights(self) -> np.ndarray:
+        """Returns the weights of all examples, float32 [N], 0 or more; 1 if the source has none.
+
+        By default it reads every example if there are any.
+        """
+        if not self.has_weights:
+            return np.ones(len(self), np.float32)
+        return np.asarray(self._read([WEIGHT])[WEIGHT], np.float32)
 
     def _read(self, keys: Sequence[str]) -> dict[str, list[Any]]:
         """Returns the values under some keys of all examples."""
@@ -359,8 +221,8 @@ def as_source(source: Source | SourceLike) -> Source:
     """Returns `source`, wrapped if its class does not derive from `Source`.
 
     An object without `tasks` has the single task "label" with its `class_names`. Its `skipped`,
-    `notes`, `inputs`, `encoded`, `encoded_views`, `task_labels`, `input_arrays` and `identities`
-    are used if it has them.
+    `notes`, `inputs`, `encoded`, `encoded_views`, `task_labels`, `input_arrays`, `has_weights`,
+    `example_weights` and `identities` are used if it has them.
 
     Raises:
       TypeError: if it lacks a member of `SourceLike`.
@@ -412,23 +274,17 @@ class _Wrapped(Source):
         read_all = getattr(self._wrapped, "input_arrays", None)
         return super().input_arrays() if read_all is None else read_all()
 
+    @property
+    def has_weights(self) -> bool:
+        return bool(getattr(self._wrapped, "has_weights", False))
+
+    def example_weights(self) -> np.ndarray:
+        read_all = getattr(self._wrapped, "example_weights", None)
+        return super().example_weights() if read_all is None else read_all()
+
     def identities(self) -> Sequence[str]:
         name_all = getattr(self._wrapped, "identities", None)
         return super().identities() if name_all is None else name_all()
-
-
-def check_tasks(name: str, tasks: tuple[Task, ...]) -> None:
-    """Checks that the names of a source's tasks are usable as keys of its examples.
-
-    Raises:
-      ValueError: if two tasks have the same name, or a task after the first has a reserved one.
-    """
-    names = [task.name for task in tasks]
-    if len(set(names)) < len(names) or set(names[1:]) & set(RESERVED):
-        raise ValueError(
-            f"got the labels {', '.join(map(repr, names))} of {name}; expected distinct names, of "
-            f"which only the first may be one of {', '.join(RESERVED)}: rename the others"
-        )
 
 
 def check_trainable(source: Source) -> None:

@@ -52,6 +52,15 @@ class Selection(Source):
         chosen = list(self.indices)
         return {key: array[chosen] for key, array in self.source.input_arrays().items()}
 
+    @property
+    def has_weights(self) -> bool:
+        """As in `Source`."""
+        return self.source.has_weights
+
+    def example_weights(self) -> np.ndarray:
+        """As in `Source`."""
+        return self.source.example_weights()[list(self.indices)]
+
     def encoded(self, index: int) -> tuple[bytes, Example] | None:
         """As in `Source`."""
         return self.source.encoded(self.indices[index])

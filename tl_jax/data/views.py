@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from tl_jax.data.preprocess import Preprocess
+
+Average = Literal["probabilities", "logits"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Views:
     """Whether each crop of the image flipped left and right is added."""
     scales: tuple[float, ...] = (1.0,)
     """Factors by which the image is resized before the crops are taken."""
-    average: Literal["probabilities", "logits"] = "probabilities"
+    average: Average = "probabilities"
     """What is averaged over the views."""
 
     def __post_init__(self) -> None:
@@ -74,19 +76,29 @@ class Views:
         return uncropped
 
     def logits(
-        self, network: Callable[[jax.Array], jax.Array], images: jax.Array, size: tuple[int, int]
-    ) -> jax.Array:
+        self,
+        network: Callable[[jax.Array], Any],
+        images: jax.Array,
+        size: tuple[int, int],
+        *,
+        average_fn: Callable[[Any, Average], Any] | None = None,
+    ) -> Any:
         """Returns the network's logits [B, classes], averaged over the views, one view at a time.
 
         Args:
-          network: [B, *size, C] -> [B, classes].
+          network: [B, *size, C] -> [B, classes], or a tree of such outputs.
           images: [B, H, W, C], prepared by `transform`, normalised.
           size: height and width of a view.
+          average_fn: averages outputs [views, B, ...] of another meaning, and is told what is
+            averaged; None for the logits of classes.
         """
         if len(self) == 1 and not self.is_cropped:
             return network(images)
         batches = views(images, size, crops=self.crops, flip=self.flip, scales=self.scales)
-        return average(jax.lax.map(network, batches), of=self.average)
+        outputs = jax.lax.map(network, batches)
+        return (
+            average_fn(outputs, self.average) if average_fn else average(outputs, of=self.average)
+        )
 
 
 def _check_average(name: str, value: str) -> None:
@@ -162,7 +174,7 @@ def _crop(images: jax.Array, size: tuple[int, int], crops: int) -> list[jax.Arra
 def average(
     logits: jax.Array,
     *,
-    of: Literal["probabilities", "logits"] = "probabilities",
+    of: Average = "probabilities",
     multi_label: bool = False,
 ) -> jax.Array:
     """Averages the outputs for the views of each image.

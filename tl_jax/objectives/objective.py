@@ -1,7 +1,7 @@
 """The objective of training: the one interface to a task's loss, metrics and predictions."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import jax
@@ -16,6 +16,7 @@ Rows = dict[str, np.ndarray]
 Mixing = Literal["mixup", "cutmix"]
 
 MASK = "mask"
+WEIGHT = "example_weight"
 
 
 class Objective(Protocol):
@@ -29,7 +30,8 @@ class Objective(Protocol):
     (`tl_jax.objectives.multi_task.MultiTask`). A batch is a dict with the labels of B examples and,
     in evaluation, `mask`, bool [B], which is False for examples that only fill up the batch. A
     label may be missing: -1, or NaN for a number. Such an example counts neither in the loss nor in
-    the metrics of that task.
+    the metrics of that task. In training a batch may also hold `example_weight`, float32 [B], by
+    which the loss of each example is multiplied (`weighted`); evaluation knows no weights.
     """
 
     @property
@@ -43,7 +45,10 @@ class Objective(Protocol):
     def loss(self, outputs: Any, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns the mean loss of a batch, a float32 scalar, and its parts by task.
 
-        A single task has no parts. In place of the labels the batch may hold mixed `targets`.
+        It is the mean over the examples that have a label, and where the batch holds weights the
+        mean of weight times loss, not divided by the weights: weights of 0.5 for all examples halve
+        the loss. A single task has no parts. In place of the labels the batch may hold mixed
+        `targets`.
         """
 
     def batch_metrics(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
@@ -67,7 +72,7 @@ class Objective(Protocol):
         examples, with labels or without.
         """
 
-    def metrics(self, statistics: Rows) -> dict[str, Any]:
+    def metrics(self, statistics: Rows, *, costly: Collection[str] | None = None) -> dict[str, Any]:
         """Returns the metrics of a split, JSON values, from the statistics of all its batches.
 
         A metric that does not exist is None, such as a mean of nothing or a kappa where chance
@@ -75,6 +80,9 @@ class Objective(Protocol):
 
         Args:
           statistics: of all batches, concatenated along the first axis, as NumPy arrays.
+          costly: names of metrics, "TASK.METRIC" of several tasks. Of the costly ones
+            (`metric_names.Metric.is_costly`) only those of a task of which one is named are there;
+            None for all.
         """
 
     def predictions(self, outputs: Any) -> dict[str, Any]:
@@ -111,6 +119,16 @@ def example_mask(batch: Batch, known: jax.Array) -> jax.Array:
       known: bool [B], whether an example's label is known.
     """
     return known & batch[MASK] if MASK in batch else known
+
+
+def weighted(losses: jax.Array, batch: Batch) -> jax.Array:
+    """Returns the losses of examples [B] times the weights that the batch holds, if it holds any.
+
+    >>> batch = {"label": jnp.array([0, 1]), "example_weight": jnp.array([1.0, 0.5])}
+    >>> weighted(jnp.array([3.0, 3.0]), batch).tolist()
+    [3.0, 1.5]
+    """
+    return losses * batch[WEIGHT] if WEIGHT in batch else losses
 
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:

@@ -90,10 +90,28 @@ def test_slices_of_a_split_can_be_opened(elpv_dir):
 
 
 def test_the_licence_is_recorded(elpv_dir):
-    info = json.loads((elpv_dir / "elpv/defect/1.0.0/dataset_info.json").read_text())
+    info = json.loads((elpv_dir / "elpv/defect/1.1.0/dataset_info.json").read_text())
     assert info["redistributionInfo"]["license"] == "CC-BY-NC-SA-4.0"
     assert "Deitsch" in info["citation"]
     assert info["fileFormat"] == "array_record"
+
+
+def test_the_experts_certainty_weights_the_loss(elpv_dir):
+    source = open_source(
+        "elpv",
+        "train+validation",
+        data_dir=elpv_dir,
+        labels=("label",),
+        example_weights="certainty",
+    )
+    assert len(source) == SPLITS["train"] + SPLITS["validation"]
+    probabilities = [source.encoded(index)[1]["probability"] for index in range(len(source))]
+    is_sure = np.isin(probabilities, (0, 1))
+    expected = np.where(is_sure, np.float32(1), np.float32(2 / 3))
+    np.testing.assert_array_equal(source.example_weights(), expected)
+    assert source.encoded(3)[1]["example_weight"] == expected[3]
+    with pytest.raises(ValueError, match="no feature 'certanty' .* did you mean 'certainty'"):
+        open_source("elpv", "test", data_dir=elpv_dir, example_weights="certanty")
 
 
 def test_a_misspelt_split_names_the_nearest(elpv_dir):

@@ -64,7 +64,7 @@ def test_prepared_sets_take_no_skipping(spec, tmp_path):
     [
         ("digits", {"labels": ("a",)}, "none"),
         ("folder:x", {"labels": ("a",)}, "only on_corrupt and value_range"),
-        ("elpv", {"image_column": "a"}, "only labels, numbers and ordered"),
+        ("elpv", {"image_column": "a"}, "only example_weights, labels, numbers and ordered"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(spec, options, used):

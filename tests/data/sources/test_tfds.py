@@ -153,7 +153,7 @@ def test_damaged_records_are_named(data_dir, tmp_path, damage):
 
 
 def test_a_config_can_be_named(elpv_dir):
-    assert len(open_source("tfds:elpv/defect:1.0.0", "test", data_dir=elpv_dir)) == 654
+    assert len(open_source("tfds:elpv/defect:1.1.0", "test", data_dir=elpv_dir)) == 654
 
 
 def test_a_set_that_is_not_prepared_says_how(data_dir):

@@ -47,10 +47,10 @@ def host_train_batches(
     Returns:
       A generator of dicts of `image` uint8 [b, canvas, canvas, 3], `size` int32 [b, 2] (height and
       width of each file's image), `label` int32 [b] (int8 [b, classes] for a multi-label task,
-      float32 [b] for a regression), the labels of further tasks under their names, and the further
-      inputs (`Inputs`), with b = batch_size / process_count. With V views an example, `image` and
-      `size` have the axis V after the first, and `view_mask` is bool [b, V]. Close it to end the
-      workers.
+      float32 [b] for a regression), the labels of further tasks under their names, the further
+      inputs (`Inputs`) and, of a source with weights, `example_weight` float32 [b], with b =
+      batch_size / process_count. With V views an example, `image` and `size` have the axis V after
+      the first, and `view_mask` is bool [b, V]. Close it to end the workers.
 
     Raises:
       ValueError: if the batch cannot be shared out evenly, a number is negative, the cache would

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tl_jax.data.preprocess import Preprocess, eval_image
-from tl_jax.data.source import INPUT_KEYS, Example, Source, label_keys
+from tl_jax.data.source import INPUT_KEYS, WEIGHT, Example, Source, label_keys
 
 if TYPE_CHECKING:
     from tl_jax.data.images.fast_jpeg import DecodedImage
@@ -22,7 +22,7 @@ _LONGEST, _ASPECT = 2.5, 4 / 3
 
 @dataclasses.dataclass(frozen=True)
 class TrainReader:
-    """Reads training examples: `image` stretched to a square, `size`, labels and further inputs.
+    """Reads training examples: `image` stretched to a square, `size`, labels, inputs, weights.
 
     Of a source with views there are V of the images, stacked, and of the sizes, zeros where one is
     missing, and `view_mask`.
@@ -97,7 +97,8 @@ class TrainReader:
         """Returns arrays for `count` examples, zero or missing in all."""
         images = np.zeros((count, *self.shape), np.uint8)
         size = np.zeros((count, *_views(self.source), 2), np.int32)
-        return {"image": images, "size": size, **_allocate_others(self.source, count)}
+        others = {**_allocate_others(self.source, count), **_allocate_weights(self.source, count)}
+        return {"image": images, "size": size, **others}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +146,7 @@ class PackedReader(TrainReader):
             "packed": np.zeros((count, 2), np.int32),
             "extent": np.zeros((count, 2), np.float32),
             **_allocate_others(self.source, count),
+            **_allocate_weights(self.source, count),
         }
 
 
@@ -237,7 +239,7 @@ def _fitting(example: Example, name: str, shape: tuple[int, ...]) -> Any:
       ValueError: if it is not there, or has another shape than the source says.
     """
     if name not in example:
-        says = "inputs" if name in INPUT_KEYS else "tasks"
+        says = {WEIGHT: "has_weights", **dict.fromkeys(INPUT_KEYS, "inputs")}.get(name, "tasks")
         raise ValueError(f"the example has no {name!r}, which the source's `{says}` promise")
     value = example[name]
     if shape and np.shape(value) != shape:
@@ -258,6 +260,11 @@ def _allocate_others(source: Source, count: int) -> HostBatch:
     if source.inputs.views:
         arrays["view_mask"] = np.zeros((count, source.inputs.views), bool)
     return arrays | source.inputs.empty(count)
+
+
+def _allocate_weights(source: Source, count: int) -> HostBatch:
+    """Returns an array for the weights of `count` examples, if the source has weights."""
+    return {WEIGHT: np.zeros(count, np.float32)} if source.has_weights else {}
 
 
 def _name(source: Source, index: int) -> str:

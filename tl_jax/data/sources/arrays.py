@@ -13,6 +13,7 @@ from tl_jax.data.images import decode
 from tl_jax.data.images.values import Range, check_range, suggested, to_8_bits
 from tl_jax.data.source import (
     ONE_IMAGE,
+    WEIGHT,
     Example,
     Inputs,
     Source,
@@ -22,6 +23,7 @@ from tl_jax.data.source import (
 )
 from tl_jax.data.sources.array_inputs import check_columns
 from tl_jax.data.sources.array_labels import Labels, encode_tasks
+from tl_jax.data.sources.weights import checked_weights
 
 Views = Sequence[np.ndarray | None]
 Images = np.ndarray | Sequence[np.ndarray] | Sequence[Views]
@@ -40,6 +42,7 @@ class ArraySource(Source):
       other_targets: those of the tasks after the first.
       view_mask: bool [N, V], which views there are; None: all that are not None.
       arrays: the further inputs by key.
+      weights: float32 [N], the weights of the examples' losses; None: there are none.
     """
 
     name: str
@@ -53,6 +56,7 @@ class ArraySource(Source):
     other_targets: tuple[np.ndarray, ...] = ()
     view_mask: np.ndarray | None = None
     arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -66,6 +70,8 @@ class ArraySource(Source):
             )
         }
         others = {key: array[index] for key, array in self.arrays.items()}
+        if self.weights is not None:
+            others[WEIGHT] = self.weights[index].item()
         return {"image": views if self.inputs.views else views[0], **labels, **others}
 
     @property
@@ -102,6 +108,15 @@ class ArraySource(Source):
         """As in `Source`."""
         return dict(self.arrays)
 
+    @property
+    def has_weights(self) -> bool:
+        """As in `Source`."""
+        return self.weights is not None
+
+    def example_weights(self) -> np.ndarray:
+        """As in `Source`."""
+        return super().example_weights() if self.weights is None else self.weights
+
     def content_marks(self) -> Sequence[str]:
         """As in `Source`: hashes of the pixels, of all views together."""
         marks = []
@@ -127,6 +142,7 @@ def from_arrays(
     columns: further.Columns | None = None,
     text_options: further.TextOptions | None = None,
     inputs: Inputs | None = None,
+    example_weights: Sequence[float] | np.ndarray | None = None,
 ) -> ArraySource:
     """Makes a source of images and labels in memory.
 
@@ -156,10 +172,13 @@ def from_arrays(
       text_options: which words of their texts are kept.
       inputs: what the further inputs mean, such as `inputs` of the source that is trained on; the
         default is what this source has.
+      example_weights: factor of each example's loss in training [N], finite, 0 or more; None: there
+        are none.
 
     Raises:
       ValueError: if there are not as many labels as images, or they have another form; if columns
-        have another length, hold infinity, or are not those of `inputs`.
+        have another length, hold infinity, or are not those of `inputs`; if weights are out of
+        range.
       TypeError: if the images are neither an array nor a list of arrays.
 
     Examples:
@@ -191,9 +210,14 @@ def from_arrays(
             f"{inputs.views or 'single images'}, as `inputs` says"
         )
     notes = (*notes, *further.notes(columns, inputs, np.arange(len(images))))
+    weights = None
+    if example_weights is not None:
+        weights = checked_weights(
+            example_weights, name=f"the example_weights of {name}", count=len(images)
+        )
     return ArraySource(
         name, split, tasks, images, targets[0], value_range, notes, inputs, targets[1:], view_mask,
-        further.encode(columns, inputs),
+        further.encode(columns, inputs), weights,
     )  # fmt: skip
 
 
@@ -243,6 +267,7 @@ def select_split(
     *,
     task: Task,
     name: str,
+    weights: Mapping[str, np.ndarray] | None = None,
 ) -> ArraySource:
     """Selects the examples that a split's specification names from splits in memory.
 
@@ -252,6 +277,7 @@ def select_split(
       spec: name, slice or sum, as in `splits`.
       task: what the labels mean.
       name: name of the source.
+      weights: those of the examples' losses of each split that is named; None: there are none.
 
     Raises:
       ValueError: if the specification cannot be read, names an unknown split, or selects no
@@ -274,7 +300,12 @@ def select_split(
         # Views in an array of four axes become a list, as those of another number are.
         joined = [list(each) if np.ndim(each) == 4 else each for part in chosen for each in part]
     inputs = Inputs(views=check_views(joined, None, name=name))
-    return ArraySource(name, spec, (task,), joined, joined_targets, inputs=inputs)
+    joined_weights = None
+    if weights is not None:
+        joined_weights = np.concatenate([weights[split][each] for split, each in slices])
+    return ArraySource(
+        name, spec, (task,), joined, joined_targets, inputs=inputs, weights=joined_weights
+    )
 
 
 def check_images(images: Images, *, name: str, value_range: Range | None = None) -> Range | None:

@@ -23,7 +23,7 @@ from tl_jax.data import splits
 from tl_jax.data.sources import tfds as tfds_source
 from tl_jax.data.sources.options import OpenOptions
 
-OPTIONS = frozenset({"labels", "numbers", "ordered"})
+OPTIONS = frozenset({"labels", "numbers", "ordered", "example_weights"})
 LEVELS = ("0", "1/3", "2/3", "1")
 """The experts' probabilities of a defect, for `ordered={"probability": elpv.LEVELS}`."""
 SHARES = {"train": 0.60, "validation": 0.15, "test": 0.25}
@@ -58,11 +58,16 @@ class Cell:
     probability: float
     cell_type: str
 
+    @property
+    def certainty(self) -> float:
+        """How sure the experts were, to weight the loss by: 1, or 2/3 of 1/3 and 2/3."""
+        return max(self.probability, 1 - self.probability)
+
 
 class Elpv(tfds.core.GeneratorBasedBuilder):
     """ELPV; the splits are fixed and stratified by defect probability and cell type."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")  # Sets of 1.0.0 have no `certainty`.
     BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(
             name="defect",
@@ -86,6 +91,7 @@ class Elpv(tfds.core.GeneratorBasedBuilder):
                     "image": tfds.features.Image(shape=(300, 300, 1), encoding_format="png"),
                     "label": tfds.features.ClassLabel(names=["functional", "defective"]),
                     "probability": tfds.features.Scalar(np.float32),
+                    "certainty": tfds.features.Scalar(np.float32),
                     "cell_type": tfds.features.ClassLabel(names=["mono", "poly"]),
                     "path": tfds.features.Text(),
                 }
@@ -108,6 +114,7 @@ class Elpv(tfds.core.GeneratorBasedBuilder):
                     "image": folder / cell.path,
                     "label": int(cell.probability >= 0.5),
                     "probability": cell.probability,
+                    "certainty": cell.certainty,
                     "cell_type": cell.cell_type,
                     "path": cell.path,
                 },
@@ -180,7 +187,8 @@ def open(address: str, split: str, options: OpenOptions) -> tfds_source.TfdsSour
       split: "train", "validation" or "test", or a slice of one in TFDS's syntax.
       options: `labels` are those of "label" (whether the cell is defective) and "cell_type" to
         learn, the main one first, by default both in this order; "probability" too, as levels
-        (`ordered={"probability": LEVELS}`) or as a number; `data_dir` as in `build`.
+        (`ordered={"probability": LEVELS}`) or as a number; `example_weights` may be "certainty", 1
+        where the experts were sure and 2/3 where they were not; `data_dir` as in `build`.
 
     Raises:
       ModuleNotFoundError: if the files must be written and the package is not installed.
@@ -189,7 +197,12 @@ def open(address: str, split: str, options: OpenOptions) -> tfds_source.TfdsSour
     del address
     builder = build(options.data_dir)
     return tfds_source.from_builder(
-        builder, split, name="elpv", labels=options.labels, kinds=options.label_kinds
+        builder,
+        split,
+        name="elpv",
+        labels=options.labels,
+        kinds=options.label_kinds,
+        weights=options.example_weights,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from tl_jax import files, messages
 from tl_jax.data import inputs, splits
 from tl_jax.data.images import decode, verify
-from tl_jax.data.source import ONE_IMAGE, Example, Inputs, Source, Task, label_keys
+from tl_jax.data.source import ONE_IMAGE, WEIGHT, Example, Inputs, Source, Task, label_keys
 from tl_jax.data.sources import (
     label_columns,
     manifest_columns,
@@ -26,7 +26,7 @@ from tl_jax.data.sources.options import OpenOptions
 
 OPTIONS = frozenset(
     {"on_corrupt", "labels", "image_column", "value_range"}
-    | {"numbers", "ordered", "several", "columns", "inputs"}
+    | {"numbers", "ordered", "several", "columns", "inputs", "example_weights"}
 )
 
 
@@ -45,6 +45,8 @@ class ManifestSource(Source):
         float32 for numbers.
       objects: which images are views of one object; None: each row is one image.
       arrays: the further inputs of all rows (objects), by key.
+      weights: float32, the weights of the losses of all rows (objects), NaN where a row of another
+        split has none; None: there are none.
     """
 
     name: str
@@ -59,6 +61,7 @@ class ManifestSource(Source):
     inputs: Inputs = ONE_IMAGE
     objects: Objects | None = None
     arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -84,6 +87,15 @@ class ManifestSource(Source):
     def input_arrays(self) -> dict[str, np.ndarray]:
         """As in `Source`."""
         return {key: array[self.rows] for key, array in self.arrays.items()}
+
+    @property
+    def has_weights(self) -> bool:
+        """As in `Source`."""
+        return self.weights is not None
+
+    def example_weights(self) -> np.ndarray:
+        """As in `Source`."""
+        return super().example_weights() if self.weights is None else self.weights[self.rows]
 
     def encoded(self, index: int) -> tuple[bytes, Example] | None:
         """As in `Source`."""
@@ -135,14 +147,15 @@ class ManifestSource(Source):
         return content.read_bytes() if isinstance(content, Path) else content, name
 
     def _others(self, row: int) -> Example:
-        """Returns the labels and the further inputs of a row."""
+        """Returns the labels, the further inputs and the weight of a row."""
         labels = {
             key: values[row] if task.multi_label else values[row].item()
             for key, task, values in zip(
                 label_keys(self.tasks), self.tasks, self.targets, strict=True
             )
         }
-        return {**labels, **{key: array[row] for key, array in self.arrays.items()}}
+        weight = {} if self.weights is None else {WEIGHT: self.weights[row].item()}
+        return {**labels, **{key: array[row] for key, array in self.arrays.items()}, **weight}
 
 
 def open(address: str, split: str, options: OpenOptions) -> ManifestSource:
@@ -160,7 +173,8 @@ def open(address: str, split: str, options: OpenOptions) -> ManifestSource:
 
     Several image columns, or the rows of one group (`InputColumns`), are views of one object, and
     an example is an object. Its views are in one split, and its labels and inputs must agree.
-    Further columns are inputs as `tl_jax.data.inputs` describes.
+    Further columns are inputs as `tl_jax.data.inputs` describes. A column of weights needs a number
+    in the rows of the split alone.
 
     The column `split` gives the splits (or another whose values are plainly splits); "Training",
     "val" and other usual spellings mean "train", "validation" and "test". Without one there are
@@ -204,6 +218,7 @@ def open(address: str, split: str, options: OpenOptions) -> ManifestSource:
         inputs=fixed,
         objects=content.objects,
         arrays=inputs.encode(content.columns, fixed),
+        weights=content.checked_weights(rows, split),
     )
     manifest_files.check(source.images, _places(source), _place(source))
     if not options.verify:

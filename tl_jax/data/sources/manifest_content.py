@@ -15,6 +15,7 @@ from tl_jax.data.sources import (
     manifest_rows,
     manifest_views,
     tables,
+    weights,
 )
 from tl_jax.data.sources.manifest_images import ImageColumn
 from tl_jax.data.sources.manifest_rows import Labels
@@ -32,6 +33,7 @@ class Content:
       objects: which images are views of one object; None: each row is an image.
       labels: the tasks with the labels of all examples.
       columns: the further inputs of all examples.
+      weights: the weights of their losses, float64, NaN where one is missing; None: there are none.
       rows: the examples of each split, if the table has splits.
       spelled: how the table writes its splits.
     """
@@ -41,6 +43,7 @@ class Content:
     objects: Objects | None
     labels: Sequence[Labels]
     columns: inputs.Columns
+    weights: np.ndarray | None
     rows: Mapping[str, np.ndarray] | None
     spelled: Mapping[str, str]
 
@@ -51,6 +54,22 @@ class Content:
     def places(self, row: int) -> list[int]:
         """Returns the positions of an example's images in `images`."""
         return [row] if self.objects is None else self.objects.present(row)
+
+    def checked_weights(self, rows: np.ndarray, split: str) -> np.ndarray | None:
+        """Returns the weights of all examples as float32, if those of a split are weights.
+
+        Raises:
+          ValueError: if they are not; the rows are listed.
+        """
+        if self.weights is None:
+            return None
+        weights.checked_weights(
+            self.weights[rows],
+            name=f"the example weights in split {split!r} of {self.table.path}",
+            count=len(rows),
+            place=lambda place: self.table.place(int(rows[place])),
+        )
+        return self.weights.astype(np.float32)
 
     def check_pictures(
         self, pictures: Sequence[str], rows: Mapping[str, np.ndarray]
@@ -88,10 +107,18 @@ def read(table: tables.Table, options: OpenOptions) -> tuple[Content, tuple[str,
     labelled, column_notes = manifest_columns.label_columns(table, options.labels)
     used = (*image_columns, *labelled)
     further = input_columns.existing(table, options.columns, used)
-    split_column, split_notes = manifest_columns.split_column(table, (*used, *further.named))
+    weight_column = options.example_weights and manifest_columns.existing(
+        table, options.example_weights
+    )
+    split_column, split_notes = manifest_columns.split_column(
+        table, (*used, *further.named, *([weight_column] if weight_column else []))
+    )
     labels, label_notes = label_columns.encode_all(table, labelled, options.label_kinds)
     check_tasks(str(table.path), tuple(task for task, _ in labels))
     columns, input_notes = input_columns.read(table, further)
+    example_weights = None
+    if weight_column:
+        example_weights, _ = label_columns.read_numbers(table, weight_column)
     rows, spelled = None, dict[str, str]()
     if split_column is not None:
         rows, spelled = manifest_columns.rows_by_split(table, split_column)
@@ -105,6 +132,7 @@ def read(table: tables.Table, options: OpenOptions) -> tuple[Content, tuple[str,
         objects, view_notes = manifest_views.find(table, image_columns, further.group, views=views)
         labels = manifest_views.labels_of(objects, labels)
         columns = manifest_views.columns_of(objects, columns)
+        example_weights = manifest_views.weights_of(objects, example_weights)
         rows = None if rows is None else manifest_views.splits_of(objects, rows)
         bare, images = objects.table, objects.images
     images, image_notes = manifest_images.with_suffixes(images)
@@ -113,7 +141,7 @@ def read(table: tables.Table, options: OpenOptions) -> tuple[Content, tuple[str,
     notes = (
         *image_notes, *column_notes, *split_notes, *label_notes, *view_notes, *input_notes
     )  # fmt: skip
-    return Content(bare, images, objects, labels, columns, rows, spelled), notes
+    return Content(bare, images, objects, labels, columns, example_weights, rows, spelled), notes
 
 
 def _views(options: OpenOptions, image_columns: Sequence[str], group: str | None) -> int | None:

@@ -282,6 +282,31 @@ def columns_of(objects: Objects, columns: inputs.Columns) -> inputs.Columns:
     )
 
 
+def weights_of(objects: Objects, weights: np.ndarray | None) -> np.ndarray | None:
+    """Returns the weights of objects, from those of the rows of a table; None of none.
+
+    Raises:
+      ValueError: if rows of one object have different weights; the groups are listed.
+    """
+    if weights is None:
+        return None
+    different = [
+        objects.table.place(number)
+        for number, rows in enumerate(objects.rows)
+        if manifest_rows.differ(weights[list(rows)])
+    ]
+    if different:
+        raise ValueError(
+            messages.report(
+                f"{len(different)} groups of {objects.table.path} have rows with different example "
+                "weights:",
+                different,
+                "the weight is one of the whole object: correct or empty the wrong cells",
+            )
+        )
+    return _joined(weights, objects)
+
+
 def splits_of(objects: Objects, rows_by_split: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns the objects of each split, from its rows.
 

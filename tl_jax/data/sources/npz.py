@@ -4,7 +4,7 @@ import dataclasses
 import re
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,9 @@ from tl_jax import files
 from tl_jax.data import splits
 from tl_jax.data.sources import array_labels, arrays
 from tl_jax.data.sources.options import OpenOptions
+from tl_jax.data.sources.weights import checked_weights
 
-OPTIONS = frozenset({"value_range", "numbers", "ordered"})
+OPTIONS = frozenset({"value_range", "numbers", "ordered", "example_weights"})
 
 _IMAGES, _LABELS = "x|images?|data", "y|labels?|targets?"
 
@@ -28,13 +29,16 @@ def open(address: str, split: str, options: OpenOptions) -> arrays.ArraySource:
     array `class_names` may name the classes; otherwise they come from the labels of all splits.
     Images [N, V, H, W, C] are V views of one object. The labels are called "label": numbers to be
     regressed if `numbers` has that name, levels if `ordered` has it.
+    Weights of the examples' losses are an array beside these, named in the same way: with
+    `example_weights="certainty"` the array `certainty`, or `certainty_train` or `train_certainty`.
     Slices are taken in the file's order: if it is sorted by class, `train[:90%]` lacks the last
     classes.
 
     Args:
       address: the file.
       split: name of the split, a slice such as "train[:90%]", or a sum of these.
-      options: `value_range`, and of `label_kinds` the numbers and levels are used.
+      options: `value_range`, `example_weights`, and of `label_kinds` the numbers and levels are
+        used.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -60,6 +64,13 @@ def open(address: str, split: str, options: OpenOptions) -> arrays.ArraySource:
         # The images of other splits are not read.
         wanted = {splits.resolve(each.split, keys) for each in splits.parse(split, keys)}
         images = {each: read(keys[each][0]) for each in keys if each in wanted}
+        weights = None
+        if options.example_weights is not None:
+            weight_keys = _find_weights(archive.files, options.example_weights, path, [*images])
+            weights = {
+                each: checked_weights(read(key), name=f"{name}, {key!r}", count=len(labels[each]))
+                for each, key in weight_keys.items()
+            }
     if len({(values.shape[1:], values.dtype.kind) for values in labels.values()}) > 1:
         forms = ", ".join(f"{each} {v.dtype}{list(v.shape)}" for each, v in labels.items())
         raise ValueError(
@@ -84,7 +95,7 @@ def open(address: str, split: str, options: OpenOptions) -> arrays.ArraySource:
             values, name=f"{name}, {keys[each][0]!r}", value_range=options.value_range
         )
         arrays.check_count(values, targets[each], name=f"split {each!r} of {name}")
-    source = arrays.select_split(images, targets, split, task=task, name=name)
+    source = arrays.select_split(images, targets, split, task=task, name=name, weights=weights)
     spelled = {each: images_key for each, (images_key, _) in keys.items()}
     notes = (f"splits: {splits.listed(keys, spelled)}", *notes)
     return dataclasses.replace(source, value_range=value_range, notes=notes)
@@ -109,22 +120,7 @@ def _existing(address: str) -> Path:
 
 def _find_keys(files: Sequence[str], path: Path) -> dict[str, tuple[str, str]]:
     """Returns the names of the arrays of images and of labels of each split."""
-
-    def by_split(words: str) -> dict[str, str]:
-        keys = dict[str, str]()
-        for file in files:
-            match = re.fullmatch(rf"(?:{words})(?:_(\w+))?|(\w+)_(?:{words})", file, re.IGNORECASE)
-            if match:
-                split = splits.canonical_name((match[1] or match[2] or "train").lower())
-                if split in keys:
-                    raise ValueError(
-                        f"the arrays {keys[split]!r} and {file!r} of {path} both mean the split "
-                        f"{split!r}; expected one of each: leave one out"
-                    )
-                keys[split] = file
-        return {split: keys[split] for split in splits.in_order(keys)}
-
-    images, labels = by_split(_IMAGES), by_split(_LABELS)
+    images, labels = _by_split(files, _IMAGES, path), _by_split(files, _LABELS, path)
     if not images or images.keys() != labels.keys():
         raise ValueError(
             f"{path} holds the arrays {', '.join(files) or 'none'}; expected `images` and "
@@ -132,3 +128,32 @@ def _find_keys(files: Sequence[str], path: Path) -> dict[str, tuple[str, str]]:
             "`train_labels`; and optionally `class_names`"
         )
     return {split: (images[split], labels[split]) for split in images}
+
+
+def _find_weights(
+    files: Sequence[str], name: str, path: Path, wanted: Collection[str]
+) -> dict[str, str]:
+    """Returns the names of the arrays of weights of some splits."""
+    found = _by_split(files, re.escape(name), path)
+    if missing := [split for split in wanted if split not in found]:
+        raise ValueError(
+            f"{path} holds the arrays {', '.join(files)}, and no weights {name!r} of the split "
+            f"{missing[0]!r}; expected {name}, {name}_{missing[0]} or {missing[0]}_{name}"
+        )
+    return {split: found[split] for split in wanted}
+
+
+def _by_split(files: Sequence[str], words: str, path: Path) -> dict[str, str]:
+    """Returns the arrays that are called by some words, by the splits in their names."""
+    keys = dict[str, str]()
+    for file in files:
+        match = re.fullmatch(rf"(?:{words})(?:_(\w+))?|(\w+)_(?:{words})", file, re.IGNORECASE)
+        if match:
+            split = splits.canonical_name((match[1] or match[2] or "train").lower())
+            if split in keys:
+                raise ValueError(
+                    f"the arrays {keys[split]!r} and {file!r} of {path} both mean the split "
+                    f"{split!r}; expected one of each: leave one out"
+                )
+            keys[split] = file
+    return {split: keys[split] for split in splits.in_order(keys)}

@@ -51,6 +51,7 @@ def open_source(
     several: Sequence[str] = (),
     columns: InputColumns | None = None,
     inputs: Inputs | None = None,
+    example_weights: str | None = None,
 ) -> Source:
     """Opens a split of labelled images.
 
@@ -95,6 +96,9 @@ def open_source(
       inputs: what the further inputs mean, those of the source that is trained on, or of the run
         that is evaluated. The default is what the split itself has, if it is "train" or a part of
         it or the table has no such split; otherwise what that split has.
+      example_weights: what holds the weight of each example's loss in training, a finite number, 0
+        or more: a column of a manifest, a feature of "tfds:", "prepared:" or "elpv", an array of
+        "npz:". None: there are none.
 
     Raises:
       ValueError: if the specification, an option or the split is wrong, or the set is unusable.
@@ -116,6 +120,7 @@ def open_source(
         label_kinds=LabelKinds.of(numbers=tuple(numbers), ordered=levels, several=tuple(several)),
         columns=columns or InputColumns(),
         inputs=inputs,
+        example_weights=example_weights,
     )  # fmt: skip
     return open_with_options(spec, split, options)
 
@@ -134,6 +139,7 @@ def open_with_options(spec: str, split: str, options: OpenOptions) -> Source:
         "columns": None if options.columns == InputColumns() else options.columns,
         # What a source of single images has: then nothing is fixed.
         "inputs": None if options.inputs == Inputs() else options.inputs,
+        "example_weights": options.example_weights,
     }
     for name, value in given.items():
         if value is not None and name not in kind.OPTIONS:

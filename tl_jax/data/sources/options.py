@@ -105,6 +105,8 @@ class OpenOptions:
       columns: columns of a manifest that are inputs beside the image, and its groups of views.
       inputs: what the further inputs mean, as the training split fixed it; None: they are fixed by
         the split itself, or by the table's training split.
+      example_weights: column, feature or array that holds the weights of the examples' losses;
+        None: there are none.
     """
 
     data_dir: str | Path | None = None
@@ -118,6 +120,7 @@ class OpenOptions:
     label_kinds: LabelKinds = LabelKinds()
     columns: InputColumns = InputColumns()
     inputs: Inputs | None = None
+    example_weights: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "value_range", check_range(self.value_range))

@@ -14,7 +14,7 @@ from tl_jax.data.source import Task
 from tl_jax.data.sources import tfds as tfds_source
 from tl_jax.data.sources.options import OpenOptions
 
-OPTIONS = frozenset({"labels", "value_range", "numbers", "ordered"})
+OPTIONS = frozenset({"labels", "value_range", "numbers", "ordered", "example_weights"})
 LABELS = "labels.json"
 """File of a set that `prepare` wrote: its tasks, and the values of black and white."""
 
@@ -53,9 +53,9 @@ def open(address: str, split: str, options: OpenOptions) -> tfds_source.TfdsSour
       address: the folder with `dataset_info.json`, or one with a single such folder at most three
         levels below (NAME/CONFIG/VERSION); on any file system that TFDS reads.
       split: in TFDS's syntax, such as `train[:90%]`.
-      options: `labels` is used as in `tfds.from_builder`; by default a set that `prepare` wrote
-        has its tasks in the order in which it was prepared. `value_range` is by default the one
-        that it was prepared with.
+      options: `labels` and `example_weights` are used as in `tfds.from_builder`; by default a set
+        that `prepare` wrote has its tasks in the order in which it was prepared, and the
+        `value_range` that it was prepared with. Such a set has no weights.
 
     Raises:
       FileNotFoundError: if there is no prepared set.
@@ -69,6 +69,7 @@ def open(address: str, split: str, options: OpenOptions) -> tfds_source.TfdsSour
         name=name,
         labels=options.labels or tuple(tasks),
         kinds=options.label_kinds,
+        weights=options.example_weights,
     )
     kinds = (*options.label_kinds.numbers, *options.label_kinds.levels)
     for task in source.tasks:

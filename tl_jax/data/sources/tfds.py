@@ -18,10 +18,11 @@ from tensorflow_datasets.core import read_only_builder
 from tl_jax import files, messages
 from tl_jax.data import splits
 from tl_jax.data.images import decode
-from tl_jax.data.source import RESERVED, Example, Source, Task, check_tasks, label_keys
+from tl_jax.data.source import RESERVED, WEIGHT, Example, Source, Task, check_tasks, label_keys
 from tl_jax.data.sources.options import LabelKinds, OpenOptions
+from tl_jax.data.sources.weights import checked_weights
 
-OPTIONS = frozenset({"labels", "value_range", "numbers", "ordered"})
+OPTIONS = frozenset({"labels", "value_range", "numbers", "ordered", "example_weights"})
 
 _RECORDS_AT_ONCE = 256
 _TOLERANCE = 1e-3  # Of a number in a record that means a level such as 1/3.
@@ -47,6 +48,7 @@ class TfdsSource(Source):
       records: the records of the split, their images encoded.
       files: the files that they are in.
       levels: the numbers in the records that mean the levels of an ordered task, by its name.
+      weight_key: name of the feature that holds the weights of the examples' losses, if any does.
     """
 
     name: str
@@ -58,6 +60,7 @@ class TfdsSource(Source):
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     levels: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    weight_key: str | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -70,23 +73,32 @@ class TfdsSource(Source):
 
     def labels(self) -> np.ndarray:
         """As in `Source`; the first call reads every record, and decodes no image."""
-        return self._scanned[0][0].copy()
+        return self._scanned.labels[0].copy()
 
     def task_labels(self) -> dict[str, np.ndarray]:
         """As in `Source`; the first call reads every record, and decodes no image."""
-        labels = zip(label_keys(self.tasks), self._scanned[0], strict=True)
+        labels = zip(label_keys(self.tasks), self._scanned.labels, strict=True)
         return {key: each.copy() for key, each in labels}
+
+    @property
+    def has_weights(self) -> bool:
+        """As in `Source`."""
+        return self.weight_key is not None
+
+    def example_weights(self) -> np.ndarray:
+        """As in `Source`; the first call reads every record, as `labels`."""
+        return self._scanned.weights.copy()
 
     def identities(self) -> Sequence[str]:
         """As in `Source`: hashes of the encoded images; reads every record, as `labels`."""
-        return self._scanned[1]
+        return self._scanned.hashes
 
     @functools.cached_property
-    def _scanned(self) -> tuple[list[np.ndarray], tuple[str, ...]]:
-        """Labels of each task and hashes of all records, from one pass over them."""
+    def _scanned(self) -> "_Scanned":
+        """What one pass over all records finds."""
         count = len(self)
         labels: list[list[Any]] = [[] for _ in self.tasks]
-        hashes = list[str]()
+        hashes, weights = list[str](), list[float]()
         for start in range(0, count, _RECORDS_AT_ONCE):
             indices = range(start, min(start + _RECORDS_AT_ONCE, count))
             with self._damage_named():
@@ -95,11 +107,20 @@ class TfdsSource(Source):
             for task, values in zip(self.tasks, labels, strict=True):
                 values += [self._encode(task, record[task.name]) for record in records]
             hashes += [hashlib.sha256(record[self.image_key]).hexdigest() for record in records]
+            if self.weight_key is not None:
+                weights += [float(np.asarray(record[self.weight_key])) for record in records]
         arrays = [
             np.asarray(values, task.dtype).reshape(-1, *task.shape)
             for task, values in zip(self.tasks, labels, strict=True)
         ]
-        return arrays, tuple(hashes)
+        return _Scanned(arrays, tuple(hashes), self._checked(weights))
+
+    def _checked(self, weights: Sequence[float]) -> np.ndarray:
+        if self.weight_key is None:
+            return np.ones(len(self), np.float32)
+        name = f"the numbers {self.weight_key!r} in split {self.split!r} of {self.name}"
+        place = "record {}".format
+        return checked_weights(weights, name=name, count=len(self), place=place)
 
     def _encode(self, task: Task, value: Any) -> float | int | np.ndarray:
         """Returns the label that a record's value stands for.
@@ -149,7 +170,18 @@ class TfdsSource(Source):
         example.update(zip([task.name for task in self.tasks], labels, strict=True))
         if isinstance(path := example.get("path"), bytes):
             example["path"] = path.decode("utf-8", "backslashreplace")
+        if self.weight_key is not None:
+            example[WEIGHT] = float(np.asarray(example[self.weight_key]))
         return data, {**example, "label": labels[0]}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scanned:
+    """What is known of all records: labels of each task, hashes of the images, weights."""
+
+    labels: list[np.ndarray]
+    hashes: tuple[str, ...]
+    weights: np.ndarray
 
 
 def _damaged(paths: Sequence[str]) -> list[str]:
@@ -184,7 +216,8 @@ def open(address: str, split: str, options: OpenOptions) -> TfdsSource:
     Args:
       address: `NAME[/CONFIG][:VERSION]`.
       split: in TFDS's syntax, such as `train[:90%]`.
-      options: `labels` and `label_kinds` are used as in `from_builder`; `data_dir` is the folder of
+      options: `labels`, `label_kinds` and `example_weights` are used as in `from_builder`;
+        `data_dir` is the folder of
         prepared sets, on any file system that TFDS reads ("gs://..."), by default TFDS's own
         (`TFDS_DATA_DIR`, or `~/tensorflow_datasets`).
 
@@ -195,7 +228,12 @@ def open(address: str, split: str, options: OpenOptions) -> TfdsSource:
     """
     builder = _builder(address, options)
     source = from_builder(
-        builder, split, name=f"tfds:{address}", labels=options.labels, kinds=options.label_kinds
+        builder,
+        split,
+        name=f"tfds:{address}",
+        labels=options.labels,
+        kinds=options.label_kinds,
+        weights=options.example_weights,
     )
     return dataclasses.replace(source, value_range=options.value_range)
 
@@ -249,6 +287,7 @@ def from_builder(
     name: str,
     labels: Sequence[str] = (),
     kinds: LabelKinds | None = None,
+    weights: str | None = None,
 ) -> TfdsSource:
     """Opens a split of a prepared builder.
 
@@ -261,6 +300,7 @@ def from_builder(
         follow, sorted by name.
       kinds: which of `labels` are numbers or levels. The levels of a feature of numbers are
         numbers or fractions, such as "1/3"; those of classes are the classes in their order.
+      weights: feature that holds the weights of the examples' losses; None: there are none.
 
     Raises:
       ValueError: as `open`.
@@ -297,7 +337,11 @@ def from_builder(
         for task in tasks
         if task.ordered and not isinstance(features[task.name], tfds.features.ClassLabel)
     }
-    return TfdsSource(name, split, tasks, image_key, records, files=files, levels=levels)
+    if weights is not None:
+        _check_weight_feature(name, features, weights)
+    return TfdsSource(
+        name, split, tasks, image_key, records, files=files, levels=levels, weight_key=weights
+    )
 
 
 def _select_tasks(
@@ -344,12 +388,7 @@ def _of_kind(
     name: str, key: str, feature: tfds.features.FeatureConnector, kinds: LabelKinds
 ) -> Task:
     """Returns the task of a feature whose labels are numbers or levels."""
-    is_number = (
-        isinstance(feature, tfds.features.Tensor)
-        and not isinstance(feature, tfds.features.ClassLabel)
-        and feature.shape == ()
-        and np.issubdtype(feature.np_dtype, np.number)
-    )
+    is_number = _is_number(feature)
     levels = kinds.levels.get(key, ())
     if key in kinds.numbers and is_number:
         return Task(key, ())
@@ -371,6 +410,27 @@ def _of_kind(
         f"{list(levels)}; expected a feature of numbers, and of levels also the numbers from low "
         'to high, such as "0", "1/3", "1"'
     )
+
+
+def _is_number(feature: tfds.features.FeatureConnector) -> bool:
+    return (
+        isinstance(feature, tfds.features.Tensor)
+        and not isinstance(feature, tfds.features.ClassLabel)
+        and feature.shape == ()
+        and np.issubdtype(feature.np_dtype, np.number)
+    )
+
+
+def _check_weight_feature(
+    name: str, features: Mapping[str, tfds.features.FeatureConnector], weights: str
+) -> None:
+    numbers = [key for key in sorted(features) if _is_number(features[key])]
+    if weights not in numbers:
+        raise ValueError(
+            f"{name} has no feature {weights!r} of numbers, to weight the losses by; it has "
+            f"{', '.join(numbers) or 'none (`prepare` writes images and labels alone)'}"
+            f"{messages.hint(weights, numbers)}"
+        )
 
 
 def _own_split(name: str, split: str, known: tfds.core.splits.SplitDict) -> str:
