@@ -248,3 +248,64 @@ def test_outputs_of_another_shape_are_an_error(name, wrong):
             use(wrong, labels)
     with pytest.raises(ValueError, match=r"expected an array \[B, .* MultiTask"):
         objective.predictions(wrong)
+
+
+@pytest.mark.parametrize("name", ["single", "multi_label", "coral", "regression"])
+def test_costly_metrics_are_computed_where_they_are_needed(name):
+    objective, outputs, labels = CASES[name]
+    rows = statistics(name, outputs, labels)
+    whole = objective.metrics(rows)
+    costly = [each for each in objective.metric_names if metric_names.METRICS[each].is_costly]
+    assert bool(costly) == (name in ("single", "multi_label"))
+    cheap = objective.metrics(rows, costly=("loss", "accuracy"))
+    assert cheap.keys() >= set(objective.metric_names) - set(costly)
+    assert cheap == {key: whole[key] for key in cheap} and cheap.keys().isdisjoint(costly)
+    for each in costly:
+        assert objective.metrics(rows, costly=(each,)) == whole
+
+
+def test_costly_metrics_of_one_task_are_not_those_of_another():
+    objective, outputs, labels = CASES["tasks"]
+    rows = statistics("tasks", outputs, labels)
+    found = objective.metrics(rows, costly=("tags.macro_auc",))["tasks"]
+    assert "macro_auc" in found["tags"] and "macro_auc" not in found["kind"]
+    assert found["tags"] == objective.metrics(rows)["tasks"]["tags"]
+
+
+# ---- weights of examples
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_loss_is_the_mean_of_weight_times_loss(name):
+    objective, outputs, labels = CASES[name]
+    weights = np.linspace(0, 2, COUNT).astype(np.float32)
+    loss, _ = jax.jit(objective.loss)(outputs, labels | {"example_weight": weights})
+    tasks = objective.tasks if name == "tasks" else {"": objective}
+    total = 0.0
+    for index, (task, of_one) in enumerate(tasks.items()):
+        own = outputs[task] if task else outputs
+        values, mask = jax.device_get(of_one.example_losses(own, labels))
+        part = (weights * values)[mask].sum() / mask.sum()  # Not divided by the weights.
+        if task:
+            log_variance = float(LEARNED["log_variances"][index])
+            part = of_one.likelihood_scale * np.exp(-log_variance) * part + log_variance / 2
+            part *= objective.weights.get(task, 1.0)
+        total += part
+    assert float(loss) == pytest.approx(total, rel=1e-5)
+
+
+def test_plain_classes_are_weighted_without_a_mask_too():
+    weights = np.float32([0, 2] * 6)
+    batch = {"label": LABELS, "example_weight": weights}
+    loss, _ = SingleLabel(CLASSES).loss(OUTPUTS, batch)
+    values, _ = SINGLE.example_losses(OUTPUTS, {"label": LABELS})
+    assert float(loss) == pytest.approx(float((values * weights).mean()), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_evaluation_knows_no_weights(name):
+    objective, outputs, labels = CASES[name]
+    plain = jax.device_get(objective.statistics(outputs, labels))
+    batch = labels | {"example_weight": np.zeros(COUNT, np.float32)}
+    for row, values in jax.device_get(objective.statistics(outputs, batch)).items():
+        np.testing.assert_array_equal(values, plain[row])

@@ -220,7 +220,7 @@ def test_without_average_or_recalibration_the_state_is_evaluated(experiment):
 
 
 def test_too_few_images_for_the_devices_are_refused(tiny_config):
-    config = change(tiny_config, "transfer", batch_norm="recalibrate")
+    config = change(tiny_config, "transfer", batch_norm="recalibrate", recalibrate="after")
     experiment = Experiment.from_config(config)
     wide = dataclasses.replace(experiment, mesh=AbstractMesh((27,), ("data",)))
     train_state = experiment.begin(experiment.phases[0], None)

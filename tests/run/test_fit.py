@@ -47,6 +47,27 @@ def test_a_run_leaves_a_complete_record(finished_run):
     assert info["weights"]["sha256"] == record.sha256
     assert info["class_names"] == report["class_names"] == ["grüne", "red ones"]
     assert list((workdir / "tensorboard").glob("events*"))
+    assert {path.stem for path in workdir.glob("*.png")} == {"confusion", "curves", "reliability"}
+
+
+def test_the_report_has_intervals_of_the_test_split(finished_run):
+    found, metrics = finished_run.report["intervals"], finished_run.report["metrics"]["test"]
+    assert {key: found[key] for key in ("split", "level", "draws")} == {
+        "split": "test", "level": 0.95, "draws": 1000,
+    }  # fmt: skip
+    assert found["metrics"].keys() == {"accuracy", "balanced_accuracy", "macro_f1"}
+    for name, (low, high) in found["metrics"].items():
+        assert low <= metrics[name] <= high
+
+
+def test_rankings_are_measured_for_the_report_and_where_they_choose(finished_run, tmp_path):
+    (first, *_) = records_of(finished_run.workdir, "val")
+    assert "macro_auc" not in first and "balanced_accuracy" in first
+    assert 0 <= finished_run.report["metrics"]["val"]["macro_auc"] <= 1
+    config = change(finished_run.config, "train", best_metric="macro_auc")
+    assert fit(config, tmp_path / "run", stop_after_epoch=1) is None
+    (chosen,) = records_of(tmp_path / "run", "val")
+    assert 0 <= chosen["macro_auc"] <= 1
 
 
 def test_the_report_is_of_the_best_checkpoint(finished_run, tmp_path):
@@ -104,6 +125,7 @@ def test_the_plan_is_printed_before_each_phase(finished_run):
     assert "warning  32 x 32 pixels, where the weights were trained with" in finished_run.log
 
 
+@pytest.mark.draws
 def test_the_pictures_are_of_the_test_split(finished_run, tmp_path):
     report = finished_run.report
     accuracy = report["metrics"]["test"]["accuracy"]

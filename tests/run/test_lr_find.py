@@ -10,6 +10,7 @@ from tl_jax.run.lr_find import lr_find
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.draws
 def test_the_curve_of_a_phase_is_drawn(tiny_config, tmp_path):
     groups = (GroupConfig("stage1", learning_rate=0.1),)
     config = change(tiny_config, "transfer", groups=groups)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tl_jax.objectives.reliability import reliability
 from tl_jax.run import plots
 from tl_jax.training.lr_finder import LrCurve
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.draws]
 
 RECORDS = [
     {"split": split, "epoch": epoch, "loss": 1 / epoch, "accuracy": 1 - 0.5 / epoch}
@@ -43,6 +44,28 @@ def test_the_end_of_a_phase_is_marked(tmp_path):
     for name, ends in (("with", [2]), ("without", [])):
         plots.learning_curves(RECORDS, tmp_path / f"{name}.png", title="", phase_ends=ends)
     assert (pixels(tmp_path / "with.png") != pixels(tmp_path / "without.png")).any()
+
+
+def test_reliability_is_drawn_with_the_examples_of_its_bins(tmp_path):
+    def drawn(*diagrams) -> np.ndarray:
+        path = tmp_path / "reliability.png"
+        panels = {f"panel {i}": each.as_json() for i, each in enumerate(diagrams)}
+        plots.reliability_diagram(panels, path, title="$test")
+        return pixels(path)
+
+    confidence = np.linspace(0.5, 1, 40)
+    sure = reliability(confidence, np.ones(40, bool))
+    wrong = reliability(confidence, np.zeros(40, bool))
+    is_blue = {}
+    for name, diagram in (("sure", sure), ("wrong", wrong)):
+        is_blue[name] = int((drawn(diagram) == [31, 119, 180]).all(-1).sum())
+    assert is_blue["sure"] > 10 * is_blue["wrong"]  # The bars are the accuracy.
+    one, two = drawn(sure), drawn(sure, wrong)
+    assert two.shape[1] > 1.5 * one.shape[1]
+    fewer = reliability(confidence[::2], np.ones(20, bool))
+    assert (drawn(fewer) != one).any()
+    empty = reliability(np.zeros(0), np.zeros(0, bool))
+    assert drawn(empty).shape == one.shape
 
 
 def test_many_points_are_drawn(tmp_path):

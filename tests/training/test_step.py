@@ -284,3 +284,16 @@ def test_evaluation_uses_the_running_statistics():
         torch.tensor(np.array(logits)), torch.tensor(inputs["label"]).long(), reduction="sum"
     )
     np.testing.assert_allclose(made(variables, inputs)["loss"], expected, rtol=1e-5)
+
+
+def test_examples_with_weights_are_not_mixed():
+    variables = Identity().init(SEED_KEY, LOGITS)
+    initial, tx, plan = first_state(variables, head="bias")
+    made = step.make_train_step(
+        Identity(), tx, plan,
+        augment_fn=images_unchanged, seed_key=SEED_KEY, mix_fn=lambda *given: given[1:],
+        objective=SingleLabel(3),
+    )  # fmt: skip
+    batch = {"image": LOGITS, "label": LABELS, "example_weight": np.ones(4, np.float32)}
+    with pytest.raises(ValueError, match="got mix_fn and a batch with 'example_weight'"):
+        made(initial, batch)

@@ -76,7 +76,7 @@ def intervals(
         for name, value in metrics({key: row[chosen] for key, row in rows.items()}).items():
             if isinstance(value, int | float | np.number) and np.isfinite(value):
                 values.setdefault(name, []).append(float(value))
-    return {name: _percentiles(np.array(found), level) for name, found in values.items()}
+    return {name: percentiles(np.array(found), level) for name, found in values.items()}
 
 
 def mean_interval(
@@ -107,22 +107,32 @@ def mean_interval(
     for start in range(0, samples, step):
         chosen = draws.integers(0, count, (min(step, samples - start), count))
         means[start : start + step] = values[chosen].mean(-1)
-    return _percentiles(means, level)
+    return percentiles(means, level)
 
 
-def _check(rows: Mapping[str, np.ndarray], level: float, samples: int) -> int:
-    """Returns the number of examples."""
+def check(level: float, samples: int) -> None:
+    """Raises a ValueError unless the level and the number of draws are in range."""
     if not 0 < level < 1:
         raise ValueError(f"got level={level}; expected a share in (0, 1), such as 0.95")
     if samples < 1:
         raise ValueError(f"got samples={samples}; expected 1 or more")
+
+
+def percentiles(values: np.ndarray, level: float) -> list[float]:
+    """Returns the bounds of the middle share of values, [low, high].
+
+    >>> percentiles(np.arange(101), 0.5)
+    [25.0, 75.0]
+    """
+    outside = (1 - level) / 2
+    low, high = np.quantile(values, [outside, 1 - outside])
+    return [float(low), float(high)]
+
+
+def _check(rows: Mapping[str, np.ndarray], level: float, samples: int) -> int:
+    """Returns the number of examples."""
+    check(level, samples)
     counts = {name: len(row) for name, row in rows.items()}
     if len(set(counts.values())) != 1:
         raise ValueError(f"got rows of {counts or 'nothing'}; expected arrays of the same length")
     return next(iter(counts.values()))
-
-
-def _percentiles(values: np.ndarray, level: float) -> list[float]:
-    outside = (1 - level) / 2
-    low, high = np.quantile(values, [outside, 1 - outside])
-    return [float(low), float(high)]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from tl_jax import messages
@@ -16,11 +16,14 @@ class Metric:
       name: its key in the dict that `Objective.metrics` returns.
       meaning: what it is, in one line.
       lower_is_better: whether lower values are better, as of an error.
+      is_costly: whether it sorts all scores of each class, which takes seconds at 50,000 examples
+        of 1,000 classes, so that it is not measured after each epoch unless it is needed.
     """
 
     name: str
     meaning: str
     lower_is_better: bool = False
+    is_costly: bool = False
 
 
 _ALL = (
@@ -31,8 +34,12 @@ _ALL = (
     Metric("top5_accuracy", "share of examples whose label is among the five likeliest classes"),
     Metric("macro_f1", "mean over the classes of F1"),
     Metric("micro_f1", "F1 of all decisions together; of single labels it is the accuracy"),
-    Metric("macro_auc", "mean over the classes of the area under the ROC curve, one versus rest"),
-    Metric("mean_average_precision", "mean over the classes of average precision"),
+    Metric(
+        "macro_auc",
+        "mean over the classes of the area under the ROC curve, one versus rest",
+        is_costly=True,
+    ),
+    Metric("mean_average_precision", "mean over the classes of average precision", is_costly=True),
     Metric("log_loss", "mean of -log of the label's probability, in nats", True),
     Metric("brier", "mean squared distance of the probabilities from the label, 0 to 2", True),
     Metric("calibration_error", "mean distance of confidence and accuracy, 15 bins", True),
@@ -48,13 +55,27 @@ _ALL = (
     Metric("micro_precision", "precision of all decisions together"),
     Metric("macro_recall", "mean over the classes of recall"),
     Metric("micro_recall", "recall of all decisions together"),
-    Metric("micro_auc", "area under the ROC curve of all decisions together"),
+    Metric("micro_auc", "area under the ROC curve of all decisions together", is_costly=True),
     Metric("exact_match", "share of examples with all known classes right"),
     Metric("hamming_loss", "share of wrong decisions", True),
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 """All metrics by name."""
+
+
+def is_needed(costly: Collection[str] | None, names: Iterable[str]) -> bool:
+    """Returns whether one of some costly metrics is to be computed.
+
+    Args:
+      costly: the metrics that are asked for, as in `Objective.metrics`; None for all.
+      names: the metrics.
+
+    Examples:
+      >>> is_needed(None, ["macro_auc"]), is_needed(["loss"], ["macro_auc", "micro_auc"])
+      (True, False)
+    """
+    return costly is None or not set(costly).isdisjoint(names)
 
 
 def of_task(task: str, names: Iterable[str]) -> tuple[str, ...]:
@@ -64,6 +85,16 @@ def of_task(task: str, names: Iterable[str]) -> tuple[str, ...]:
     ('defect.mae',)
     """
     return tuple(f"{task}.{name}" for name in names)
+
+
+def within(task: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Returns a task's own names of its metrics among those of several tasks.
+
+    >>> within("defect", ["loss", "defect.mae", "cell.accuracy"])
+    ('mae',)
+    """
+    parts = [name.rpartition(".") for name in names]
+    return tuple(own for of, _, own in parts if of == task)
 
 
 def metric(name: str, names: Iterable[str] | None = None) -> Metric:

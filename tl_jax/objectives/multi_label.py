@@ -1,13 +1,15 @@
 """The objective of any number of classes per example: losses, metrics and predictions by class."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tl_jax.objectives import metrics, multi_label_losses
+from tl_jax.objectives import metrics, multi_label_losses, ranking
+from tl_jax.objectives.metric_names import is_needed
 from tl_jax.objectives.metrics import mean_or_none
 from tl_jax.objectives.multi_label_metrics import decisions, of_counts, of_ranking, ratio
 from tl_jax.objectives.objective import (
@@ -22,6 +24,7 @@ from tl_jax.objectives.objective import (
     masked_mean,
     one_of,
     one_per_class,
+    weighted,
 )
 
 Loss = Literal["binary_cross_entropy", "focal", "asymmetric"]
@@ -30,7 +33,7 @@ _COUNTED = (
     "loss", "macro_f1", "micro_f1", "macro_precision", "micro_precision", "macro_recall",
     "micro_recall", "exact_match", "hamming_loss",
 )  # fmt: skip
-_RANKED = ("macro_auc", "micro_auc", "mean_average_precision")
+_RANKED = (*ranking.MEANS, "micro_auc")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +116,8 @@ class MultiLabel:
 
     def loss(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         """As in `Objective`; there are no parts."""
-        return masked_mean(*self.example_losses(outputs, batch)), {}
+        values, mask = self.example_losses(outputs, batch)
+        return masked_mean(weighted(values, batch), mask), {}
 
     def example_losses(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """As in `TaskObjective`."""
@@ -158,7 +162,7 @@ class MultiLabel:
             "decision_counts": jnp.stack(counts, -1)[None],
         }
 
-    def metrics(self, statistics: Rows) -> dict[str, Any]:
+    def metrics(self, statistics: Rows, *, costly: Collection[str] | None = None) -> dict[str, Any]:
         """As in `Objective`.
 
         Returns:
@@ -179,7 +183,7 @@ class MultiLabel:
             "hamming_loss": ratio(int(rows["wrong"].sum()), int(rows["known"].sum())),
             "thresholds": np.broadcast_to(self.thresholds, self.num_classes).tolist(),
         }
-        if self.has_logits:
+        if self.has_logits and is_needed(costly, _RANKED):
             found |= of_ranking(rows["logits"], rows["label"])
         return found if found["count"] else found | dict.fromkeys(self.metric_names)
 

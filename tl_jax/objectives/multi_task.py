@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -11,7 +11,15 @@ import numpy as np
 
 from tl_jax import messages
 from tl_jax.objectives import metric_names
-from tl_jax.objectives.objective import MASK, Batch, Mixing, Rows, TaskObjective, masked_mean
+from tl_jax.objectives.objective import (
+    MASK,
+    Batch,
+    Mixing,
+    Rows,
+    TaskObjective,
+    masked_mean,
+    weighted,
+)
 from tl_jax.objectives.single_label import SingleLabel
 
 LOG_VARIANCES = "log_variances"
@@ -22,7 +30,8 @@ class MultiTask:
     """Several tasks; the outputs are a dict of each task's outputs [B, K] by its name.
 
     The loss is the weighted sum of the tasks' mean losses, each over the examples that have the
-    task's label; a task without any label in a batch adds 0.
+    task's label; a task without any label in a batch adds 0. Weights of examples, where a batch
+    holds them, are those of all tasks.
 
     With learned weights the outputs also have `log_variances`, a parameter of the network [T], in
     the order of the tasks, zeros at first. Task t then adds exp(-s) L + s / 2, where s is its log
@@ -106,7 +115,7 @@ class MultiTask:
         total, parts = jnp.float32(0.0), {}
         for index, (name, objective) in enumerate(self.tasks.items()):
             values, mask = objective.example_losses(outputs[name], batch)
-            parts[name] = part = masked_mean(values, mask)
+            parts[name] = part = masked_mean(weighted(values, batch), mask)
             if self.learned_weights:
                 log_variance = outputs[LOG_VARIANCES].astype(jnp.float32)[index]
                 part = objective.likelihood_scale * jnp.exp(-log_variance) * part + log_variance / 2
@@ -148,7 +157,7 @@ class MultiTask:
                 rows[row] = values
         return rows
 
-    def metrics(self, statistics: Rows) -> dict[str, Any]:
+    def metrics(self, statistics: Rows, *, costly: Collection[str] | None = None) -> dict[str, Any]:
         """As in `Objective`.
 
         Returns:
@@ -157,7 +166,10 @@ class MultiTask:
           labels adds 0); and `tasks`, the metrics of each task by its name.
         """
         tasks = {
-            name: objective.metrics(self.task_statistics(statistics, name))
+            name: objective.metrics(
+                self.task_statistics(statistics, name),
+                costly=None if costly is None else metric_names.within(name, costly),
+            )
             for name, objective in self.tasks.items()
         }
         parts = [

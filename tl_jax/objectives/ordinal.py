@@ -1,6 +1,7 @@
 """The objective of ordered levels: losses, metrics and predictions that know their order."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any, get_args
 
 import jax
@@ -20,6 +21,7 @@ from tl_jax.objectives.objective import (
     masked_mean,
     one_of,
     one_per_class,
+    weighted,
     without_masked,
 )
 
@@ -83,7 +85,8 @@ class Ordinal:
 
     def loss(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         """As in `Objective`; there are no parts."""
-        return masked_mean(*self.example_losses(outputs, batch)), {}
+        values, mask = self.example_losses(outputs, batch)
+        return masked_mean(weighted(values, batch), mask), {}
 
     def example_losses(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """As in `TaskObjective`."""
@@ -127,13 +130,14 @@ class Ordinal:
             statistics["label"], statistics["predicted"], num_classes=self.num_levels
         )
 
-    def metrics(self, statistics: Rows) -> dict[str, Any]:
+    def metrics(self, statistics: Rows, *, costly: Collection[str] | None = None) -> dict[str, Any]:
         """As in `Objective`.
 
         Returns:
           The metrics of `tl_jax.objectives.metrics.summarize`, those of `metric_names`, and
           `confusion`, the matrix as lists.
         """
+        del costly  # There are none.
         confusion = np.asarray(self.confusion(statistics))
         rows = labelled_rows(statistics, statistics["label"] >= 0)
         errors = np.abs(rows["predicted"].astype(np.int64) - rows["label"])

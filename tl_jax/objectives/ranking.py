@@ -8,6 +8,9 @@ import numpy as np
 
 from tl_jax.objectives.metrics import mean_or_none
 
+MEANS = ("macro_auc", "mean_average_precision")
+"""The metrics of `summarize` with one number."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Collection
 from typing import Any, Literal, get_args
 
 import jax
@@ -21,6 +22,7 @@ from tl_jax.objectives.objective import (
     labelled_rows,
     masked_mean,
     one_of,
+    weighted,
     without_masked,
 )
 
@@ -87,7 +89,8 @@ class Regression:
 
     def loss(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         """As in `Objective`; there are no parts."""
-        return masked_mean(*self.example_losses(outputs, batch)), {}
+        values, mask = self.example_losses(outputs, batch)
+        return masked_mean(weighted(values, batch), mask), {}
 
     def example_losses(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """As in `TaskObjective`."""
@@ -133,13 +136,14 @@ class Regression:
             "loss": values,
         }
 
-    def metrics(self, statistics: Rows) -> dict[str, Any]:
+    def metrics(self, statistics: Rows, *, costly: Collection[str] | None = None) -> dict[str, Any]:
         """As in `Objective`.
 
         Returns:
           `count`, the examples with a label, and `metric_names`. `r2` does not exist where all
           labels are the same.
         """
+        del costly  # There are none.
         rows = labelled_rows(statistics, ~np.isnan(statistics["label"]))
         labels = rows["label"].astype(np.float64)
         errors = rows["predicted"].astype(np.float64) - labels

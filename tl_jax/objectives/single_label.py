@@ -1,6 +1,7 @@
 """The objective of one class per example: losses, metrics and predictions of a softmax."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any, Literal, get_args
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tl_jax.objectives import class_weights, losses, metrics, ranking, reliability
+from tl_jax.objectives.metric_names import is_needed
 from tl_jax.objectives.metrics import mean_or_none
 from tl_jax.objectives.objective import (
     MASK,
@@ -22,6 +24,7 @@ from tl_jax.objectives.objective import (
     masked_mean,
     one_of,
     one_per_class,
+    weighted,
     without_masked,
 )
 
@@ -125,8 +128,8 @@ class SingleLabel:
         check_outputs(outputs, self.num_classes, "a logit for each class")
         if self.partly_labelled or MASK in batch:
             values, mask = self.example_losses(outputs, batch)
-            return masked_mean(values, mask), {}
-        return self._training_losses(outputs, batch[self.label_key]).mean(), {}
+            return masked_mean(weighted(values, batch), mask), {}
+        return weighted(self._training_losses(outputs, batch[self.label_key]), batch).mean(), {}
 
     def example_losses(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """As in `TaskObjective`."""
@@ -185,7 +188,7 @@ class SingleLabel:
             statistics["label"], statistics["predicted"], num_classes=self.num_classes
         )
 
-    def metrics(self, statistics: Rows) -> dict[str, Any]:
+    def metrics(self, statistics: Rows, *, costly: Collection[str] | None = None) -> dict[str, Any]:
         """As in `Objective`.
 
         Returns:
@@ -202,7 +205,7 @@ class SingleLabel:
         found |= {"f1": f1.tolist(), "micro_f1": found["accuracy"]}
         if isinstance(confusion, np.ndarray):
             found["kappa"] = metrics.cohen_kappa(confusion)
-        found |= self._probability_metrics(rows)
+        found |= self._probability_metrics(rows, is_ranked=is_needed(costly, ranking.MEANS))
         return found if found["count"] else found | dict.fromkeys(self.metric_names)
 
     def predictions(self, outputs: jax.Array) -> dict[str, jax.Array]:
@@ -256,20 +259,15 @@ class SingleLabel:
             class_weights=weights,
         )
 
-    def _probability_metrics(self, rows: Rows) -> dict[str, Any]:
+    def _probability_metrics(self, rows: Rows, *, is_ranked: bool) -> dict[str, Any]:
         """Returns the metrics of probabilities, of rows whose label is known."""
         labels, rankings = rows["label"], {}
         if self.has_logits:
             logits = rows["logits"] / np.float32(self.temperature)
             scores = reliability.class_scores(logits, labels)
             scored = dataclasses.asdict(scores)
-            by_class = np.ascontiguousarray(logits.T)
-
-            def column(index: int) -> tuple[np.ndarray, np.ndarray]:
-                log_p = by_class[index].astype(np.float64) - scores.log_normalizer
-                return np.exp(log_p), labels == index
-
-            rankings = ranking.summarize(ranking.by_class(column, self.num_classes))
+            if is_ranked:
+                rankings = _rankings(logits, labels, scores.log_normalizer)
         else:
             scored = {name: rows[name].astype(np.float64) for name in _COMPACT}
         diagram = reliability.reliability(scored["confidence"], rows["predicted"] == labels)
@@ -282,6 +280,16 @@ class SingleLabel:
             **top5,
             **rankings,
         }
+
+
+def _rankings(logits: np.ndarray, labels: np.ndarray, log_normalizer: np.ndarray) -> dict[str, Any]:
+    """Returns the metrics of how the probabilities of each class rank the examples."""
+    by_class = np.ascontiguousarray(logits.T)
+
+    def column(index: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.exp(by_class[index].astype(np.float64) - log_normalizer), labels == index
+
+    return ranking.summarize(ranking.by_class(column, logits.shape[1]))
 
 
 _COMPACT = ("rank", "confidence", "log_loss", "brier")

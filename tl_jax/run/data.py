@@ -47,8 +47,10 @@ def open_split(config: Config, split: str, *, inputs: Inputs | None = None) -> S
         numbers=kinds.numbers,
         ordered=kinds.ordered,
         several=kinds.several,
-        columns=_input_columns(config),
+        columns=input_columns(config),
         inputs=inputs,
+        # What is evaluated is measured without weights.
+        example_weights=data.example_weights if split == data.train_split else None,
     )
     source = run_tasks.as_configured(config, source)
     if run_tasks.is_plain(config):
@@ -104,7 +106,16 @@ def check_splits(config: Config, splits: Mapping[str, Source]) -> tuple[str, ...
         name: run_tasks.only(source, learned_tasks(config, source))
         for name, source in splits.items()
     }
-    return label_checks.check_splits(learned, next(iter(splits)))
+    train = next(iter(splits))
+    notes = label_checks.check_splits(learned, train)
+    if not splits[train].has_weights:
+        return notes
+    weights = splits[train].example_weights()
+    said = (
+        f"the loss is weighted by {config.data.example_weights!r}: {weights.min():g} to "
+        f"{weights.max():g}, mean {weights.mean():.4g}"
+    )
+    return (*notes, said)
 
 
 def learned_tasks(config: Config, source: Source) -> tuple[Task, ...]:
@@ -112,7 +123,7 @@ def learned_tasks(config: Config, source: Source) -> tuple[Task, ...]:
     return source.tasks[:1] if run_tasks.is_plain(config) else source.tasks
 
 
-def _input_columns(config: Config) -> InputColumns:
+def input_columns(config: Config) -> InputColumns:
     """Returns which columns of a table the inputs are."""
     inputs = config.inputs
     return InputColumns(

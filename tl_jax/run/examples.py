@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tl_jax import files
-from tl_jax.data.source import Source, Task, label_keys
+from tl_jax.data.source import WEIGHT, Source, Task, label_keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +24,16 @@ class Examples:
       labels: of the main task: index of each one's class, the numbers of a regression, or a list
         for each of a multi-label task.
       marks: `Source.content_marks`; [] without names.
-      digest: SHA-256 of identities, labels and marks, and of further inputs. No path of the source
-        is in it, so a set that was moved or copied has the same.
+      digest: SHA-256 of identities, labels and marks, and of further inputs and weights. No path of
+        the source is in it, so a set that was moved or copied has the same.
+      weights: `Source.example_weights`; [] without names, or if the source has none.
     """
 
     names: list[str] | None
     labels: list[Any]
     marks: list[str]
     digest: str
+    weights: list[float] = dataclasses.field(default_factory=list)
 
 
 def of_source(source: Source, tasks: Sequence[Task] | None = None) -> Examples:
@@ -48,9 +52,12 @@ def of_source(source: Source, tasks: Sequence[Task] | None = None) -> Examples:
         digest.update(labels.astype("<i8").tobytes())
     else:
         _add_arrays(digest, source, learned)
+    weights = source.example_weights() if source.has_weights else np.zeros(0, np.float32)
+    if source.has_weights:
+        digest.update(WEIGHT.encode() + b"\0" + weights.astype("<f4").tobytes())
     if all(name == str(index) for index, name in enumerate(names)):
         return Examples(None, labels.tolist(), [], digest.hexdigest())
-    return Examples(list(names), labels.tolist(), list(marks), digest.hexdigest())
+    return Examples(list(names), labels.tolist(), list(marks), digest.hexdigest(), weights.tolist())
 
 
 def _add_arrays(digest: Any, source: Source, tasks: Sequence[Task]) -> None:
@@ -124,11 +131,18 @@ def differences(
         for name, mark in zip(names_now, now.marks, strict=False)
         if mark_then.get(name, mark) != mark
     ]
+    weight_then = dict(zip(names_before, before.weights, strict=False))
+    reweighted = [
+        f"{name} weighs {weight:g} now, was {weight_then[name]:g}"
+        for name, weight in zip(names_now, now.weights, strict=False)
+        if weight_then.get(name, weight) != weight
+    ]
     kinds = {
         "more": more,
         "gone": fewer,
         "with another label": relabelled,
         "with another content": replaced,
+        "with another weight": reweighted,
     }
     lines = [
         f"{split}: {len(names):,} image{'s' * (len(names) != 1)} {kind}: {_first(names)}"

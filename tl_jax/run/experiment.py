@@ -168,6 +168,11 @@ class Experiment:
         return self.phases[-1].end_epoch
 
     @property
+    def first_held_out(self) -> Source:
+        """The split that is evaluated after each epoch, or else the one of the report."""
+        return next(iter(self.held_out.values()))
+
+    @property
     def stopping(self) -> Stopping:
         """The rule of early stopping: patience counts in the last phase only, a target in all."""
         options = self.config.train
@@ -301,8 +306,8 @@ class Experiment:
         """Evaluates the carried-over classifier before any training.
 
         Returns:
-          Its accuracy on the evaluation split; None unless `transfer.classifier` is "load" and at
-          least one new class is mapped to a pretrained one.
+          Its accuracy on `first_held_out`; None unless `transfer.classifier` is "load" and at least
+          one new class is mapped to a pretrained one.
         """
         mapping = self.initial.mapping
         if self.config.transfer.classifier != "load" or mapping is None or not mapping.matched:
@@ -310,8 +315,7 @@ class Experiment:
         matched_only = MatchedOnly(self.model, mapping)
         plain = SingleLabel(len(self.train.class_names))
         evaluator = _evaluator(self.config, matched_only, self.preprocess, self.mesh, plain)
-        held_out = self.held_out[self.config.data.eval_split]
-        _, confusion = evaluator(self.initial.variables, held_out)
+        _, confusion = evaluator(self.initial.variables, self.first_held_out)
         return carry_over.zero_shot(confusion, mapping)
 
     def _recalibrates(self, when: str) -> bool:

@@ -32,6 +32,8 @@ def fit(
 ) -> dict[str, Any] | None:
     """Trains a network as configured, and reports on the best checkpoint.
 
+    Without an evaluation split (`data.eval_split` None) that is the last one.
+
     Called again on the same folder it continues from the newest checkpoint, and ends with the same
     parameters and metrics as a run that was never interrupted.
 
@@ -258,6 +260,8 @@ def _complete_records(
     if epochs_done == 0 or (is_lost and jax.process_count() == 1):
         _record_zero_shot(experiment, records)
     split = experiment.config.data.eval_split
+    if split is None:
+        return
     recorded = {record["epoch"] for record in known if record["split"] == split}
     lost = [str(epoch) for epoch in range(1, epochs_done + 1) if epoch not in recorded]
     if lost:
@@ -346,11 +350,17 @@ def _explained_divergence(
 def _evaluate(
     experiment: Experiment, epoch: int, variables: trees.Tree, records: Journal
 ) -> dict[str, Any]:
-    """Evaluates on the evaluation split after an epoch, and records the metrics."""
+    """Evaluates on the evaluation split after an epoch, and records the metrics; {} without one."""
     start_time = time.monotonic()
     split = experiment.config.data.eval_split
+    if split is None:
+        log(f"epoch {epoch}/{experiment.num_epochs} done")
+        return {}
     included = "" if experiment.evaluator.compiled else " with compilation"
-    metrics = experiment.evaluator.evaluate(variables, experiment.held_out[split]).metrics
+    needed = (experiment.config.train.best_metric,)  # Of the costly ones; the report has all.
+    metrics = experiment.evaluator.evaluate(
+        variables, experiment.held_out[split], costly=needed
+    ).metrics
     records.write(split, epoch * experiment.steps_per_epoch, epoch, run_metrics.by_name(metrics))
     log(
         f"epoch {epoch}/{experiment.num_epochs}  {split}: {run_metrics.sentence(metrics)}, "
@@ -373,7 +383,7 @@ def _record_zero_shot(experiment: Experiment, records: Journal) -> None:
     finite = {name: value for name, value in values.items() if math.isfinite(value)}
     records.write(ZERO_SHOT, 0, 0, finite)
     log(
-        f"before training, {experiment.config.data.eval_split}: accuracy {zero_shot.accuracy:.4f} "
+        f"before training, {experiment.first_held_out.split}: accuracy {zero_shot.accuracy:.4f} "
         f"by the pretrained classifier alone ({zero_shot.correct} of {zero_shot.examples}; "
         f"{zero_shot.of_matched_classes} are of classes that it knows)"
     )

@@ -19,7 +19,7 @@ from tl_jax.models.model import Model
 from tl_jax.models.variables import abstract_variables
 from tl_jax.objectives import metric_names
 from tl_jax.objectives.objective import Objective
-from tl_jax.run import data, examples, lock, record
+from tl_jax.run import calibrate, data, examples, lock, record
 from tl_jax.run.examples import Examples
 from tl_jax.run.model import build_model
 from tl_jax.run.objective import LabelStatistics, make_objective
@@ -58,6 +58,7 @@ class RunFolder:
         self._info_file = self.path / "run.json"
         self._examples_file = self.path / "examples.json.gz"
         self._report_file = self.path / "report.json"
+        self._calibration_file = self.path / "calibration.json"
         self._checkpoints = self.path / "checkpoints"
 
     @property
@@ -220,7 +221,8 @@ class RunFolder:
             return
         for each in self.path.glob("*.part"):  # Of a process that was killed as it wrote.
             each.unlink(missing_ok=True)
-        self._report_file.unlink(missing_ok=True)  # That of fewer epochs.
+        for each in (self._report_file, self._calibration_file):  # Those of fewer epochs.
+            each.unlink(missing_ok=True)
         if examples_now is not None:
             examples.write(self._examples_file, examples_now)
         self.write_info(info)
@@ -275,6 +277,23 @@ class RunFolder:
         """Writes the report."""
         files.write_text(self._report_file, files.json_text(report, indent=2) + "\n")
 
+    def read_calibration(self) -> calibrate.Chosen:
+        """Reads what was chosen after training, of the report or as it was written; {} if nothing.
+
+        Raises:
+          ValueError: if a file is damaged.
+        """
+        report = self.read_report()
+        if report is not None:
+            return dict(report.get("calibration", {}))  # Reports of earlier versions have none.
+        if not self._calibration_file.exists():
+            return {}
+        return self._read(self._calibration_file, json.loads, "delete it, or write the run again")
+
+    def write_calibration(self, chosen: calibrate.Chosen) -> None:
+        """Writes what was chosen for variables that were not trained here, such as a soup's."""
+        files.write_text(self._calibration_file, files.json_text(chosen, indent=2) + "\n")
+
     def _read(self, path: Path, parse: Callable[[str], T], remedy: str) -> T:
         try:
             return parse(path.read_text(encoding="utf-8"))
@@ -285,10 +304,11 @@ class RunFolder:
 
     def open_checkpoints(self, config: Config, *, read_only: bool = False) -> Checkpoints:
         """Opens the run's checkpoints, kept and compared as configured."""
+        is_evaluated = config.data.eval_split is not None
         return Checkpoints(
             self._checkpoints,
             keep=config.train.keep,
-            best_metric=config.train.best_metric,
+            best_metric=config.train.best_metric if is_evaluated else None,
             lower_is_better=metric_names.metric(config.train.best_metric).lower_is_better,
             read_only=read_only,
         )
@@ -316,6 +336,8 @@ class Run:
       model: the network.
       variables: params and batch_stats of the checkpoint.
       step: training step of the checkpoint.
+      calibration: temperatures and thresholds that were chosen for them, by task
+        (`tl_jax.run.calibrate`); {} before the end of training.
     """
 
     config: Config
@@ -323,6 +345,12 @@ class Run:
     model: Model
     variables: dict[str, Any]
     step: int
+    calibration: calibrate.Chosen = dataclasses.field(default_factory=dict)
+
+    @property
+    def calibrated(self) -> Objective:
+        """The run's objective with the temperatures and thresholds that were chosen."""
+        return calibrate.apply(self.objective, self.calibration)
 
     @property
     def objective(self) -> Objective:
@@ -381,10 +409,17 @@ def load_run(workdir: str | Path) -> Run:
         if step is None:
             raise no_checkpoint
         variables = checkpoints.restore_variables(step, like)
-    return Run(config, info, model, variables, step)
+    return Run(config, info, model, variables, step, folder.read_calibration())
 
 
-def write_run(workdir: str | Path, config: Config, info: RunInfo, variables: trees.Tree) -> None:
+def write_run(
+    workdir: str | Path,
+    config: Config,
+    info: RunInfo,
+    variables: trees.Tree,
+    *,
+    calibration: calibrate.Chosen | None = None,
+) -> None:
     """Writes variables that were computed elsewhere, such as a soup, as a run for `load_run`.
 
     Args:
@@ -392,6 +427,7 @@ def write_run(workdir: str | Path, config: Config, info: RunInfo, variables: tre
       config: the configuration that builds the network.
       info: classes, preprocessing and weights.
       variables: params and batch_stats; they become the only checkpoint, at step 0.
+      calibration: temperatures and thresholds chosen for them; None for none.
 
     Raises:
       ValueError: if the folder is not empty.
@@ -409,3 +445,5 @@ def write_run(workdir: str | Path, config: Config, info: RunInfo, variables: tre
     )
     with folder.open_checkpoints(config) as checkpoints:
         checkpoints.save(state, {config.train.best_metric: math.nan})
+    if calibration:
+        folder.write_calibration(calibration)

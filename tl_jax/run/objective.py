@@ -138,9 +138,13 @@ def num_outputs(task: Task) -> int:
 def check_metric(config: Config, objective: Objective) -> None:
     """Checks that the objective has the metric of `train.best_metric`, and that a target is one.
 
+    Without an evaluation split there is nothing to check.
+
     Raises:
       ValueError: if not; the message names the nearest.
     """
+    if config.data.eval_split is None:
+        return
     best, target = config.train.best_metric, config.train.target
     try:
         metric = metric_names.metric(best, objective.metric_names)

@@ -1,4 +1,4 @@
-"""Pictures of a run: learning curves, confusion matrix and learning-rate curve, as PNG."""
+"""Pictures of a run, as PNG: learning curves, confusion matrix, reliability, learning rates."""
 
 import contextlib
 import warnings
@@ -102,6 +102,55 @@ def confusion_matrix(
         for (row, column), count in np.ndenumerate(confusion):
             color = "white" if share[row, column] > 0.6 else "black"
             axes.text(column, row, str(int(count)), ha="center", va="center", color=color)
+    figure.savefig(path, dpi=_DPI)
+
+
+@_names_as_they_are()
+def reliability_diagram(
+    diagrams: Mapping[str, Mapping[str, Any]], path: Path, *, title: str
+) -> None:
+    """Draws how far confidence is accuracy, and below it how many examples each bin has.
+
+    Bars are the accuracy of a bin, red what its mean confidence is above or below it.
+
+    Args:
+      diagrams: for each panel its title, and the values of `Reliability.as_json`.
+      path: PNG file to write.
+      title: of the figure.
+    """
+    figure = Figure(figsize=(4.5 * len(diagrams) + 0.5, 6), layout="constrained")
+    figure.suptitle(_shortened(title, _LONGEST_TITLE))
+    subplots = figure.subplots(
+        2, len(diagrams), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1)
+    )
+    for column, (name, values) in enumerate(diagrams.items()):
+        above, below = subplots[:, column]
+        edges, counts = np.asarray(values["edges"]), np.asarray(values["counts"])
+        centres, width = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]
+        accuracy, confidence = (
+            np.array(values[key], np.float64) for key in ("accuracy", "confidence")
+        )
+        bars = {"width": width, "edgecolor": "white", "linewidth": 0.5}
+        above.bar(centres, np.nan_to_num(accuracy), color="tab:blue", label="accuracy", **bars)
+        gap = np.nan_to_num(confidence - accuracy)
+        above.bar(
+            centres, gap, bottom=np.nan_to_num(accuracy), color="tab:red", alpha=0.4,
+            label="confidence - accuracy", **bars,
+        )  # fmt: skip
+        above.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1)
+        error = (counts * np.abs(gap)).sum() / max(counts.sum(), 1)
+        above.set(title=f"{name}, calibration error {error:.3f}", xlim=(0, 1), ylim=(0, 1))
+        below.bar(centres, counts, color="tab:gray", **bars)
+        for centre, count in zip(centres, counts.tolist(), strict=True):
+            if count:
+                below.text(
+                    centre, count, f"{count:,}", ha="center", va="bottom", fontsize=6, rotation=90
+                )
+        below.set(xlabel="confidence")
+        below.margins(y=0.35)
+    subplots[0, 0].set_ylabel("accuracy")
+    subplots[0, 0].legend(loc="upper left", fontsize=8)
+    subplots[1, 0].set_ylabel("examples")
     figure.savefig(path, dpi=_DPI)
 
 

@@ -129,10 +129,9 @@ def _training(experiment: Experiment, phase: int) -> _Compiled:
 
 
 def _evaluation(experiment: Experiment) -> _Compiled:
-    """Compiles the step of evaluation, with the first batch of the split that is evaluated."""
+    """Compiles the step of evaluation, with the first batch of a split that is evaluated."""
     evaluator = experiment.evaluator
-    split = experiment.held_out[experiment.config.data.eval_split]
-    batch = next(iter(evaluator.batches(split)))
+    batch = next(iter(evaluator.batches(experiment.first_held_out)))
     variables = jax.device_put(experiment.initial.variables, sharding.replicated(experiment.mesh))
     executable = cast(jax.stages.Wrapped, evaluator.step).lower(variables, batch).compile()
     return _Compiled(executable, lambda: jax.block_until_ready(executable(variables, batch)))

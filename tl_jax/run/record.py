@@ -111,7 +111,7 @@ def differences(
         if renamed or one is None or other is None or one.names is None or other.names is None:
             lines += examples.count_difference(split, before.examples[split], count)
             if split in before.digests and not renamed and count == before.examples[split]:
-                lines.append(f"{split}: labels, order or content of the images differ")
+                lines.append(f"{split}: labels, order, content or weights of the images differ")
         else:
             lines += examples.differences(split, one, other, now.class_names)
     lines += [f"split {split!r} is gone" for split in before.examples if split not in now.examples]

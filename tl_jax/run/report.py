@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from tl_jax import files
+from tl_jax.objectives import main_intervals
 from tl_jax.objectives.metrics import Counts
 from tl_jax.run import calibrate, journal
 from tl_jax.run import metrics as run_metrics
@@ -21,6 +22,7 @@ from tl_jax.transfer import freeze
 
 # The journal's split for the accuracy before training.
 ZERO_SHOT = "zero_shot"
+_LEVEL = 0.95  # Of the bootstrap intervals.
 
 
 def write_report(
@@ -30,9 +32,10 @@ def write_report(
 
     Args:
       experiment: the run.
-      folder: gets `curves.png`, `confusion.png` and `report.json`. Beyond 2,000 classes there is no
-        confusion matrix: no picture, and null in its place in the report. Of several tasks each
-        with classes or levels has a picture `confusion_TASK.png`.
+      folder: gets `curves.png`, `confusion.png`, `reliability.png` and `report.json`. Beyond 2,000
+        classes there is no confusion matrix: no picture, and null in its place in the report. Of
+        several tasks each with classes or levels has a picture `confusion_TASK.png`, and each with
+        classes `reliability_TASK.png`.
       checkpoints: of the run.
       stopped: why training stopped before the last epoch; None if it did not.
 
@@ -49,10 +52,19 @@ def write_report(
         split: experiment.evaluator.evaluate(variables, source)
         for split, source in experiment.held_out.items()
     }
-    chosen = calibrate.choose(
-        experiment.objective, results[config.data.eval_split].statistics, experiment.info.tasks
-    )
+    eval_split, chosen = config.data.eval_split, dict[str, dict[str, Any]]()
+    if eval_split is not None:  # Nothing is chosen on the test split.
+        chosen = calibrate.choose(
+            experiment.objective, results[eval_split].statistics, experiment.info.tasks
+        )
     calibrated = calibrate.apply(experiment.objective, chosen)
+    # Of the splits that nothing was chosen on.
+    calibrated_metrics = {
+        split: calibrated.metrics(result.statistics)
+        for split, result in results.items()
+        if chosen and split != eval_split
+    }
+    shown = config.data.test_split or experiment.first_held_out.split
     records = journal.read(folder.path)
     params = experiment.initial.variables["params"]
     report = {
@@ -60,16 +72,12 @@ def write_report(
         "epochs": experiment.epoch_of(checkpoints, last_step),
         "stopped": stopped,
         "best_epoch": experiment.epoch_of(checkpoints, best_step),
-        "best_metric": config.train.best_metric,
+        "best_metric": None if eval_split is None else config.train.best_metric,
         "metrics": {split: result.metrics for split, result in results.items()},
         "confusion": {split: _as_lists(result.confusion) for split, result in results.items()},
         "calibration": chosen,
-        # Of the splits that nothing was chosen on.
-        "calibrated_metrics": {
-            split: calibrated.metrics(result.statistics)
-            for split, result in results.items()
-            if chosen and split != config.data.eval_split
-        },
+        "calibrated_metrics": calibrated_metrics,
+        "intervals": _intervals(shown, results[shown]),
         "class_names": list(experiment.train.class_names),
         "tasks": [
             {"name": task.name, "kind": task.kind, "class_names": list(task.class_names)}
@@ -82,8 +90,10 @@ def write_report(
         "zero_shot": next((r for r in records if r["split"] == ZERO_SHOT), None),
     }
     if jax.process_index() == 0:
-        split = config.data.test_split or config.data.eval_split
-        _draw(experiment, folder.path, records, split, results[split])
+        _draw(experiment, folder.path, records, shown, results[shown])
+        _draw_reliability(
+            folder.path, shown, results[shown].metrics, calibrated_metrics.get(shown, {})
+        )
         # The last file: a run that is killed before it measures and draws again.
         folder.write_report(report)
     return report
@@ -126,6 +136,32 @@ def _draw(
                 picture,
                 title=f"{task}, {title}" if several else title,
             )
+
+
+def _draw_reliability(
+    folder: Path, split: str, metrics: Mapping[str, Any], calibrated: Mapping[str, Any]
+) -> None:
+    """Draws the reliability of each task of classes, before and after its temperature."""
+    from tl_jax.run import plots
+
+    of_tasks = metrics.get("tasks", {"": metrics})
+    after = calibrated.get("tasks", {"": calibrated})
+    for task, of_one in of_tasks.items():
+        if not of_one.get("reliability"):
+            continue
+        panels = {"as trained": of_one["reliability"]}
+        if after.get(task, {}).get("reliability"):
+            panels["with the temperature"] = after[task]["reliability"]
+        picture = folder / (f"reliability_{_as_file_name(task)}.png" if task else "reliability.png")
+        with files.naming(picture):
+            title = f"{task}, {split}" if task else split
+            plots.reliability_diagram(panels, picture, title=title)
+
+
+def _intervals(split: str, result: Evaluation) -> dict[str, Any]:
+    """Returns bootstrap intervals of the main metrics of a split, and how they were drawn."""
+    found = main_intervals.main_intervals(result.objective, result.statistics, level=_LEVEL)
+    return {"split": split, "level": _LEVEL, "draws": main_intervals.DRAWS, "metrics": found}
 
 
 def _curves(metrics: Mapping[str, Any]) -> tuple[str, ...]:

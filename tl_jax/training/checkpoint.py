@@ -44,7 +44,7 @@ class Checkpoints:
         self,
         directory: str | Path,
         *,
-        best_metric: str,
+        best_metric: str | None,
         keep: int = 1,
         lower_is_better: bool = False,
         read_only: bool = False,
@@ -54,7 +54,7 @@ class Checkpoints:
         Args:
           directory: folder of the checkpoints; created if it is missing.
           best_metric: name of the metric, among those given to `save`, whose best checkpoint is
-            kept; of equals the first.
+            kept; of equals the first. None: the newest checkpoint is the best.
           keep: number of the newest checkpoints that are kept too.
           lower_is_better: whether a lower `best_metric` is better.
           read_only: whether to leave the folder as it is.
@@ -337,11 +337,13 @@ class Checkpoints:
                 checkpoint_folder.remove(self._folder(step))
 
     def _best(self, steps: Iterable[int]) -> int:
+        if self._best_metric is None:
+            return max(steps)
         return max(steps, key=lambda step: (self._score(self._steps[step].metrics), -step))
 
     def _score(self, metrics: Mapping[str, float]) -> float:
         """Returns the metric with its sign such that higher is better; -inf if it has no value."""
-        value = metrics.get(self._best_metric, math.nan)
+        value = metrics.get(self._best_metric or "", math.nan)
         return self._sign * value if math.isfinite(value) else -math.inf
 
     def _folder(self, step: int | None) -> Path:

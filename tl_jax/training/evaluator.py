@@ -2,8 +2,9 @@
 
 import collections
 import dataclasses
+import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from tl_jax.objectives.objective import MASK, Objective, Rows, loss_sum
 from tl_jax.objectives.ordinal import Ordinal
 from tl_jax.objectives.single_label import SingleLabel
 from tl_jax.training import ahead, sharding, state, step
+from tl_jax.training.view_average import average_outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,15 +95,7 @@ class Evaluator:
             the next pass.
           views: views of each image; the network's outputs are averaged over them.
           objective: what is measured; None for one class per example.
-
-        Raises:
-          ValueError: if several views are asked for and the objective is not one class per example.
         """
-        if objective is not None and not isinstance(objective, SingleLabel) and views != ONE_VIEW:
-            raise ValueError(
-                "got several views of each image for other labels than one class each, whose "
-                "outputs are not averaged here; leave views out"
-            )
         self._preprocess = views.transform(preprocess)
         batch_size = sharding.divisible(load_options.batch_size, mesh)
         self._mesh, self._objective = mesh, objective
@@ -117,6 +111,7 @@ class Evaluator:
                 size=preprocess.size,
                 mean=preprocess.mean,
                 std=preprocess.std,
+                objective=objective,
             )
 
         self._outputs_fn = outputs_fn
@@ -141,13 +136,16 @@ class Evaluator:
         evaluation = self.evaluate(variables, source)
         return evaluation.metrics, evaluation.confusion
 
-    def evaluate(self, variables: trees.Tree, source: Source) -> Evaluation:
+    def evaluate(
+        self, variables: trees.Tree, source: Source, *, costly: Collection[str] | None = None
+    ) -> Evaluation:
         """Passes once over a split.
 
         Args:
           variables: params and batch_stats of the network.
           source: the split. Its batches are kept under its name, `source.split`, so one evaluator
             is for the splits of one data set.
+          costly: the costly metrics that are needed, as in `Objective.metrics`; None for all.
 
         Raises:
           FloatingPointError: if the loss is not finite, so that the predictions mean nothing.
@@ -167,7 +165,7 @@ class Evaluator:
         loss = _total_loss(objective, rows)
         if not math.isfinite(loss):
             raise FloatingPointError(_explain(loss, source.split, variables))
-        return Evaluation(objective.metrics(rows), rows, objective)
+        return Evaluation(objective.metrics(rows, costly=costly), rows, objective)
 
     def _num_outputs(self, variables: trees.Tree, source: Source, rows: Rows) -> int:
         """Returns the number of classes, where no objective says it."""
@@ -206,6 +204,7 @@ def evaluation_outputs(
     size: tuple[int, int],
     mean: Sequence[float],
     std: Sequence[float],
+    objective: Objective | None = None,
 ) -> Any:
     """Returns the outputs of a network in evaluation mode for a batch, averaged over views.
 
@@ -214,21 +213,32 @@ def evaluation_outputs(
       variables: its params and batch_stats.
       batch: "image", uint8, prepared by the network's transform and uncropped where the views are
         crops, and the other inputs of `tl_jax.data.preprocess.evaluation_input`.
-      views: views of each image, over which logits [B, C] are averaged; of single images alone.
+      views: views of each image, over which outputs are averaged; of single images alone, with
+        or without other inputs beside them.
       size: height and width of a view.
       mean, std: of the channels, on the scale where white is 1.
+      objective: what the outputs mean (`average_outputs`); None for one class per example.
 
     Raises:
-      ValueError: if there are several views, and the inputs are more than an image.
+      ValueError: if there are several views, and an example is more than one image.
     """
     inputs = evaluation_input(batch, mean, std)
-    if isinstance(inputs, dict) and views != ONE_VIEW:
+    network = functools.partial(layers.folded(model.apply), variables, train=False)
+    if views == ONE_VIEW:
+        return network(inputs)
+    images, others = inputs, dict[str, jax.Array]()
+    if isinstance(inputs, dict):
+        images, others = inputs["image"], {k: x for k, x in inputs.items() if k != "image"}
+    if images.ndim != 4:
         raise ValueError(
             "got several views of each image for a network that takes more than one image; leave "
             "views out"
         )
     return views.logits(
-        lambda x: layers.folded(model.apply)(variables, x, train=False), inputs, size
+        lambda x: network({"image": x, **others} if others else x),
+        images,
+        size,
+        average_fn=lambda outputs, of: average_outputs(outputs, objective, of),
     )
 
 

@@ -12,7 +12,7 @@ from tl_jax import trees
 from tl_jax.models import layers
 from tl_jax.models.model import Model
 from tl_jax.objectives import losses
-from tl_jax.objectives.objective import Objective
+from tl_jax.objectives.objective import WEIGHT, Objective
 from tl_jax.objectives.single_label import SingleLabel
 from tl_jax.training.state import TrainState
 from tl_jax.transfer import freeze
@@ -81,8 +81,8 @@ def make_train_step(
             # `split` above took children 0 and 1 of the step's key. With child 2 for mixing, all
             # other random numbers are the same as without mixing.
             mix_key = jax.random.fold_in(step_key, 2)
-            unmixed = (objective or SingleLabel(model.num_classes)).targets(batch)
-            inputs, mixed = mix_fn(mix_key, inputs, unmixed)
+            targets = _targets(objective or SingleLabel(model.num_classes), batch)
+            inputs, mixed = mix_fn(mix_key, inputs, targets)
             labels = {**batch, **mixed}
 
         def loss_fn(trained: trees.Tree) -> tuple[jax.Array, tuple[Any, Metrics, trees.Tree]]:
@@ -113,6 +113,20 @@ def make_train_step(
         return new_state, {"loss": loss, **by_task, **measured, **norm}
 
     return step
+
+
+def _targets(objective: Objective, batch: Batch) -> dict[str, jax.Array]:
+    """Returns the labels in the form that can be mixed.
+
+    Raises:
+      ValueError: if the examples have weights.
+    """
+    if WEIGHT in batch:
+        raise ValueError(
+            f"got mix_fn and a batch with {WEIGHT!r}; expected one of them: a mixture of two "
+            "examples has no weight of its own"
+        )
+    return objective.targets(batch)
 
 
 def _objective_of(
