@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -110,3 +110,45 @@ def test_views_are_more_examples():
 def test_invalid_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ProbeOptions(**options)
+
+
+# ---- other labels than one class each
+
+
+def with_labels(labels: np.ndarray) -> Features:
+    return dataclasses.replace(TRAIN, labels=labels)
+
+
+def test_numbers_are_fitted_by_ridge_and_the_penalty_is_chosen_by_r2():
+    rng, x = np.random.default_rng(1), TRAIN.features[0]
+    labels = (x @ rng.normal(size=12) + 7 + rng.normal(size=COUNT)).astype(np.float32)
+    train = with_labels(labels)
+    found = fit_probe(train, train, (), ProbeOptions("ridge", l2=0.5), kind="regression")
+    with threadpool_limits(1):
+        expected = Ridge(alpha=0.5 * COUNT).fit(x, labels)
+    np.testing.assert_allclose(found.head.kernel[:, 0], expected.coef_, rtol=1e-3, atol=1e-4)
+    assert found.metrics["r2"] == pytest.approx(expected.score(x, labels), rel=1e-4)
+    assert np.isnan(found.accuracy) and found.count == COUNT and "loss" not in found.metrics
+    chosen = fit_probe(train, train, (), ProbeOptions("ridge", l2=(1e-3, 1e3)), kind="regression")
+    assert chosen.l2 == 1e-3 and chosen.accuracy_by_l2[1e-3] > 0.5 > chosen.accuracy_by_l2[1e3]
+
+
+@pytest.mark.parametrize(("method", "l2"), [("logistic", 1e-3), ("ridge", (1e-3, 1e-1))])
+def test_each_class_of_several_is_found_by_itself(method, l2):
+    x = TRAIN.features[0]
+    train = with_labels((x[:, :3] > np.quantile(x[:, :3], 0.7, axis=0)).astype(np.int8))
+    options = ProbeOptions(method, l2)
+    found = fit_probe(train, train, NAMES[:3], options, kind="multi_label")
+    assert found.metrics["mean_average_precision"] > 0.95
+    assert found.metrics["macro_f1"] > 0.6  # A class is predicted from an output of 0 on.
+    assert found.head.kernel.shape == (12, 3)
+    assert found.l2 in (found.accuracy_by_l2 or [l2])
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [("knn", "multi_label"), ("class_means", "regression"), ("knn", "regression")],
+)
+def test_methods_for_classes_alone_are_refused(method, kind):
+    with pytest.raises(ValueError, match=f"got method='{method}' for labels that are"):
+        fit_probe(TRAIN, TEST, NAMES, ProbeOptions(method), kind=kind)

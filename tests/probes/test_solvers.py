@@ -229,3 +229,18 @@ def test_invalid_arguments_are_refused(digits, call, message):
 def test_a_head_is_a_linear_map():
     head = solvers.LinearHead(jnp.arange(6.0).reshape(2, 3), jnp.ones(3))
     np.testing.assert_array_equal(head(jnp.asarray([[1.0, 2.0]])), [[7.0, 10.0, 13.0]])
+
+
+@pytest.mark.parametrize("c", [0.1, 10.0])
+def test_a_yes_or_no_for_each_class_equals_one_regression_each(c):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 5)).astype(np.float32)
+    targets = (x[:, :3] + rng.normal(size=(60, 3)) > 0).astype(int)
+    head, info = solvers.logistic_regression_each(x, targets, l2=1 / (c * len(x)))
+    assert info.converged
+    for column, kernel, bias in zip(targets.T, head.kernel.T, head.bias, strict=True):
+        expected = sklearn_fit(LogisticRegression(C=c, tol=1e-8, max_iter=5000), x, column)
+        np.testing.assert_allclose(kernel, expected.coef_[0], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(bias, expected.intercept_[0], rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match=r"expected \[N, D\] and \[N, C\] of 0 and 1"):
+        solvers.logistic_regression_each(x, targets - 1, l2=1.0)

@@ -1,4 +1,4 @@
-"""The commands that use a trained run: evaluate, probe, predict, soup, wise-ft and export."""
+"""The commands that use a trained run: evaluate, probe, soup, wise-ft and export."""
 
 import sys
 from pathlib import Path
@@ -8,13 +8,13 @@ import tyro
 from tyro.conf import Positional
 
 from tl_jax import messages
+from tl_jax.cli import measured
 from tl_jax.data.images.value_check import value_warnings
 from tl_jax.data.relabel import UnknownClasses
 from tl_jax.data.sources.options import OnCorrupt
 from tl_jax.data.views import ONE_VIEW, Views
 from tl_jax.evaluation import evaluate as evaluation
 from tl_jax.evaluation import export as exporting
-from tl_jax.evaluation import predict as prediction
 from tl_jax.evaluation import probe as probing
 from tl_jax.evaluation import soup as soups
 from tl_jax.evaluation import wise_ft as wise_fts
@@ -32,7 +32,8 @@ def evaluate(
     data_dir: str | None = None,
     on_corrupt: OnCorrupt | None = None,
     labels: tuple[str, ...] = (),
-    image_column: str | None = None,
+    image_column: tuple[str, ...] = (),
+    group: str | None = None,
     value_range: tuple[float, float] | None = None,
     unknown_classes: UnknownClasses = "raise",
     batch_size: int | None = None,
@@ -48,33 +49,24 @@ def evaluate(
       data_dir: Folder of prepared sets; the default is the run's for its own data.
       on_corrupt: What to do with images that cannot be decoded; the default is the run's for
         its own data, and "raise" for other data.
-      labels: Columns of a manifest that hold the labels, the main one first.
-      image_column: Column of a manifest that holds the images.
+      labels: Columns of a manifest that hold the labels, the main one first; of a run with tasks
+        those of its tasks that the data have.
+      image_column: Column of a manifest that holds the images; several are views of an object.
+      group: Column of a manifest that joins the rows of one object.
       value_range: Values of black and white in images of more than 8 bits or of floats, such as
         0 4095; the default is the run's.
-      unknown_classes: What to do with images of classes that the run was not trained on: refuse
+      unknown_classes: What to do with labels of classes that the run was not trained on: refuse
         them, or leave them out.
       batch_size: Images per batch; the default is the run's.
-      views: Views of each image, over which the network's outputs are averaged.
+      views: Views of each image, over which predictions are averaged.
     """
-    metrics = evaluation.evaluate(
+    result = evaluation.evaluate(
         run, split=split, source=source, data_dir=data_dir, on_corrupt=on_corrupt, labels=labels,
-        image_column=image_column, value_range=value_range, unknown_classes=unknown_classes,
-        batch_size=batch_size, views=views,
+        image_column=image_column, group=group, value_range=value_range,
+        unknown_classes=unknown_classes, batch_size=batch_size, views=views,
     )  # fmt: skip
-    low, high = metrics["accuracy_interval"]
-    print(f"{metrics['split']}: {metrics['count']} images, checkpoint of step {metrics['step']}")
-    for note in metrics["notes"]:
-        print(f"  note: {note}")
-    print(f"  accuracy           {metrics['accuracy']:.4f}  (95%: {low:.4f} to {high:.4f})")
-    print(f"  balanced accuracy  {metrics['balanced_accuracy']:.4f}")
-    print(f"  macro F1           {metrics['macro_f1']:.4f}")
-    print(f"  loss               {metrics['loss']:.4f}")
-    for name, recall, precision in zip(
-        metrics["class_names"], metrics["recall"], metrics["precision"], strict=True
-    ):
-        shown = "no image" if name in metrics["absent_classes"] else f"recall {recall:.4f}"
-        print(f"  {name}: {shown}, precision {precision:.4f}")
+    for line in measured.lines(result):
+        print(line)
 
 
 def probe(
@@ -87,7 +79,9 @@ def probe(
     data_dir: str | None = None,
     on_corrupt: OnCorrupt = "raise",
     labels: tuple[str, ...] = (),
-    image_column: str | None = None,
+    numbers: tuple[str, ...] = (),
+    several: tuple[str, ...] = (),
+    image_column: tuple[str, ...] = (),
     value_range: tuple[float, float] | None = None,
     unknown_classes: UnknownClasses = "raise",
     weights: str | None = None,
@@ -108,7 +102,9 @@ def probe(
       data_dir: Folder of prepared sets, for "tfds:" and "elpv".
       on_corrupt: What to do with images that cannot be decoded: refuse them, or leave them out.
       labels: Columns of a manifest that hold the labels, the main one first.
-      image_column: Column of a manifest that holds the images.
+      numbers: Those of them that are numbers, for ridge.
+      several: Columns of 0 and 1, each a class of which an image may have several.
+      image_column: Column of a manifest that holds the images; several are views of an object.
       value_range: Values of black and white in images of more than 8 bits or of floats, such as
         0 4095; the default is the run's, if it is one.
       unknown_classes: What to do with test images of classes that the training split does not
@@ -123,7 +119,7 @@ def probe(
     train, test = probing.open_splits(
         run_or_model, source, train_split=train_split, test_split=test_split,
         value_range=value_range, data_dir=data_dir, on_corrupt=on_corrupt, labels=labels,
-        image_column=image_column,
+        image_column=image_column or None, numbers=numbers, several=several,
     )  # fmt: skip
     for note in dict.fromkeys((*train.notes, *test.notes, *value_warnings(train, value_range))):
         print(f"note: {note}")
@@ -132,55 +128,13 @@ def probe(
         prefix=prefix, ignore=ignore, views=views, cache_dir=cache_dir,
         unknown_classes=unknown_classes,
     )  # fmt: skip
-    low, high = result.accuracy_interval
     penalty = "" if result.l2 is None else f", l2 {result.l2:g}"
     print(f"{method} on {len(train)} images{penalty}; {result.count} of {test.split}:")
-    print(f"  accuracy  {result.accuracy:.4f}  (95%: {low:.4f} to {high:.4f})")
+    for line in measured.of_probe(result):
+        print(line)
     print(f"  features in {result.feature_seconds:.1f} s, fit in {result.solve_seconds:.1f} s")
     if result.convergence is not None and not result.convergence.converged:
         print("  the solver did not converge; take a larger penalty", file=sys.stderr)
-
-
-def predict(
-    run_or_model: Positional[str],
-    images: Positional[tuple[Path, ...]],
-    *,
-    weights: str | None = None,
-    checkpoint_key: str = "",
-    prefix: str = "",
-    ignore: tuple[str, ...] = (),
-    top: int = 5,
-    value_range: tuple[float, float] | None = None,
-    views: _Views = ONE_VIEW,
-) -> None:
-    """Classifies images with a trained run or a pretrained network.
-
-    Args:
-      run_or_model: Folder of a run; or a network: timm's name, "hf-hub:OWNER/REPO", or a folder
-        with config.json and weights.
-      images: Image files.
-      weights: Where a network's weights come from: "package", "hub", "hub@REVISION",
-        "hub:OWNER/REPO@REVISION", a folder with config.json and weights, or a .safetensors or
-        .pth file.
-      checkpoint_key: Entry of a training checkpoint that holds the weights, such as "state_dict";
-        the default takes averaged weights (EMA) where there are any.
-      prefix: Prefix of the keys that are taken from the weights, such as "backbone.".
-      ignore: Shell patterns of keys of the weights that are left out, such as "projector.*".
-      top: Number of classes to show.
-      value_range: Values of black and white in images of more than 8 bits, such as 0 4095; the
-        default is the run's, or what the files say.
-      views: Views of each image, over which the network's outputs are averaged.
-    """
-    if not images:
-        raise ValueError("predict needs at least one image file")
-    results = prediction.predict(
-        run_or_model, images, weights=weights, checkpoint_key=checkpoint_key, prefix=prefix,
-        ignore=ignore, top=top, value_range=value_range, views=views,
-    )  # fmt: skip
-    for image, classes in zip(images, results, strict=True):
-        print(image)
-        for name, probability in classes:
-            print(f"  {probability:7.2%}  {name}")
 
 
 def soup(
@@ -235,10 +189,17 @@ def export(run: Positional[Path], *, to: tuple[str, Path]) -> None:
     Args:
       run: Folder of the run.
       to: The library, "timm", and where to: a file that ends in .safetensors, or a new folder,
-        which gets config.json and model.safetensors as a repository of the hub has them.
+        which gets config.json and model.safetensors as a repository of the hub has them. Of a
+        network that timm does not have whole this is the backbone, and the heads lie beside it.
     """
     library, path = to
     if library != "timm":
         raise ValueError(f"cannot export to {library!r}{messages.hint(library, ['timm'])}")
     line = exporting.export_timm(run, path)
-    print(f"wrote {path}; load it with\n  {line}")
+    places = exporting.Places.of(path)
+    has_heads = places.heads.exists()
+    print(f"wrote {path}; load {'its backbone' if has_heads else 'it'} with\n  {line}")
+    if has_heads:
+        print(f"the heads are in {places.heads}")
+    if places.tasks.exists():
+        print(f"{places.tasks} says what goes in and what the outputs mean")

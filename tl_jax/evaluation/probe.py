@@ -14,19 +14,26 @@ from jax.sharding import Mesh
 from tl_jax import arguments, messages, process
 from tl_jax.config import AugmentConfig
 from tl_jax.data.loading.options import LoadOptions
+from tl_jax.data.match_tasks import match_tasks
 from tl_jax.data.preprocess import Preprocess
-from tl_jax.data.relabel import UnknownClasses, match_to
+from tl_jax.data.relabel import UnknownClasses
 from tl_jax.data.source import Source, as_source, check_trainable
 from tl_jax.data.sources.open import open_source, split_names, uses
 from tl_jax.data.sources.options import OnCorrupt
-from tl_jax.evaluation.single_label import load_single_label
 from tl_jax.models import pretrained, weights_reader
 from tl_jax.models.model import Model, check_model
 from tl_jax.probes.extract import extract, headless
-from tl_jax.probes.probe import L2_GRID, Method, ProbeOptions, ProbeResult, fit_probe
+from tl_jax.probes.probe import (
+    L2_GRID,
+    Method,
+    ProbeOptions,
+    ProbeResult,
+    check_method,
+    fit_probe,
+)
 from tl_jax.probes.solvers import Metric
-from tl_jax.run.data import check_labels
-from tl_jax.run.folder import RunFolder, is_run
+from tl_jax.run.data import check_labels, input_columns
+from tl_jax.run.folder import RunFolder, is_run, load_run
 from tl_jax.weights.checkpoint import Reading
 
 Network = str | Path | tuple[Model, Mapping[str, Any]]
@@ -64,13 +71,17 @@ def probe(
 ) -> ProbeResult:
     """Fits a classifier on the pooled features of a frozen network, and tests it.
 
-    The network runs once over each split, and not at all where `cache_dir` holds the features.
+    The network runs once over each split, and not at all where `cache_dir` holds the features. The
+    labels are those of the main task: classes, levels (fitted as classes), any number of classes
+    each (a yes or no for each), or numbers (ridge regression). The features of a run with several
+    tasks or inputs are what goes into its heads.
 
     Args:
       network: timm's name of a pretrained network, someone's own checkpoint (a repository of the
         hub, "hf-hub:OWNER/REPO", or a folder with config.json), the folder of a run, or a network
         with its variables. Its head is left out.
-      train: split to fit on. A string is opened by `open_source`, as its split "train".
+      train: split to fit on. A string is opened by `open_source`, as its split "train", with the
+        views and columns of the run.
       test: split to test on. A string is opened as its split "test". Its classes are matched to
         those of the training split by name.
       method, l2, held_out, standardize, k, temperature, metric: see
@@ -92,8 +103,9 @@ def probe(
 
     Raises:
       TypeError: if a split is neither a specification nor a source.
-      ValueError: if an argument is invalid, or the test split has images of other classes than the
-        training split.
+      ValueError: if an argument is invalid or not for the kind of the labels, a label is missing,
+        the network takes other inputs than the splits hold, or the test split has images of other
+        classes than the training split.
 
     Examples:
       >>> import jax
@@ -109,13 +121,10 @@ def probe(
     reading = Reading(checkpoint_key, prefix, ignore)
     _check_network(network)
     _check_network_options(network, weights, reading, dtype)
-    if preprocess is not None and not isinstance(preprocess, Preprocess):
-        raise TypeError(
-            f"preprocess is {arguments.kind(preprocess)}; expected a tl_jax.Preprocess, such as "
-            "Preprocess.of(tl_jax.pretrained_config(name))"
-        )
+    _check_preprocess(preprocess)
     process.prepare()
     train, test = _opened(network, train, "train"), _opened(network, test, "test")
+    check_method(method, train.tasks[0].kind)
     test = _matched(train, test, unknown_classes)
     model, variables, own_preprocess = _load(network, weights, reading, dtype)
     preprocess = preprocess or own_preprocess
@@ -135,7 +144,8 @@ def probe(
     train_features = extract_features(train, views=views, augmentation=augmentation, seed=seed)
     test_features = extract_features(test)
     seconds = time.perf_counter() - start
-    result = fit_probe(train_features, test_features, train.class_names, options)
+    kind = train.tasks[0].kind
+    result = fit_probe(train_features, test_features, train.class_names, options, kind=kind)
     return dataclasses.replace(result, feature_seconds=seconds)
 
 
@@ -149,12 +159,14 @@ def open_splits(
     data_dir: str | Path | None = None,
     on_corrupt: OnCorrupt = "raise",
     labels: Sequence[str] = (),
-    image_column: str | None = None,
+    image_column: str | Sequence[str] | None = None,
+    numbers: Sequence[str] = (),
+    several: Sequence[str] = (),
 ) -> tuple[Source, Source]:
     """Opens the two splits of a set that a probe is fitted and tested on.
 
     Args:
-      network: as in `probe`.
+      network: as in `probe`. If it is a run, its views and columns are opened too.
       spec: as in `open_source`, which has the other options too.
       train_split: split to fit on.
       test_split: split to test on; the default is "test", or "validation" where there is no "test".
@@ -172,10 +184,16 @@ def open_splits(
         test_split = usual[0]
     if value_range is None and uses(spec, "value_range"):
         value_range = _range_of_run(network)
-    open_split = functools.partial(
-        open_source, spec, data_dir=data_dir, on_corrupt=on_corrupt, labels=labels,
-        image_column=image_column, value_range=value_range,
-    )  # fmt: skip
+    inputs = _inputs_of_run(network)
+    if image_column is not None:
+        inputs["image_column"] = image_column
+
+    def open_split(split: str) -> Source:
+        return open_source(
+            spec, split, data_dir=data_dir, on_corrupt=on_corrupt, labels=labels,
+            value_range=value_range, numbers=numbers, several=several, **inputs,
+        )  # fmt: skip
+
     return open_split(train_split), open_split(test_split)
 
 
@@ -188,15 +206,42 @@ def _opened(network: Network, source: Source | str, split: str) -> Source:
     if not isinstance(source, str):
         return as_source(source)
     value_range = _range_of_run(network) if uses(source, "value_range") else None
-    return open_source(source, split, value_range=value_range)
+    return open_source(source, split, value_range=value_range, **_inputs_of_run(network))
 
 
 def _matched(train: Source, test: Source, unknown_classes: UnknownClasses) -> Source:
     """Checks the labels of both splits, and returns the test split with the training classes."""
+    task = train.tasks[0]
     for source in (train, test):
-        check_labels(source)
+        if task.kind in ("multi_class", "ordinal"):
+            check_labels(source)
+        else:
+            _check_known(source)
     check_trainable(train)
-    return match_to(test, train.class_names, unknown=unknown_classes)
+    return match_tasks(test, (task,), unknown=unknown_classes)
+
+
+def _check_known(source: Source) -> None:
+    """Raises ValueError if a label is missing, be it that of one class of several."""
+    task, labels = source.tasks[0], source.labels()
+    missing = (labels < 0).any(axis=1) if task.multi_label else task.missing(labels)
+    if missing.any():
+        raise ValueError(
+            f"{int(missing.sum())} of {len(labels)} examples of split {source.split!r} of "
+            f"{source.name} have no {task.name!r}, or not of all classes; leave them out"
+        )
+
+
+def _inputs_of_run(network: Network) -> dict[str, Any]:
+    """Returns the options of `open_source` for the views and columns that a run takes."""
+    if isinstance(network, tuple) or not is_run(network):
+        return {}
+    folder = RunFolder(network)
+    inputs, config = folder.read_info().inputs, folder.read_config()
+    if inputs.is_one_image:
+        return {}
+    views = config.inputs.views or config.data.image_column
+    return {"columns": input_columns(config), "image_column": views, "inputs": inputs}
 
 
 def _range_of_run(network: Network) -> tuple[float, float] | None:
@@ -221,6 +266,14 @@ def _check_network(network: Network) -> None:
     )
 
 
+def _check_preprocess(preprocess: Any) -> None:
+    if preprocess is not None and not isinstance(preprocess, Preprocess):
+        raise TypeError(
+            f"preprocess is {arguments.kind(preprocess)}; expected a tl_jax.Preprocess, such as "
+            "Preprocess.of(tl_jax.pretrained_config(name))"
+        )
+
+
 def _check_network_options(
     network: Network, weights: str | os.PathLike[str] | None, reading: Reading, dtype: str
 ) -> None:
@@ -242,7 +295,7 @@ def _load(
         model, variables = network
         return headless(model), variables, None
     if is_run(network):
-        run = load_single_label(network, "probe")
+        run = load_run(network)
         return headless(run.model), run.variables, run.info.preprocess
     loaded = weights_reader.read(str(network), weights, reading)
     model, variables, _ = pretrained.build(loaded, num_classes=0, dtype=_DTYPES[dtype])

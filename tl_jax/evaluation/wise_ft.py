@@ -7,12 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from tl_jax import process
-from tl_jax.evaluation.evaluate import check_held_out
-from tl_jax.evaluation.single_label import load_single_label
+from tl_jax.evaluation.run_data import check_held_out, named_split
 from tl_jax.evaluation.soup import ScoreFn, check_empty, check_no_lora
-from tl_jax.run.data import open_split
 from tl_jax.run.experiment import Experiment
-from tl_jax.run.folder import write_run
+from tl_jax.run.folder import load_run, write_run
 from tl_jax.transfer.soups import interpolate, wise_ft_curve
 
 ALPHAS = tuple(np.linspace(0, 1, 11).round(2).tolist())
@@ -25,7 +23,7 @@ class WiseFtResult:
     Attributes:
       curve: pairs (alpha, metric); alpha 0 is the initial network, 1 the fine-tuned one.
       best_alpha: the alpha with the best metric; the largest of equals.
-      metric: name of the metric, `train.best_metric` of the run.
+      metric: name of the metric, `train.best_metric` of the run, of several tasks "TASK.METRIC".
       split: the split that the metric is measured on.
     """
 
@@ -46,7 +44,9 @@ def wise_ft(
 
     Weights in between are often more accurate on shifted data than the fine-tuned ones. The initial
     classifier must be a useful one: that of `transfer.classifier="load"` or "fuse", or of
-    `transfer.head_init="class_means"`. Running statistics of BatchNorm are interpolated too.
+    `transfer.head_init="class_means"`. Heads of several tasks start anew, so that of these runs the
+    weights in between only tell how far the network has moved. Running statistics of BatchNorm are
+    interpolated too.
 
     Args:
       workdir: the run's folder. Its data and pretrained weights are read again.
@@ -56,8 +56,9 @@ def wise_ft(
         and `export_timm`; it must be empty or missing. None writes none.
 
     Raises:
-      ValueError: if there is no alpha, one is outside [0, 1], the data have other classes than the
-        run, it is adapted by LoRA, or `to` is not empty.
+      ValueError: if there is no alpha, one is outside [0, 1], the data have other tasks, classes
+        or inputs than the run, the metric does not exist on the split, the run is adapted by LoRA,
+        or `to` is not empty.
       FileNotFoundError: if the folder holds no run or no checkpoint.
 
     Examples:
@@ -78,18 +79,20 @@ def wise_ft(
     if to is not None:
         check_empty(to)
     process.prepare()
-    run = load_single_label(workdir, "wise_ft")
+    run = load_run(workdir)
     check_no_lora(run, workdir)
-    split = split or run.config.data.eval_split
+    split = named_split(split or run.config.data.eval_split)
     check_held_out(run, split)
-    score_fn = ScoreFn(run, open_split(run.config, split))
+    score_fn = ScoreFn(run, split)
     initial = Experiment.from_config(run.config).initial.variables
     # Checkpoints leave empty collections out.
     initial = {name: collection for name, collection in initial.items() if collection}
     scores = wise_ft_curve(initial, run.variables, alphas, score_fn)
     best_alpha, _ = max(scores, key=lambda point: (point[1], point[0]))
     if to is not None:
-        write_run(to, run.config, run.info, interpolate(initial, run.variables, best_alpha))
+        best = interpolate(initial, run.variables, best_alpha)
+        chosen = score_fn.calibration(best)
+        write_run(to, run.config, run.info, best, calibration=chosen)
     return WiseFtResult(
         curve=tuple((alpha, score_fn.sign * score) for alpha, score in scores),
         best_alpha=best_alpha,

@@ -18,11 +18,12 @@ from tl_jax.data.augment.augment import make_augment_fn
 from tl_jax.data.augment.mixing import make_mix_fn
 from tl_jax.data.loading import host_batches
 from tl_jax.data.loading.options import LoadOptions
-from tl_jax.data.preprocess import Preprocess, normalize
+from tl_jax.data.preprocess import NetworkInput, Preprocess, evaluation_input
 from tl_jax.data.source import Example, Source
 from tl_jax.heads.classifier import BackboneWithHead, Classifier
+from tl_jax.heads.task_network import TaskNetwork
 from tl_jax.models import layers, outputs
-from tl_jax.models.model import Model
+from tl_jax.models.model import Model, abstract_inputs
 from tl_jax.probes import feature_file
 from tl_jax.probes.feature_file import Features, StorageDtype
 from tl_jax.training import sharding
@@ -48,7 +49,8 @@ def extract(
 ) -> Features:
     """Computes the features of every example of a split, or reads them from their file.
 
-    The batches are split over the mesh. The network computes in its own `dtype`:
+    The network gets what the source holds: one image, or several and what is beside them. The
+    batches are split over the mesh. The network computes in its own `dtype`:
     `create_model(..., dtype=jnp.bfloat16)` is faster on accelerators.
 
     Args:
@@ -91,6 +93,12 @@ def extract(
             f"got worker_type='process' with views={views}; expected 'thread', because the reading "
             "threads record the sizes of the images"
         )
+    _check_inputs(model, source)
+    if views > 1 and not source.inputs.is_one_image:
+        raise ValueError(
+            f"got views={views} of each example of {source.name}, which is more than one image; "
+            "expected 1"
+        )
     mesh = mesh or sharding.data_mesh()
     batch_size = sharding.divisible(load_options.batch_size, mesh)
     load_options = dataclasses.replace(load_options, batch_size=batch_size)
@@ -113,7 +121,8 @@ def extract(
 def headless(model: Model) -> Model:
     """Returns the network that computes pooled features [B, C] from the same variables.
 
-    It ignores the leaves of the head.
+    It ignores the leaves of the head. Of a network of several tasks or inputs the features are what
+    goes into the heads: all images, scales and modalities joined.
 
     Raises:
       ValueError: if the model is neither a Linen module nor an adapted one.
@@ -125,11 +134,27 @@ def headless(model: Model) -> Model:
         if backbone.num_classes:
             backbone = backbone.clone(num_classes=0)
         return Classifier(backbone, None)
+    if isinstance(model, TaskNetwork):
+        return model.clone(tasks=(), weighting="fixed")
     if not isinstance(model, nn.Module):
         raise ValueError(
             f"cannot remove the head of a {type(model).__name__}; pass the network itself"
         )
     return model.clone(num_classes=0) if model.num_classes else model
+
+
+def _check_inputs(model: Model, source: Source) -> None:
+    """Raises a ValueError unless a network takes what the examples of a source hold."""
+    taken = abstract_inputs(model, (1, 1, 1, 3))
+    keys = {"image"} if not isinstance(taken, Mapping) else set(taken)
+    held = {"image", *source.inputs.keys, *(["view_mask"] if source.inputs.views else [])}
+    if keys != held:
+        *others, last = sorted(held)
+        raise ValueError(
+            f"the network takes {', '.join(sorted(keys))}, and the examples of {source.name} hold "
+            f"{', '.join(others)}{' and ' * bool(others)}{last}; give data with the inputs that "
+            "the network was made for"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +188,7 @@ class _ViewOptions:
 
 
 Batch = Mapping[str, jax.Array]
-InputFn = Callable[[Batch, jax.Array], jax.Array]
+InputFn = Callable[[Batch, jax.Array], NetworkInput]
 
 
 def _compute(
@@ -174,12 +199,12 @@ def _compute(
     load_options: LoadOptions,
     mesh: Mesh,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns values [views, N, ...] and labels [N]."""
+    """Returns values [views, N, ...] and labels [N] or [N, classes]."""
     preprocess = options.preprocess
 
-    def normalized(batch: Batch, view: jax.Array) -> jax.Array:
+    def normalized(batch: Batch, view: jax.Array) -> NetworkInput:
         del view
-        return normalize(batch["image"], preprocess.mean, preprocess.std)
+        return evaluation_input(batch, preprocess.mean, preprocess.std)
 
     augment_fn = make_augment_fn(options.augmentation, preprocess)
 
@@ -209,7 +234,7 @@ def _make_step(
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
     """Returns a step from a batch to values [views, B, ...], with label, mask and index of each."""
 
-    def network(variables: Any, images: jax.Array) -> jax.Array:
+    def network(variables: Any, images: NetworkInput) -> jax.Array:
         if options.at is None:
             return model.apply(variables, images)
         return outputs.features(model, variables, images, [options.at])[options.at]
@@ -241,14 +266,15 @@ def _run(
     load_options: LoadOptions,
     mesh: Mesh,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the step's values of every example [views, N, ...], and the labels [N].
+    """Returns the step's values of every example [views, N, ...], and the labels of all.
 
     Raises:
       FloatingPointError, RuntimeError: see `extract`.
     """
     compiled = sharding.jit_eval_step(step, mesh)
     values: np.ndarray | None = None
-    labels, times_seen = np.zeros(len(source), np.int32), np.zeros(len(source), np.int64)
+    task, times_seen = source.tasks[0], np.zeros(len(source), np.int64)
+    labels = np.zeros((len(source), *task.shape), task.dtype)
     batches = host_batches.host_eval_batches(
         source,
         dataclasses.replace(load_options, cache="none"),

@@ -34,7 +34,7 @@ class Features:
 
     Attributes:
       features: [views, N, ...], in the source's order. View 0 is the evaluation transform.
-      labels: int32 [N].
+      labels: of the main task, in the forms of `Source.labels`: int32 [N] of classes.
       facts: what the features depend on, as stored in the file; `{}` without a file.
       from_cache: whether they were read from a file.
     """
@@ -89,7 +89,7 @@ def write(path: Path, values: np.ndarray, labels: np.ndarray, facts: dict[str, A
     Args:
       path: the file.
       values: [views, N, ...]; float16, or float32 that are rounded to `facts["kept"]`.
-      labels: int32 [N].
+      labels: of the main task.
       facts: of `describe`.
     """
     if facts["kept"] == "bfloat16":
@@ -127,8 +127,15 @@ def _hash_variables(variables: Mapping[str, Any]) -> str:
 
 def _hash_examples(source: Source, indices: np.ndarray) -> str:
     digest = hashlib.sha256()
+    if not source.inputs.is_one_image:  # The order of categories and words decides their numbers.
+        digest.update(repr(source.inputs).encode())
+    is_class = source.tasks[0].kind in ("multi_class", "ordinal")
     for index in indices.tolist():
         example = source[index]
-        image = np.ascontiguousarray(example["image"])
-        digest.update(f"{int(example['label'])} {image.shape};".encode() + image.tobytes())
+        label = int(example["label"]) if is_class else np.asarray(example["label"]).tolist()
+        for image in example["image"] if source.inputs.views else [example["image"]]:
+            pixels = np.ascontiguousarray(() if image is None else image)
+            digest.update(f"{label} {pixels.shape};".encode() + pixels.tobytes())
+        for key in source.inputs.keys:
+            digest.update(np.ascontiguousarray(example[key]).tobytes())
     return digest.hexdigest()

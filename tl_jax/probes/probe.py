@@ -1,7 +1,8 @@
-"""Probes: a simple classifier fitted on the features of a frozen network, and its accuracy."""
+"""Probes: a simple classifier or regression on features of a frozen network, and its metrics."""
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -11,7 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from tl_jax import trees
+from tl_jax.config.tasks import TaskKind
 from tl_jax.objectives import metrics
+from tl_jax.objectives.multi_label import MultiLabel
+from tl_jax.objectives.regression import Regression
 from tl_jax.probes import solvers
 from tl_jax.probes.feature_file import Features
 from tl_jax.probes.solvers import Convergence, LinearHead, Metric
@@ -21,6 +25,11 @@ Method = Literal["logistic", "ridge", "knn", "class_means"]
 METHODS: tuple[Method, ...] = get_args(Method)
 L2_GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _PENALISED = ("logistic", "ridge")
+# Of labels that are not one class each; levels are fitted as classes.
+_METHODS_OF: dict[TaskKind, tuple[Method, ...]] = {
+    "multi_label": ("logistic", "ridge"),
+    "regression": ("ridge",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +38,11 @@ class ProbeOptions:
 
     Attributes:
       method: "logistic" (`logistic_regression`), "ridge" (of one-hot classes), "knn" or
-        "class_means"; see `tl_jax.probes.solvers`.
+        "class_means"; see `tl_jax.probes.solvers`. Of several classes each "logistic" (a yes or no
+        for each) or "ridge" (of -1 and 1), of numbers "ridge".
       l2: penalty of "logistic" and "ridge", or several, of which the best on a held-out part of
         the training features is chosen before the fit on all of them.
-      held_out: the share of each class that is held out.
+      held_out: the share of each class, or of all examples, that is held out.
       standardize: for "logistic", penalise as if every feature had a standard deviation of 1.
       k: neighbours of "knn".
       temperature: of their votes; None for one vote each.
@@ -69,18 +79,21 @@ class ProbeResult:
 
     Attributes:
       method: how the features were classified.
-      accuracy: accuracy on the test examples.
-      accuracy_interval: Wilson's 95% interval.
+      accuracy: accuracy on the test examples; NaN if the labels are not one class or level each.
+      accuracy_interval: Wilson's 95% interval; [] in that case.
       count: number of test examples.
-      confusion: int [C, C], true by predicted class.
-      class_names: in the order of the labels.
+      confusion: int [C, C], true by predicted class; [0, 0] in that case.
+      class_names: in the order of the labels; none of numbers.
       l2: the penalty that was used; None if the method has none.
       accuracy_by_l2: accuracy on the held-out part for each penalty that was tried; `{}` if one
-        was given.
+        was given. Of several classes each it is the mean average precision, of numbers R2.
       convergence: how the solver of "logistic" ended; None for the others.
       head: the classifier of unscaled features; None for "knn".
       feature_seconds: time to compute both splits' features, or to read them.
       solve_seconds: time to choose the penalty, fit and classify.
+      kind: of the labels.
+      metrics: of several classes each and of numbers, those of `MultiLabel.metrics` and
+        `Regression.metrics`; `{}` of one class each.
     """
 
     method: Method
@@ -95,6 +108,8 @@ class ProbeResult:
     head: LinearHead | None
     feature_seconds: float
     solve_seconds: float
+    kind: TaskKind = "multi_class"
+    metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def start(self, params: Mapping[str, Any], layer: str) -> dict[str, Any]:
         """Returns parameters in which a layer classifies like the probe, to fine-tune from.
@@ -121,22 +136,39 @@ class ProbeResult:
         )
 
 
+def check_method(method: Method, kind: TaskKind) -> None:
+    """Raises a ValueError unless a method is for labels of a kind; the message says which are."""
+    methods = _METHODS_OF.get(kind, METHODS)
+    if method not in methods:
+        what = "numbers" if kind == "regression" else "any number of classes each"
+        raise ValueError(
+            f"got method={method!r} for labels that are {what}; expected "
+            f"{' or '.join(map(repr, methods))} (--method)"
+        )
+
+
 def fit_probe(
     train: Features,
     test: Features,
     class_names: Sequence[str],
     options: ProbeOptions | None = None,
+    *,
+    kind: TaskKind = "multi_class",
 ) -> ProbeResult:
     """Fits a classifier on features [views, N, C], and tests it on the first view of others.
 
     Args:
       train: features to fit on; each view of an example counts as an example.
       test: features to test on.
-      class_names: names of the classes, in the order of the labels.
+      class_names: names of the classes, in the order of the labels; none of numbers.
       options: how to fit; None for `ProbeOptions()`.
+      kind: of the labels, all of which must be known. Levels are classes here.
 
     Returns:
       The result; its `feature_seconds` are 0.
+
+    Raises:
+      ValueError: if the method is not for labels of this kind.
 
     Examples:
       >>> x, y = np.array([[[0.0], [1.0], [3.0], [4.0]]], np.float32), np.array([0, 0, 1, 1])
@@ -146,19 +178,26 @@ def fit_probe(
       (1.0, [[2, 0], [0, 2]])
     """
     options, num_classes = options or ProbeOptions(), len(class_names)
+    check_method(options.method, kind)
     start = time.perf_counter()
     l2, accuracy_by_l2 = None, dict[float, float]()
     if options.method in _PENALISED:
-        l2, accuracy_by_l2 = _choose_l2(train, num_classes, options)
-    classifier = _fit(train.features, train.labels, num_classes, l2 or 0.0, options)
-    logits = classifier.logits_fn(test.features[0])
-    mask = jnp.ones(len(test.labels), bool)
-    confusion = np.asarray(metrics.confusion_matrix(logits, jnp.asarray(test.labels), mask))
-    hits, count = int(confusion.trace()), int(confusion.sum())
+        l2, accuracy_by_l2 = _choose_l2(train, num_classes, options, kind)
+    classifier = _fit(train.features, train.labels, num_classes, l2 or 0.0, options, kind)
+    outputs = classifier.logits_fn(test.features[0])
+    count, accuracy, interval, found = len(test.labels), math.nan, list[float](), dict[str, Any]()
+    confusion = np.zeros((0, 0), np.int32)
+    if kind in _METHODS_OF:
+        found = _metrics(outputs, test.labels, kind)
+    else:
+        mask = jnp.ones(count, bool)
+        confusion = np.asarray(metrics.confusion_matrix(outputs, jnp.asarray(test.labels), mask))
+        hits, count = int(confusion.trace()), int(confusion.sum())
+        accuracy, interval = hits / count, metrics.wilson_interval(hits, count)
     return ProbeResult(
         method=options.method,
-        accuracy=hits / count,
-        accuracy_interval=metrics.wilson_interval(hits, count),
+        accuracy=accuracy,
+        accuracy_interval=interval,
         count=count,
         confusion=confusion,
         class_names=tuple(class_names),
@@ -168,7 +207,20 @@ def fit_probe(
         head=classifier.head,
         feature_seconds=0.0,
         solve_seconds=time.perf_counter() - start,
+        kind=kind,
+        metrics=found,
     )
+
+
+def _metrics(outputs: jax.Array, labels: np.ndarray, kind: TaskKind) -> dict[str, Any]:
+    """Returns the metrics of outputs [N, C] of several classes each, or [N, 1] of numbers.
+
+    They are without the loss, since not every method has outputs that are logits.
+    """
+    objective = Regression() if kind == "regression" else MultiLabel(labels.shape[1])
+    rows = jax.device_get(objective.statistics(outputs, {"label": jnp.asarray(labels)}))
+    found = objective.metrics(rows)
+    return {name: value for name, value in found.items() if name != "loss"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,10 +233,24 @@ class _Classifier:
 
 
 def _fit(
-    features: np.ndarray, labels: np.ndarray, num_classes: int, l2: float, options: ProbeOptions
+    features: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    l2: float,
+    options: ProbeOptions,
+    kind: TaskKind,
 ) -> _Classifier:
     """Fits a classifier on all views of features, [views, N, C]."""
-    x, y = features.reshape(-1, features.shape[-1]), np.tile(labels, len(features))
+    x, y = features.reshape(-1, features.shape[-1]), np.concatenate([labels] * len(features))
+    if kind in _METHODS_OF and options.method == "ridge":
+        targets = y[:, None] if kind == "regression" else 2.0 * y - 1
+        head = solvers.ridge(x, targets, l2)
+        return _Classifier(head, head)
+    if kind == "multi_label":
+        head, convergence = solvers.logistic_regression_each(
+            x, y, l2=l2, standardize=options.standardize
+        )
+        return _Classifier(head, head, convergence)
     if options.method == "knn":
         knn = functools.partial(
             solvers.knn, x, y, k=options.k, num_classes=num_classes, temperature=options.temperature
@@ -203,20 +269,29 @@ def _fit(
 
 
 def _choose_l2(
-    train: Features, num_classes: int, options: ProbeOptions
+    train: Features, num_classes: int, options: ProbeOptions, kind: TaskKind
 ) -> tuple[float, dict[float, float]]:
-    """Returns the penalty with the best accuracy on the held-out part; of equals the largest."""
+    """Returns the penalty with the best score on the held-out part; of equals the largest."""
     several = [options.l2] if isinstance(options.l2, int | float) else options.l2
     candidates = sorted(set(map(float, several)))
     if len(candidates) == 1:
         return candidates[0], {}
-    fit, held = held_out_split(train.labels, options.held_out, options.seed)
-    accuracies = {}
+    strata = np.zeros(len(train.labels), int) if kind in _METHODS_OF else train.labels
+    fit, held = held_out_split(strata, options.held_out, options.seed)
+    scores = {}
     for l2 in candidates:
-        classifier = _fit(train.features[:, fit], train.labels[fit], num_classes, l2, options)
-        predicted = np.asarray(classifier.logits_fn(train.features[0, held])).argmax(-1)
-        accuracies[l2] = float(np.mean(predicted == train.labels[held]))
-    return max(candidates, key=lambda l2: (accuracies[l2], l2)), accuracies
+        classifier = _fit(train.features[:, fit], train.labels[fit], num_classes, l2, options, kind)
+        outputs = classifier.logits_fn(train.features[0, held])
+        scores[l2] = _score(outputs, train.labels[held], kind)
+    return max(candidates, key=lambda l2: (scores[l2], l2)), scores
+
+
+def _score(outputs: jax.Array, labels: np.ndarray, kind: TaskKind) -> float:
+    """Returns the score that a penalty is chosen by; 0 where it does not exist."""
+    if kind in _METHODS_OF:
+        name = "r2" if kind == "regression" else "mean_average_precision"
+        return _metrics(outputs, labels, kind)[name] or 0.0
+    return float(np.mean(np.asarray(outputs).argmax(-1) == labels))
 
 
 def held_out_split(labels: np.ndarray, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -122,6 +122,57 @@ def logistic_regression(
     )
 
 
+def logistic_regression_each(
+    features: ArrayLike,
+    targets: ArrayLike,
+    *,
+    l2: float,
+    standardize: bool = False,
+    tolerance: float = 1e-5,
+    max_iterations: int = 1000,
+) -> tuple[LinearHead, Convergence]:
+    """Fits a yes or no for each class by itself, as `logistic_regression` fits one of the classes.
+
+    The minimum is that of the sum over the classes of the mean binary cross-entropy, plus
+    l2 / 2 * |kernel|^2. scikit-learn's `OneVsRestClassifier(LogisticRegression(C))` has the same
+    optimum at l2 = 1 / (C N).
+
+    Args:
+      features: [N, D].
+      targets: 1 for a class that an example has, 0 for one that it does not have, [N, C].
+      l2, standardize, tolerance, max_iterations: as in `logistic_regression`.
+
+    Returns:
+      The head, whose outputs are the logits of a sigmoid, and how the iteration ended.
+
+    Raises:
+      ValueError: if the shapes, the targets or `l2` are invalid.
+      FloatingPointError: if the features or the solution are not finite.
+
+    Examples:
+      >>> x, y = np.array([[0.0], [1.0], [3.0], [4.0]]), np.array([[0, 1], [0, 1], [1, 1], [1, 0]])
+      >>> head, info = logistic_regression_each(x, y, l2=1e-3)
+      >>> (head(x) > 0).astype(int).tolist()
+      [[0, 1], [0, 1], [1, 1], [1, 0]]
+    """
+    _check_l2(l2)
+    x, t = jnp.asarray(features, jnp.float32), np.asarray(targets)
+    if x.ndim != 2 or t.ndim != 2 or len(x) != len(t) or not np.isin(t, (0, 1)).all():
+        raise ValueError(
+            f"got features {x.shape} and targets {t.shape}; expected [N, D] and [N, C] of 0 and 1"
+        )
+    head, objective, norm, iterations = _minimise(
+        x, jnp.asarray(t, jnp.float32), l2, tolerance, max_iterations, t.shape[1], standardize
+    )
+    _check_finite(head, "logistic regression", "look for non-finite features, or raise l2")
+    return head, Convergence(
+        converged=bool(norm <= tolerance),
+        gradient_norm=float(norm),
+        objective=float(objective),
+        iterations=int(iterations),
+    )
+
+
 def ridge(features: ArrayLike, targets: ArrayLike, l2: float) -> LinearHead:
     """Fits a linear map: the minimum of mean |f W + b - t|^2 / 2 + l2 / 2 * |W|^2, in closed form.
 
@@ -261,7 +312,10 @@ def _minimise(
     inputs = (features - mean) / std
 
     def objective(head: LinearHead) -> jax.Array:
-        loss = optax.softmax_cross_entropy_with_integer_labels(head(inputs), labels).mean()
+        if labels.ndim == 2:  # A yes or no for each class.
+            loss = optax.sigmoid_binary_cross_entropy(head(inputs), labels).mean(0).sum()
+        else:
+            loss = optax.softmax_cross_entropy_with_integer_labels(head(inputs), labels).mean()
         return loss + l2 / 2 * (head.kernel**2).sum()
 
     solver = optax.lbfgs(memory_size=_LBFGS_MEMORY)
