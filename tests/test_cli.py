@@ -181,7 +181,7 @@ def test_models_are_listed(capsys):
         (["fine_tune", "configs/demo.py"], "tl_jax train"),
         (["configs/my own.py"], "train 'configs/my own.py'"),
         (["--train.epochs", "1"], "the command comes first"),
-        (["predict", "resnet18", "cat.png", "--tpo", "3"], "--top"),
+        (["predict", "resnet18", "cat.png", "--topp", "3"], "--top"),
         (["models", "--pretraine"], "--pretrained"),
     ],
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tl_jax.cli import networks, options, runs, training
+from tl_jax.cli import networks, options, prediction, runs, training
 from tl_jax.cli.option_hints import nearest_options, unknown_option
 from tl_jax.config import Config, GroupConfig, InputsConfig, PhaseConfig, TaskConfig, changes
 
@@ -131,10 +131,12 @@ def test_the_configuration_may_follow_the_options():
 
 
 def test_places_and_options_mix():
-    read = options.read(runs.predict, ["--flip", "run", "a.png", "--top", "3", "b.png"], {})
+    read = options.read(prediction.predict, ["--flip", "run", "a.png", "--top", "3", "b.png"], {})
     assert (read["run_or_model"], read["top"], read["views"].flip) == ("run", 3, True)
     assert read["images"] == (Path("a.png"), Path("b.png"))
-    assert options.read(runs.predict, ["run", "--", "--top"], {})["images"] == (Path("--top"),)
+    assert options.read(prediction.predict, ["run", "--", "--top"], {})["images"] == (
+        Path("--top"),
+    )
     read = options.read(runs.export, ["run", "--to", "timm", "a b.safetensors"], {})
     assert read["to"] == ("timm", Path("a b.safetensors"))
     assert options.read(networks.models, [], {}) == {}

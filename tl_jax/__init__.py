@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # For type checkers and editors; at run time `__getattr__` im
     from tl_jax.evaluation.evaluate import evaluate
     from tl_jax.evaluation.export import export_timm
     from tl_jax.evaluation.predict import Predictor, predict
+    from tl_jax.evaluation.predictions import Prediction
     from tl_jax.evaluation.probe import probe
     from tl_jax.evaluation.soup import soup
     from tl_jax.evaluation.wise_ft import wise_ft
@@ -94,6 +95,7 @@ _MODULES = {
     "evaluate": "tl_jax.evaluation.evaluate",
     "predict": "tl_jax.evaluation.predict",
     "Predictor": "tl_jax.evaluation.predict",
+    "Prediction": "tl_jax.evaluation.predictions",
     "probe": "tl_jax.evaluation.probe",
     "soup": "tl_jax.evaluation.soup",
     "wise_ft": "tl_jax.evaluation.wise_ft",

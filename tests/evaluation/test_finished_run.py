@@ -21,6 +21,7 @@ from tl_jax.run.folder import load_run, write_run
 
 pytestmark = pytest.mark.slow
 prediction = importlib.import_module("tl_jax.evaluation.predict")
+batches = importlib.import_module("tl_jax.evaluation.prediction_batches")
 
 
 @pytest.fixture
@@ -165,19 +166,19 @@ def test_a_predictor_reads_its_run_once_and_compiles_once_for_a_batch_size(
     expected = predict(finished_run.workdir, files, top=2)
     predictor = Predictor(finished_run.workdir)
     assert predictor.class_names == ("grüne", "red ones")
-    monkeypatch.setattr(prediction, "load_single_label", None)
-    compiled = prediction._probabilities._cache_size()
+    monkeypatch.setattr(prediction, "load", None)
+    compiled = batches._probabilities._cache_size()
     assert predictor(files, top=2) == expected
-    assert prediction._probabilities._cache_size() == compiled
+    assert batches._probabilities._cache_size() == compiled
     # Four batches of 4, of which the last one is filled up.
-    monkeypatch.setattr(prediction, "_BATCH_SIZE", 4)
+    monkeypatch.setattr(batches, "_BATCH_SIZE", 4)
     in_batches = predictor(files, top=2)
-    assert prediction._probabilities._cache_size() == compiled + 1
+    assert batches._probabilities._cache_size() == compiled + 1
     assert len(in_batches) == len(files) == 14
     for one, other in zip(in_batches, expected, strict=True):
         assert dict(one) == pytest.approx(dict(other), rel=1e-4)
     assert predictor(files[:3], top=2) == in_batches[:3]
-    assert prediction._probabilities._cache_size() == compiled + 1
+    assert batches._probabilities._cache_size() == compiled + 1
 
 
 def test_several_views_are_averaged_for_a_split_and_for_single_images(finished_run, files):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_jax import files, messages
-from tl_jax.cli import data, machine, networks, options, runs, streams, training
+from tl_jax.cli import data, machine, networks, options, prediction, runs, streams, training
 from tl_jax.cli.configuration import read_config
 from tl_jax.config import Config
 from tl_jax.training.checkpoint import CheckpointError
@@ -27,7 +27,7 @@ _USAGE = """usage: python -m tl_jax COMMAND [ARGUMENTS]
   prepare SOURCE OUT [--max-side PIXELS]                        check a set of images, and pack it
   evaluate RUN [--split SPLIT]                                  measure a run
   probe RUN_OR_MODEL SOURCE [--method METHOD]                   classify frozen features
-  predict RUN_OR_MODEL IMAGE...                                 classify images
+  predict RUN_OR_MODEL IMAGE_OR_FOLDER... [--to FILE]           tell what images show
   soup RUN RUN... --to FOLDER [--kind KIND]                     average the weights of runs
   wise-ft RUN [--alphas ALPHA ...] [--to FOLDER]                weights between initial and tuned
   models [PATTERN] [--pretrained] [--FILTER VALUE ...]          list the networks
@@ -54,7 +54,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "prepare": data.prepare,
     "evaluate": runs.evaluate,
     "probe": runs.probe,
-    "predict": runs.predict,
+    "predict": prediction.predict,
     "soup": runs.soup,
     "wise-ft": runs.wise_ft,
     "models": networks.models,

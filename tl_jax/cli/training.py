@@ -130,6 +130,8 @@ def report_table(report: dict[str, Any]) -> str:
     Of other tasks than one of classes, or of several, each metric has its name instead of a column.
     """
     best = f"best epoch {report['best_epoch']} of {report['epochs']} by {report['best_metric']}"
+    if report["best_metric"] is None:
+        best = f"last epoch of {report['epochs']}"
     splits = report["metrics"].items()
     if not all("accuracy_interval" in metrics for _, metrics in splits):
         said = [f"{split:<12} {run_metrics.sentence(metrics)}" for split, metrics in splits]
