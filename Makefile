@@ -39,7 +39,8 @@ test-fast: $(DEV)  ## run the tests that compile little, in about two minutes
 	$(PY) -m pytest tests $(PARALLEL) -m "not full and not slow" $(ARGS)
 
 test-full: $(DEV)  ## run the exhaustive tests too (every architecture; long)
-	$(PY) -m pytest $(PARALLEL) -m "full or not full" $(ARGS)
+	TL_JAX_TEST_XLA_FLAGS=--xla_backend_optimization_level=0 \
+		$(PY) -m pytest $(PARALLEL) -m "full or not full" $(ARGS)
 
 lint: $(DEV)  ## check style, formatting and types
 	$(PY) -m ruff check .

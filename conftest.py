@@ -1,14 +1,22 @@
 """Set-up of tests and docstring examples: the CPU, a compilation cache, temporary folders."""
 
+import gc
 import os
 from pathlib import Path
 
 # Before JAX is first imported: an accelerator would change the numbers that are compared.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most programs run once or twice, so LLVM's optimisations cost more time than they save. Flags from
-# the environment come last and take precedence.
+# Most programs run once or twice, so what makes them fast costs more time than it saves: LLVM's
+# optimisations, code for fusions by way of MLIR (most of the time of compiling), and parts of a
+# program for several threads. `make test-full` compiles fusions as users do. Flags from the
+# environment come last and take precedence.
+os.environ.setdefault(
+    "TL_JAX_TEST_XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 "
+    "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
+)
 os.environ["XLA_FLAGS"] = " ".join(
-    ["--xla_backend_optimization_level=0", os.environ.get("XLA_FLAGS", "")]
+    [os.environ["TL_JAX_TEST_XLA_FLAGS"], os.environ.get("XLA_FLAGS", "")]
 ).strip()
 # Parallel workers would start more threads of torch and BLAS than there are cores.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -23,6 +31,13 @@ os.environ.setdefault("TL_JAX_KEEP_MEMORY", "0")
 os.environ.setdefault("TL_JAX_ONEDNN", "off")
 
 import pytest
+
+
+def pytest_collection_finish() -> None:
+    """Keeps the garbage collector from what the libraries hold, and from each traced equation."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
 
 
 @pytest.fixture(autouse=True)

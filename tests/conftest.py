@@ -3,11 +3,32 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
 from tests.support import runs
 from tl_jax.config import Config
+from tl_jax.run import plots
+
+
+class Blank(Figure):
+    """A figure that is saved as one pixel."""
+
+    def savefig(self, path: Path, **_: Any) -> None:
+        Image.new("L", (1, 1)).save(path)
+
+
+@pytest.fixture(autouse=True)
+def blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the pictures of a test's own runs blank, because drawing takes as long as training.
+
+    The shared runs are drawn, and what has the mark `draws`.
+    """
+    if request.node.get_closest_marker("draws") is None:
+        monkeypatch.setattr(plots, "Figure", Blank)
 
 
 @pytest.fixture

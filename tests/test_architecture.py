@@ -4,6 +4,7 @@ The checks are functions of sources (path -> text), so that each is also shown t
 """
 
 import ast
+import functools
 import graphlib
 import json
 import sys
@@ -98,12 +99,17 @@ def floor_of(path: str) -> int | None:
     return FLOOR_OF[max(entries, key=len)] if entries else None
 
 
-def imported_names(path: str, source: str) -> Iterator[str]:
-    """Yields the absolute dotted name of all that a file imports, at any depth of its code.
+@functools.cache
+def imported_names(path: str, source: str) -> tuple[str, ...]:
+    """Returns the absolute dotted names of all that a file imports, at any depth of its code.
 
-    `from a import b` yields "a.b", of which b may be a module or not; imports by a literal name
+    `from a import b` gives "a.b", of which b may be a module or not; imports by a literal name
     through `importlib.import_module` and `__import__` count too.
     """
+    return tuple(_imported_names(path, source))
+
+
+def _imported_names(path: str, source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

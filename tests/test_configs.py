@@ -11,6 +11,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from experiments import composed, composed_sets
+from experiments.composed_sets import Packages
+from tests.support.composed import write_packages
 from tl_jax import config as configuration
 from tl_jax.cli import read_config
 from tl_jax.config import Config, TransferConfig
@@ -37,6 +40,15 @@ STRATEGIES = {
     "lp_ft": "head all",
     "partial": "head+last:2",
     "ssf": "head+added",
+}
+# Recipes on composed sets, and the kinds of their tasks.
+COMPOSED = {
+    "combined": "multi_label ordinal",
+    "multi_label": "multi_label",
+    "multi_modal_columns": "multi_class",
+    "multi_modal_text": "multi_class",
+    "multi_scale": "multi_class multi_class",
+    "multi_view": "multi_class",
 }
 
 
@@ -162,6 +174,58 @@ def test_a_strategy_runs_on_a_stand_in(name, tiny_weights, photos, tmp_path):
     assert report["epochs"] == len(STRATEGIES[name].split())
 
 
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    return write_packages(tmp_path_factory.mktemp("packages"))
+
+
+def on_composed(name: str, packages: Packages, folder: Path) -> Config:
+    """Returns a recipe for a composed set of a few examples, and for a tiny network."""
+    manifest = composed.write(name, 0, folder, packages)
+    config = read_config(CONFIGS / f"{name}.py")
+    assert config.data.source == f"manifest:{composed.FOLDER}/{name}-0/manifest.csv"
+    stages = ("layer1", "layer2") if config.inputs.stages else ()
+    config = dataclasses.replace(config, inputs=dataclasses.replace(config.inputs, stages=stages))
+    return shortened(config, source=f"manifest:{manifest}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "combined" else pytest.param(n, marks=pytest.mark.full) for n in COMPOSED],
+)
+@pytest.mark.slow
+def test_a_recipe_of_tasks_and_inputs_runs_on_a_few_examples(
+    name, packages, tiny_networks, tmp_path, monkeypatch
+):
+    counts = {"train": 40, "validation": 6, "test": 8}
+    monkeypatch.setattr(composed_sets, "COUNTS", counts)
+    report = fit(on_composed(name, packages, tmp_path), tmp_path / "run")
+    assert report["metrics"]["test"]["count"] == (15 if name == "multi_modal_text" else 8)
+    assert [task["kind"] for task in report["tasks"]] == COMPOSED[name].split()
+
+
+@pytest.mark.parametrize("name", ["elpv", "elpv_imbalance", "elpv_multi_task"])
+@pytest.mark.slow
+def test_a_recipe_for_solar_cells_fits_a_stand_in(name, tiny_networks, tmp_path):
+    lines = ["split,image,label,probability,cell_type,certainty"]
+    for i in range(36):
+        level = i % 4
+        split = ("train", "validation", "test")[i // 12]
+        Image.new("L", (32, 32), i).save(tmp_path / f"{i}.png")
+        label = ("functional", "defective")[level > 1]
+        levels = ("0", "1/3", "2/3", "1")
+        kind, certainty = ("mono", "poly")[i // 2 % 2], (1, 2 / 3)[level in (1, 2)]
+        lines.append(f"{split},{i}.png,{label},{levels[level]},{kind},{certainty}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
+    config = read_config(CONFIGS / f"{name}.py")
+    assert config.data.source == "elpv"
+    config = shortened(config, source=f"manifest:{tmp_path / 'manifest.csv'}")
+    experiment = Experiment.from_config(config)
+    kinds = [task.kind for task in experiment.info.tasks]
+    assert kinds == {"elpv_multi_task": ["ordinal", "multi_class"]}.get(name, ["multi_class"])
+
+
 def test_every_recipe_is_run_somewhere():
     elsewhere = {"cifar10_resnet18", "demo", "folder", "imagefolder_resnet50", "vgg16_gap"}
+    elsewhere |= {"elpv", "elpv_imbalance", "elpv_multi_task"} | COMPOSED.keys()
     assert {path.stem for path in FILES} == elsewhere | STRATEGIES.keys()

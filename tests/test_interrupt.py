@@ -77,9 +77,9 @@ def test_a_second_signal_does_not_wait():
 def test_afterwards_python_handles_signals_again():
     code = (
         "from tl_jax import interrupt\n"
-        "import os, signal\n"
+        "import os, signal, time\n"
         "with interrupt.ends_the_process('no'): pass\n"
-        "try: os.kill(os.getpid(), signal.SIGINT); print('nothing')\n"
+        "try: os.kill(os.getpid(), signal.SIGINT); time.sleep(10); print('nothing')\n"
         "except KeyboardInterrupt: print('raised')"
     )
     done = subprocess.run(

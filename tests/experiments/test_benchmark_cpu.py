@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 SIZES = "--batch-size 8 --image-size 64 --steps 1 --rounds 2".split()
 
 
+@pytest.mark.full
 def test_the_result_of_a_row_is_written_with_its_machine_and_versions(
     tmp_path, capsys, monkeypatch
 ):
@@ -124,6 +125,7 @@ def test_the_benchmarks_need_no_libraries_of_data_and_commands():
     assert done.stdout.count("usage:") == 3
 
 
+@pytest.mark.full
 def test_operators_that_torchvision_has_are_not_defined_again():
     # As where torchvision's compiled part works; a second definition would abort the process.
     code = (

@@ -9,6 +9,7 @@ from experiments.benchmarks import load_weights
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.full
 def test_both_sides_are_measured_and_written(tmp_path, capsys):
     load_weights.main(["--model", "test_resnet", "--repeats", "1", "--results", str(tmp_path)])
     result = json.loads((tmp_path / "load_weights-test_resnet.json").read_text())

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 SIZES = "--images 8 --image-size 32 --batch-size 4 --heads 4 --features 64 --width 8 --blocks 2"
 
 
+@pytest.mark.full
 def test_the_result_is_written_with_its_machine_and_versions(tmp_path):
     probe.main(["--model", "test_resnet", "--results", str(tmp_path), *SIZES.split()])
     result = json.loads((tmp_path / "probe-cpu-test_resnet.json").read_text())

@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 
 from tests.support.every_layer import EveryLayer
+from tests.support.families import PAIRS
 from tests.support.tiny import (
     TinyNet,
     assert_equal_trees,
@@ -60,11 +61,23 @@ def variables(model):
     return randomised(model)
 
 
+@functools.cache
+def smallest() -> dict[str, Network]:
+    """Returns a network of each family: a tiny one, or the smallest of those without such."""
+    networks = {family: next(iter(about.architectures)) for family, about in FAMILIES.items()}
+    tiny = {pair.family: pair.network.clone(num_classes=11) for pair in PAIRS.values()}
+    return {
+        family: tiny.get(family) or create_model(name, num_classes=11)
+        for family, name in networks.items()
+    }
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ONE_OF_EACH)
-def test_every_family_can_be_fused(name):
-    model = Fused(create_model(name, num_classes=11), Fusion(Linear(5)))
-    images = jax.ShapeDtypeStruct((2, 96, 96, 3), jnp.float32)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_can_be_fused(family):
+    network = smallest()[family]
+    model = Fused(network, Fusion(Linear(5)))
+    images = jax.ShapeDtypeStruct((2, 128, 128, 3), jnp.float32)
     logits, variables = jax.eval_shape(model.init_with_output, KEY, images)
     names = trees.names(variables["params"])
     # A Linen name may hold dots, so the subtree is found by its dotted name.
@@ -73,7 +86,7 @@ def test_every_family_can_be_fused(name):
     bare = {
         collection: tree["backbone"] for collection, tree in variables.items() if "backbone" in tree
     }
-    features = jax.eval_shape(create_model(name, num_classes=0).apply, bare, images)
+    features = jax.eval_shape(network.clone(num_classes=0).apply, bare, images)
     assert logits.shape == (2, 5)
     head = variables["params"]["head"]
     assert head["on_features"]["fc"]["kernel"].shape == (features.shape[1], 5)

@@ -1,4 +1,4 @@
-"""Functions that run in a process of four CPU devices: training, recalibration, caches."""
+"""Functions that run in a process of several CPU devices: training, recalibration, caches."""
 
 import itertools
 import json
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.support import task_networks
+from tests.support import objects, task_networks
 from tests.support.loading import (
     Numbered,
     Tasked,
@@ -25,7 +25,6 @@ from tests.support.loading import (
     on_host,
 )
 from tests.support.loading import sharding as batch_sharding
-from tests.support.runs import tiny_networks
 from tests.support.tiny import TinyNet, batch, images_unchanged, randomised
 from tl_jax.config import Config, DataConfig
 from tl_jax.data.loading.device_cache import DeviceCache
@@ -36,7 +35,6 @@ from tl_jax.data.preprocess import Preprocess
 from tl_jax.data.sources.arrays import from_arrays
 from tl_jax.models import layers
 from tl_jax.run.experiment import Experiment
-from tl_jax.run.folder import load_run
 from tl_jax.training import optim, recalibrate, sharding, state, step
 from tl_jax.training.checkpoint import Checkpoints
 from tl_jax.training.evaluator import Evaluator
@@ -47,9 +45,11 @@ ROOT = Path(__file__).parents[2]
 STEPS, DEVICES = 3, 4
 
 
-def run_on_devices(function: Callable[[Path], None], folder: Path) -> None:
-    """Runs a function of this module with `folder` in a fresh process of four CPU devices."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}"
+def run_on_devices(
+    function: Callable[[Path], None], folder: Path, *, devices: int = DEVICES
+) -> None:
+    """Runs a function of this module with `folder` in a fresh process of some CPU devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     program = (
         f"import pathlib, sys; from {function.__module__} import {function.__name__} as main; "
         "main(pathlib.Path(sys.argv[1]))"
@@ -231,11 +231,28 @@ def differentiate_tasks(folder: Path) -> None:
     )
 
 
-def evaluate_tasks(folder: Path) -> None:
-    """Evaluates the run in `folder / "run"` over all devices; writes the metrics."""
-    with tiny_networks():
-        run = load_run(folder / "run")
-        experiment = Experiment.from_config(run.config)
-        assert experiment.mesh.size == DEVICES
-        metrics, _ = experiment.evaluator(run.variables, experiment.held_out["validation"])
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+def measure_tasks(folder: Path) -> None:
+    """Trains all kinds of tasks by every input for some steps; writes `measured.json`.
+
+    It holds the number of devices and, by input, the metrics of each step and of evaluation.
+    """
+    table = objects.write(folder / "objects")
+    measured: dict[str, Any] = {"devices": len(jax.devices())}
+    weights = task_networks.write_weights(folder / "tiny.safetensors")
+    with task_networks.in_registry():
+        for name, options in objects.INPUTS.items():
+            if "stages" in options:
+                options = {**options, "stages": task_networks.STAGES}
+            config = objects.make_config(
+                table, weights, tuple(objects.TASKS), network=task_networks.NAME, **options
+            )
+            experiment = Experiment.from_config(config)
+            (phase,) = experiment.phases
+            step_fn, current = experiment.compile_step(phase), experiment.begin(phase, None)
+            steps = []
+            for given in itertools.islice(experiment.train_batches(0), STEPS):
+                current, values = step_fn(current, given)
+                steps.append({key: float(value) for key, value in values.items()})
+            metrics, _ = experiment.evaluator(current.variables, experiment.held_out["validation"])
+            measured[name] = {"steps": steps, "metrics": metrics}
+    (folder / "measured.json").write_text(json.dumps(measured))

@@ -101,14 +101,15 @@ def make_config(
     best_metric: str | None = None,
     epochs: int = 3,
     weighting: str = "fixed",
+    network: str = "resnet18",
     **inputs: Any,
 ) -> Config:
-    """Returns a short run of the tiny ResNet-18 that learns tasks of these kinds."""
+    """Returns a short run that learns tasks of these kinds; `network` has these weights."""
     tasks = tuple(TASKS[kind] for kind in kinds)
     of_main = BEST[kinds[0]] if len(kinds) == 1 else f"{tasks[0].name}.{BEST[kinds[0]]}"
     has_views = "views" in inputs
     return Config(
-        model=ModelConfig("resnet18", weights=str(weights)),
+        model=ModelConfig(network, weights=str(weights)),
         data=DataConfig(
             f"manifest:{table}",
             image_column=None if has_views else "front",

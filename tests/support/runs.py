@@ -27,6 +27,7 @@ from tl_jax.config import (
 from tl_jax.models import registry
 from tl_jax.models.architecture import Architecture
 from tl_jax.models.families import resnet, vgg
+from tl_jax.models.model import Model
 from tl_jax.models.variables import abstract_variables
 from tl_jax.run.fit import fit
 from tl_jax.weights.state_dict import to_state_dict
@@ -54,8 +55,12 @@ def tiny_networks() -> Iterator[None]:
 def write_weights(path: Path) -> Path:
     """Writes random weights of the tiny ResNet-18, with a classifier of 1000 classes."""
     with tiny_networks():
-        model = registry.create_model("resnet18", num_classes=1000)
-        shapes = trees.flatten(abstract_variables(model)).items()
+        return save_random(registry.create_model("resnet18", num_classes=1000), path)
+
+
+def save_random(model: Model, path: Path) -> Path:
+    """Writes random weights of a network as a safetensors file."""
+    shapes = trees.flatten(abstract_variables(model)).items()
     rng = np.random.default_rng(7)
     flat = {path: np.full(leaf.shape, path[-1] in ("scale", "var"), "f4") for path, leaf in shapes}
     for name, leaf in flat.items():

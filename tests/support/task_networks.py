@@ -1,12 +1,17 @@
 """A tiny network of several tasks, views, scales, stages and modalities, and inputs for it."""
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tests.support.every_layer import BatchNormBlock
+from tests.support.runs import save_random
 from tl_jax.heads.encoders import (
     CategoricalEncoder,
     NumericEncoder,
@@ -16,7 +21,8 @@ from tl_jax.heads.encoders import (
 from tl_jax.heads.neck import Neck
 from tl_jax.heads.poolings import Pooling
 from tl_jax.heads.task_network import TaskHead, TaskNetwork
-from tl_jax.models import layers
+from tl_jax.models import layers, registry
+from tl_jax.models.architecture import Architecture
 from tl_jax.models.network import Network
 
 SIDE, VIEWS, BATCH = 8, 3, 4
@@ -49,6 +55,27 @@ class TwoMaps(Network):
 
 
 STAGES = ("act1", "layer1")
+
+
+# In the registry it replaces this network.
+NAME = "resnet10t"
+
+
+@contextlib.contextmanager
+def in_registry() -> Iterator[None]:
+    """Puts the tiny network into the registry under `NAME`; convolutions are XLA's own.
+
+    Both make programs that compile in the shortest time.
+    """
+    known = {NAME: Architecture(TwoMaps(), stem="conv1", stages=STAGES)}
+    with mock.patch.dict(registry.ARCHITECTURES, known), layers.convolution_form("general"):
+        yield
+
+
+def write_weights(path: Path) -> Path:
+    """Writes random weights of the tiny network, with a classifier of 10 classes."""
+    with in_registry():
+        return save_random(registry.create_model(NAME, num_classes=10), path)
 
 
 def backbone(**fields: Any) -> TwoMaps:
