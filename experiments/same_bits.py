@@ -81,7 +81,7 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
         "train": {"ema": 0.9, "label_smoothing": 0.1},
         "augment": {"mixup": 0.4, "cutmix": 0.5},
     },
-    "recalibrate": {"transfer": {"batch_norm": "recalibrate"}},
+    "recalibrate": {"transfer": {"batch_norm": "recalibrate", "recalibrate": "after"}},
     "few_shot": {
         "data": {"shots": 3, "batch_size": 4, "sampling": "balanced"},
         "transfer": {"head_init": "class_means", "trained": "head"},

@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import queue
 import resource
@@ -157,8 +158,9 @@ class Bench:
         for path in (job.config, job.row, job.log):
             path.unlink(missing_ok=True)
         shutil.rmtree(job.folder, ignore_errors=True)  # Some 30 MB of checkpoints.
-        accuracy, seconds = row["test"]["accuracy"], time.monotonic() - start
-        return f"{run.name}: test accuracy {accuracy:.3f}, {seconds:.0f} s in all"
+        metric, seconds = run.config.train.best_metric, time.monotonic() - start
+        value = row["test"].get(metric, math.nan)
+        return f"{run.name}: test {metric} {value:.3f}, {seconds:.0f} s in all"
 
 
 def _cores(jobs: int) -> "queue.Queue[int | None]":

@@ -71,7 +71,7 @@ def write_pictures(source: Path, folder: Path) -> Path:
     if summary.exists() and json.loads(summary.read_text())["source"] == source.name:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
-    pictures = _read_pictures(source)
+    pictures = read_files(source, (".png",))
     names_by_class: dict[str, list[str]] = {}
     for name in sorted(pictures):
         names_by_class.setdefault(PurePosixPath(name).parts[0], []).append(name)
@@ -119,13 +119,27 @@ def on_white(image: Image.Image) -> Image.Image:
     return square.convert("RGB")
 
 
-def _read_pictures(source: Path) -> dict[str, bytes]:
-    """Returns the PNG files by their names below the folder of the stamps."""
+def read_files(source: Path, suffixes: tuple[str, ...]) -> dict[str, bytes]:
+    """Returns the files with some suffixes by their names below the folder of the stamps.
+
+    Args:
+      source: as in `write_pictures`.
+      suffixes: such as ".png"; ".txt" are sentences on the stamps, in English in the first line.
+
+    Raises:
+      FileNotFoundError: if there is no such source; the message says how to get it.
+    """
+    if not source.exists():
+        raise FileNotFoundError(f"there are no stamps at {source}: {_HOW_TO_GET_THEM}")
     if source.is_dir():
-        paths = sorted(path for path in source.rglob("*.png") if path.parent != source)
-        return {path.relative_to(source).as_posix(): path.read_bytes() for path in paths}
+        paths = sorted(path for path in source.rglob("*") if path.suffix in suffixes)
+        return {
+            path.relative_to(source).as_posix(): path.read_bytes()
+            for path in paths
+            if path.parent != source
+        }
     packed = debian.read_files(
         source,
-        lambda name: name.endswith(".png") and "stamps" in PurePosixPath(name).parts[:-2],
+        lambda name: name.endswith(suffixes) and "stamps" in PurePosixPath(name).parts[:-2],
     )
     return {name.partition("/stamps/")[2]: content for name, content in packed.items()}
