@@ -4,8 +4,8 @@ Command:
     python -m tl_jax train configs/elpv.py --workdir runs/elpv
 
 Of two quarters of `experiments.elpv_folds` one ended at an accuracy of 0.875 (the authors report
-0.884 on their division); in the other, training with this rate did not recover from a rise of
-the loss and ended at 0.687, the share of functional cells: try `--optim.learning-rate 3e-4`. It takes
+0.884 on their division). In the other, training with this rate did not recover from a rise of the
+loss, and ended at 0.687, the share of functional cells: try `--optim.learning-rate 3e-4`. It takes
 half an hour on two idle CPU cores.
 """
 
