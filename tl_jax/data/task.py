@@ -7,12 +7,11 @@ import numpy as np
 
 from tl_jax.config.tasks import TaskKind
 from tl_jax.data.example_inputs import INPUT_KEYS
+from tl_jax.objectives.objective import WEIGHT
 
-WEIGHT = "example_weight"
-"""Key of the weight of an example's loss in training; see `Source.has_weights`."""
 RESERVED = (
-    *("example_weight", "extent", "image", "index", "label", "mask", "packed"),
-    *("path", "size", "view_mask", *INPUT_KEYS),
+    *("extent", "image", "index", "label", "mask", "packed", "path", "size", "view_mask"),
+    *(WEIGHT, *INPUT_KEYS),
 )
 """Keys of examples and batches; no task but the first may have one of these names."""
 
