@@ -110,16 +110,7 @@ def logistic_regression(
     """
     _check_l2(l2)
     x, y = to_examples(features, labels, num_classes=num_classes, every_class=True)
-    head, objective, norm, iterations = _minimise(
-        x, y, l2, tolerance, max_iterations, num_classes, standardize
-    )
-    _check_finite(head, "logistic regression", "look for non-finite features, or raise l2")
-    return head, Convergence(
-        converged=bool(norm <= tolerance),
-        gradient_norm=float(norm),
-        objective=float(objective),
-        iterations=int(iterations),
-    )
+    return _logistic(x, y, l2, tolerance, max_iterations, num_classes, standardize=standardize)
 
 
 def logistic_regression_each(
@@ -161,16 +152,8 @@ def logistic_regression_each(
         raise ValueError(
             f"got features {x.shape} and targets {t.shape}; expected [N, D] and [N, C] of 0 and 1"
         )
-    head, objective, norm, iterations = _minimise(
-        x, jnp.asarray(t, jnp.float32), l2, tolerance, max_iterations, t.shape[1], standardize
-    )
-    _check_finite(head, "logistic regression", "look for non-finite features, or raise l2")
-    return head, Convergence(
-        converged=bool(norm <= tolerance),
-        gradient_norm=float(norm),
-        objective=float(objective),
-        iterations=int(iterations),
-    )
+    targets = jnp.asarray(t, jnp.float32)
+    return _logistic(x, targets, l2, tolerance, max_iterations, t.shape[1], standardize=standardize)
 
 
 def ridge(features: ArrayLike, targets: ArrayLike, l2: float) -> LinearHead:
@@ -293,6 +276,29 @@ def to_examples(
 
 # Head, state of the solver, number of steps.
 _Iteration = tuple[LinearHead, optax.OptState, jax.Array]
+
+
+def _logistic(
+    features: jax.Array,
+    labels: jax.Array,
+    l2: float,
+    tolerance: float,
+    max_iterations: int,
+    num_classes: int,
+    *,
+    standardize: bool,
+) -> tuple[LinearHead, Convergence]:
+    """Returns the fitted head, for class indices [N] or a yes or no for each class [N, C]."""
+    head, objective, norm, iterations = _minimise(
+        features, labels, l2, tolerance, max_iterations, num_classes, standardize
+    )
+    _check_finite(head, "logistic regression", "look for non-finite features, or raise l2")
+    return head, Convergence(
+        converged=bool(norm <= tolerance),
+        gradient_norm=float(norm),
+        objective=float(objective),
+        iterations=int(iterations),
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "standardize"))
