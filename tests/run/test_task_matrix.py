@@ -26,7 +26,7 @@ from tl_jax.run.experiment import Experiment
 from tl_jax.training.checkpoint import Checkpoints
 from tl_jax.training.state import TrainState
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny_backbone")]
 
 KINDS = tuple(objects.TASKS)
 TASKS = (*((kind,) for kind in KINDS), ("ordinal", "multi_class"), KINDS)
@@ -80,22 +80,6 @@ def cases() -> list:
         pytest.param(case, id=str(case), marks=[] if case in FIRST else [pytest.mark.full])
         for case in every
     ]
-
-
-@pytest.fixture(autouse=True)
-def tiny_backbone():
-    with task_networks.in_registry():
-        yield
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory) -> Path:
-    return objects.write(tmp_path_factory.mktemp("objects"))
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    return task_networks.write_weights(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
 
 
 class Trained(NamedTuple):

@@ -1,7 +1,6 @@
 """Runs of every kind of task and input: they learn, stop, resume with the same bits and report."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +18,9 @@ from tl_jax.run.folder import RunFolder, load_run
 from tl_jax.training import sharding
 from tl_jax.training.evaluator import Evaluator
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny_backbone")]
 
 KINDS = tuple(objects.TASKS)
-
-
-@pytest.fixture(autouse=True)
-def tiny_backbone() -> Iterator[None]:
-    with task_networks.in_registry():
-        yield
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory) -> Path:
-    return objects.write(tmp_path_factory.mktemp("objects"))
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    return task_networks.write_weights(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
 
 
 def make_config(table: Path, weights: Path, kinds: tuple[str, ...], **options: Any) -> Config:
