@@ -5,8 +5,8 @@ Command:
 
 Of two quarters of `experiments.elpv_folds` one ended at an accuracy of 0.875 (the authors report
 0.884 on their division). In the other, training with this rate did not recover from a rise of the
-loss, and ended at 0.687, the share of functional cells: try `--optim.learning-rate 3e-4`. It takes
-half an hour on two idle CPU cores.
+loss, and ended at 0.687, the share of functional cells: try `--optim.learning-rate 3e-4`. A quarter
+took 45 minutes on two CPU cores, beside other programs.
 """
 
 from tl_jax.config import (

@@ -17,7 +17,6 @@ import csv
 import dataclasses
 import json
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from experiments.strategies_report import interval
 from experiments.strategies_run import Bench, Job, Run
 from tl_jax import files
 from tl_jax.config import Config
-from tl_jax.data import splits
 from tl_jax.data.sources import elpv
 from tl_jax.objectives.metrics import wilson_interval
 
@@ -88,15 +86,9 @@ def run_of(workdir: Path, fold: int) -> Run:
 
 def folds_of(cells: Sequence[elpv.Cell]) -> dict[str, int]:
     """Returns the fold of each cell by its path: quarters of each label and type of cell."""
-    strata: dict[tuple[float, str], list[str]] = defaultdict(list)
-    for cell in cells:
-        strata[cell.probability, cell.cell_type].append(cell.path)
-    parts = splits.partition_strata(
-        (paths for _, paths in sorted(strata.items())),
-        shares={str(fold): 1 / len(FOLDS) for fold in FOLDS},
-        seed=1,
-    )
-    return {path: int(fold) for fold, paths in parts.items() for path in paths}
+    shares = {str(fold): 1 / len(FOLDS) for fold in FOLDS}
+    parts = elpv.split_cells(cells, shares, seed=1)
+    return {cell.path: int(fold) for fold, part in parts.items() for cell in part}
 
 
 def write_manifest(path: Path, cells: Sequence[elpv.Cell], fold: int) -> None:

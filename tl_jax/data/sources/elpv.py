@@ -11,7 +11,7 @@ import importlib.util
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -142,14 +142,22 @@ def read_cells(folder: Path) -> list[Cell]:
     return [Cell(path, float(probability), kind) for path, probability, kind in rows]
 
 
-def split_cells(cells: list[Cell]) -> dict[str, list[Cell]]:
-    """Divides the cells into the splits, within each pair of probability and cell type."""
+def split_cells(
+    cells: Sequence[Cell], shares: Mapping[str, float] = SHARES, seed: int = _SEED
+) -> dict[str, list[Cell]]:
+    """Divides cells into splits, within each pair of probability and cell type.
+
+    Args:
+      cells: all of them.
+      shares: share of each split, by its name; the default is that of the set's own splits.
+      seed: chooses the division.
+    """
     by_path = {cell.path: cell for cell in cells}
     strata: dict[tuple[float, str], list[str]] = defaultdict(list)
     for cell in cells:
         strata[cell.probability, cell.cell_type].append(cell.path)
     parts = splits.partition_strata(
-        (paths for _, paths in sorted(strata.items())), shares=SHARES, seed=_SEED
+        (paths for _, paths in sorted(strata.items())), shares=shares, seed=seed
     )
     return {split: [by_path[path] for path in paths] for split, paths in parts.items()}
 
