@@ -3,31 +3,30 @@
 Command:
     python -m tl_jax train configs/elpv.py --workdir runs/elpv
 
-Of two quarters of `experiments.elpv_folds` one ended at an accuracy of 0.875 (the authors report
-0.884 on their division). In the other, training with this rate did not recover from a rise of the
-loss, and ended at 0.687, the share of functional cells: try `--optim.learning-rate 3e-4`. A quarter
-took 45 minutes on two CPU cores, beside other programs.
+The recipe was chosen on the split "validation" alone, where the last epoch of a run on "train" has
+an accuracy of 0.904. An earlier one, with a rate of 1e-3 and without an average, did not recover
+from a rise of the loss in one of two quarters. `experiments.elpv_folds` tests on every cell once.
 """
 
 from tl_jax.config import (
     AugmentConfig,
     Config,
     DataConfig,
+    ModelConfig,
     OptimConfig,
     TrainConfig,
-    TransferConfig,
 )
 
 
 def get_config() -> Config:
     """Returns the configuration."""
     return Config(
+        model=ModelConfig(head_dropout=0.2, drop_path=0.1),
         data=DataConfig(
             source="elpv",
             train_split="train+validation",
             eval_split=None,  # Nothing is chosen: the last checkpoint is the result.
             test_split="test",
-            image_size=300,  # As they are: cracks are thin.
             example_weights="certainty",
         ),
         augment=AugmentConfig(
@@ -39,7 +38,6 @@ def get_config() -> Config:
             brightness=0.2,
             contrast=0.2,
         ),
-        optim=OptimConfig(learning_rate=1e-3, weight_decay=0.05),
-        transfer=TransferConfig(trained="last:2+head"),
-        train=TrainConfig(epochs=20, label_smoothing=0.1),
+        optim=OptimConfig(learning_rate=3e-4, weight_decay=0.05, clip_norm=1.0),
+        train=TrainConfig(epochs=20, label_smoothing=0.1, ema=0.98),
     )
