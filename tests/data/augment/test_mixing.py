@@ -21,6 +21,19 @@ from timm.data import mixup as timm_mixup  # noqa: E402
 SIZE = (20, 30)
 
 
+def partners(x):
+    """Returns the neighbour of each example; the last of an odd batch is its own."""
+    order = np.arange(len(x)) ^ 1
+    return np.asarray(x)[np.where(order < len(x), order, len(x) - 1)]
+
+
+def folded(x):
+    """Orders a batch such that timm's partners, B - 1 - i, are neighbours here."""
+    count = len(x)
+    order = [i for low in range(count // 2) for i in (low, count - 1 - low)]
+    return np.asarray(x)[[*order, count // 2] if count % 2 else order]
+
+
 def mixing(**options):
     # Not compiled: of what `mix` does, drawing alone takes long to compile, and that is shared.
     return functools.partial(mix, **options)
@@ -49,11 +62,18 @@ def shares(count: int, size: tuple[int, int] = SIZE, **options):
     return [np.asarray(x) for x in jax.jit(jax.vmap(one))(keys)]
 
 
-def test_mixup_adds_the_batch_in_reverse_with_one_share():
+def test_mixup_adds_the_neighbour_with_one_share():
     images, targets, (actual, soft), share = mixed(mixup=0.4)
     assert 0 < share < 1
-    np.testing.assert_allclose(actual, share * images + (1 - share) * images[::-1], atol=1e-6)
-    np.testing.assert_allclose(soft, share * targets + (1 - share) * targets[::-1], atol=1e-6)
+    np.testing.assert_allclose(actual, share * images + (1 - share) * partners(images), atol=1e-6)
+    np.testing.assert_allclose(soft, share * targets + (1 - share) * partners(targets), atol=1e-6)
+
+
+def test_the_last_of_an_odd_batch_stays():
+    images, targets, (actual, soft), _ = mixed(mixup=0.4, count=5)
+    np.testing.assert_allclose(actual[4], images[4], atol=1e-6)
+    np.testing.assert_allclose(soft[4], targets[4], atol=1e-6)
+    assert (np.abs(actual[:4] - images[:4]).max((1, 2, 3)) > 0.01).all()
 
 
 def test_mixup_is_timms():
@@ -61,12 +81,13 @@ def test_mixup_is_timms():
     smooth = np.eye(3, dtype=np.float32)[labels] * 0.9 + 0.1 / 3
     images = np.zeros((5, 2, 2, 3), np.float32)
     images[0] = 1
-    actual, soft = mixing(mixup=0.4)(jax.random.key(3), images, jnp.asarray(smooth))
+    actual, soft = mixing(mixup=0.4)(jax.random.key(3), images, jnp.asarray(folded(smooth)))
     share = float(actual[0, 0, 0, 0])
-    expected = timm_mixup.mixup_target(torch.tensor(labels), 3, lam=share, smoothing=0.1)
+    theirs = timm_mixup.mixup_target(torch.tensor(labels), 3, lam=share, smoothing=0.1)
+    expected = folded(theirs)
     np.testing.assert_allclose(soft, expected, atol=1e-6)
     # Smoothed after it was mixed, as the loss does it, it is the same.
-    _, hard = mixing(mixup=0.4)(jax.random.key(3), images, jnp.eye(3)[labels])
+    _, hard = mixing(mixup=0.4)(jax.random.key(3), images, jnp.eye(3)[folded(labels)])
     np.testing.assert_allclose(optax.smooth_labels(hard, 0.1), expected, atol=1e-6)
 
 
@@ -102,12 +123,12 @@ def test_the_types_stay(options):
 # ---- CutMix
 
 
-def test_cutmix_pastes_one_box_of_the_batch_in_reverse():
+def test_cutmix_pastes_one_box_of_the_neighbour():
     rng = np.random.default_rng(1)
     images = rng.normal(size=(6, *SIZE, 3)).astype(np.float32)
     actual, _ = mixing(cutmix=1.0)(jax.random.key(0), images, jnp.eye(6))
     own = (np.asarray(actual) == images).all(axis=(0, 3))
-    other = (np.asarray(actual) == images[::-1]).all(axis=(0, 3))
+    other = (np.asarray(actual) == partners(images)).all(axis=(0, 3))
     assert (own ^ other).all()
     rows, columns = other.any(axis=1), other.any(axis=0)
     assert 0 < other.sum() < other.size
@@ -180,17 +201,18 @@ def test_alone_mixup_draws_what_it_draws_beside_cutmix():
 def test_labels_of_several_classes_are_mixed_as_timms(options):
     labels = np.random.default_rng(0).integers(0, 2, (6, 4)).astype(np.float32)
     images = np.zeros((6, 8, 8, 1), np.float32)
-    images[:3] = 1
-    actual, soft = mixing(**options)(jax.random.key(0), images, labels)
+    images[::2] = 1
+    actual, soft = mixing(**options)(jax.random.key(0), images, folded(labels))
     share = float(np.asarray(actual)[0].mean())
-    expected = timm_mixup.mixup_target(torch.tensor(labels), 4, lam=share, multi_label=True)
+    theirs = timm_mixup.mixup_target(torch.tensor(labels), 4, lam=share, multi_label=True)
+    expected = folded(theirs)
     np.testing.assert_allclose(soft, expected, atol=1e-6)
 
 
 def test_what_is_unknown_of_either_image_is_unknown_of_both():
     targets = np.array([[1, -1, 0], [0, 1, 1], [1, 0, -1], [1, 1, 0]], np.float32)
     _, soft = mixing(mixup=0.4)(jax.random.key(0), np.zeros((4, 2, 2, 1), np.float32), targets)
-    unknown = (targets < 0) | (targets[::-1] < 0)
+    unknown = (targets < 0) | (partners(targets) < 0)
     np.testing.assert_array_equal(np.asarray(soft)[unknown], -1)
     assert (np.asarray(soft)[~unknown] >= 0).all()
 

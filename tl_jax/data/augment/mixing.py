@@ -68,9 +68,10 @@ def mix(
     """Mixes each image and its targets with another of the batch.
 
     mixup (arXiv:1710.09412) adds the two images, CutMix (arXiv:1905.04899) pastes a box of one
-    into the other. As in timm by default, one draw serves the whole batch, and the partner of
-    example i is example B - 1 - i: a batch is in random order already. The image in the middle of
-    an odd batch stays as it is. A target's share is exactly that of its image's pixels.
+    into the other. As in timm by default, one draw serves the whole batch. The partners are
+    neighbours, examples 2 i and 2 i + 1: a batch is in random order already, and where a device has
+    an even number of its examples none leaves its device. The last image of an odd batch stays as
+    it is. A target's share is exactly that of its image's pixels.
 
     Args:
       key: random key of the batch.
@@ -121,7 +122,7 @@ def mix(
     )
 
     def mix_targets(target: jax.Array) -> jax.Array:
-        other = target[::-1]
+        other = _partners(target)
         is_unknown = ((target < 0) & (share > 0)) | ((other < 0) & (share < 1))
         return jnp.where(is_unknown, jnp.asarray(-1, target.dtype), _blend(target, share))
 
@@ -171,4 +172,12 @@ def _box_mask(share: jax.Array, size: tuple[int, int], place: list[jax.Array]) -
 
 def _blend(x: jax.Array, weight: jax.Array) -> jax.Array:
     """Returns each example times the weight, plus its partner times the rest."""
-    return (weight * x + (1 - weight) * x[::-1]).astype(x.dtype)
+    return (weight * x + (1 - weight) * _partners(x)).astype(x.dtype)
+
+
+def _partners(x: jax.Array) -> jax.Array:
+    """Returns the partner of each example: its neighbour, or itself at the end of an odd batch."""
+    count = len(x) // 2
+    pairs = x[: 2 * count].reshape(count, 2, *x.shape[1:])
+    swapped = pairs[:, ::-1].reshape(2 * count, *x.shape[1:])
+    return swapped if len(x) == 2 * count else jnp.concatenate([swapped, x[2 * count :]])
