@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: one line, a clean exit status, and a checkpoint that is being written."""
+"""Signals: one line, a clean exit status, a checkpoint that is being written, and stops."""
 
 import os
 import signal
@@ -30,9 +30,14 @@ BUSY = {
 
 
 def start(work: str) -> subprocess.Popen:
-    """Starts a process, and returns when it has printed a line."""
+    """Starts a process that can be interrupted, and returns when it has printed a line."""
+    return run(WORK.format(work=work))
+
+
+def run(code: str) -> subprocess.Popen:
+    """Starts a program, and returns when it has printed a line."""
     process = subprocess.Popen(
-        [sys.executable, "-c", WORK.format(work=work)],
+        [sys.executable, "-c", code],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -105,3 +110,71 @@ def test_a_command_is_interrupted_in_one_line(tmp_path):
     out, _ = process.communicate(timeout=20)
     assert process.returncode == 130
     assert out == "interrupted; the same command goes on from the newest checkpoint\n"
+
+
+# ---- stops: SIGTERM and SIGUSR1 of a scheduler
+
+ASKS = """
+import sys, time
+from tl_jax import interrupt
+interrupt.GRACE_S = {grace}
+with interrupt.ends_the_process("interrupted; go on later", resumes=True):
+    with interrupt.stops() as asked:
+        {work}
+    time.sleep(0.3)
+    print("saved", file=sys.stderr)
+    sys.exit(interrupt.RESUME)
+"""
+SEES = "print('go', flush=True)\n        while not asked(): time.sleep(0.01)"
+COMPILES = "print('go', flush=True)\n        while True: time.sleep(0.01)"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_training_that_sees_the_signal_saves_and_ends_by_itself(number):
+    process = run(ASKS.format(grace=30, work=SEES))
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (75, "", "saved\n")
+
+
+def test_training_that_does_not_see_it_ends_after_some_seconds():
+    process, begin = run(ASKS.format(grace=1, work=COMPILES)), time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (75, "interrupted; go on later\n")
+    assert 0.9 < time.monotonic() - begin < 15
+
+
+@pytest.mark.parametrize(("second", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_second_signal_ends_it_at_once(second, status):
+    process, begin = run(ASKS.format(grace=60, work=COMPILES)), time.monotonic()
+    process.send_signal(signal.SIGUSR1)
+    time.sleep(0.3)
+    process.send_signal(second)
+    assert process.wait(timeout=20) == status
+    assert time.monotonic() - begin < 15
+
+
+def test_before_training_such_a_signal_ends_the_command_at_once():
+    code = ASKS.format(grace=60, work="pass").replace("sleep(0.3)", "sleep(60)")
+    process, begin = run(code.replace("pass", "print('go', flush=True)")), time.monotonic()
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 75
+    assert time.monotonic() - begin < 15
+
+
+def test_a_program_of_ones_own_asks_for_it():
+    code = (
+        "import os, signal, time\n"
+        "from tl_jax import interrupt\n"
+        "with interrupt.stops() as asked:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    while not asked(): time.sleep(0.01)\n"
+        "with interrupt.stops() as asked: print(asked())\n"
+        "os.kill(os.getpid(), signal.SIGTERM)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "False\n")

@@ -46,7 +46,7 @@ STEPS, DEVICES = 3, 4
 
 
 def run_on_devices(
-    function: Callable[[Path], None], folder: Path, *, devices: int = DEVICES
+    function: Callable[[Path], None], folder: Path, *, devices: int = DEVICES, timeout: int = 300
 ) -> None:
     """Runs a function of this module with `folder` in a fresh process of some CPU devices."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
@@ -61,7 +61,7 @@ def run_on_devices(
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=timeout,
     )
     assert done.returncode == 0, done.stderr
 

@@ -1,0 +1,102 @@
+"""What each process of a job of several does in tests; they are real processes over loopback."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.support.slim import ROOT
+from tl_jax import distributed
+from tl_jax.config import Config, DataConfig, ModelConfig, TrainConfig
+
+
+def start(program: str, *arguments: object) -> subprocess.Popen[str]:
+    """Starts a Python program in a process of one CPU device."""
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def digits(epochs: int = 1) -> Config:
+    """Returns a run of some seconds: 5 steps an epoch."""
+    return Config(
+        ModelConfig("simple_cnn", weights="random"),
+        DataConfig("digits", shots=8, image_size=16, batch_size=16),
+        train=TrainConfig(epochs=epochs),
+    )
+
+
+def check_all(folder: Path, index: int, place: str) -> None:
+    """Joins a job, and asks for everything once; writes FOLDER/INDEX.json."""
+    distributed.initialize(place, start_timeout=60, peer_timeout=30)
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from tl_jax.run.fit import fit
+    from tl_jax.training import sharding
+
+    mesh = sharding.data_mesh()
+    whole = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    tree = {"key": jax.random.key(7), "rows": np.arange(4.0), "sum": np.float32(3)}
+    placed = distributed.put(tree, {"key": whole, "rows": split, "sum": whole})
+    compiled = jax.jit(
+        lambda t: t["rows"].sum() * t["sum"] + jax.random.uniform(t["key"]), out_shardings=whole
+    )
+    found: dict[str, Any] = {
+        "processes": jax.process_count(),
+        "agreed": [distributed.agree(["process", index]) for _ in range(2)],
+        "gathered": distributed.gather(index),
+        "flags": [distributed.any_of(flag) for flag in (index == 1, False)],
+        "first": distributed.first(lambda: f"by {index}"),
+        "raised": _raised(lambda: distributed.first(lambda: int("no number"))),
+        "unequal": _raised(lambda: distributed.same({"a": 1, "b": np.full(3, index)}, "the tree")),
+        "rows": placed["rows"].addressable_data(0).tolist(),
+        "computed": float(compiled(placed)),
+        "other configuration": _raised(lambda: fit(digits(1 + index), folder / "refused")),
+        "other data": _raised(lambda: _check_data(index)),
+        "not shared": _raised(lambda: _check_folder(folder, index)),
+    }
+    distributed.same(tree, "the tree")
+    distributed.barrier("checked")
+    found["report"] = fit(digits(), folder / "run")["metrics"]
+    (folder / f"{index}.json").write_text(json.dumps(found), encoding="utf-8")
+    distributed.leave()
+
+
+def _check_data(index: int) -> None:
+    from tl_jax.run import shared
+    from tl_jax.run.examples import Examples
+
+    shared.check_data({"train": Examples(None, [0, 1], [], f"digest {index}")})
+
+
+def _check_folder(folder: Path, index: int) -> None:
+    from tl_jax.run import shared
+
+    shared.LONGEST_LOOK_S = 0.5
+    own = folder / f"own {index}"
+    own.mkdir()
+    shared.check_shared(own)
+
+
+def _raised(function: Callable[[], Any]) -> list[str]:
+    # What `fit` raises is told to the others; here the job goes on.
+    watch, distributed._watch = distributed._watch, None
+    try:
+        function()
+    except Exception as error:
+        return [type(error).__name__, str(error)]
+    finally:
+        distributed._watch = watch
+    return []
