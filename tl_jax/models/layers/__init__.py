@@ -31,6 +31,7 @@ from tl_jax.models.layers.calls import (
     around_methods,
     collecting,
     evaluating,
+    rematerialising,
 )
 from tl_jax.models.layers.conv import (
     Conv,
@@ -132,6 +133,7 @@ __all__ = [
     "make_divisible",
     "relu",
     "relu6",
+    "rematerialising",
     "sigmoid",
     "silu",
     "torch_default",

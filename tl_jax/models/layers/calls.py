@@ -43,11 +43,16 @@ def around_methods(handle: MethodHandle) -> Interceptor:
             return next_function(*args, **{**kwargs, **changes})
 
         y = handle(context.module, context.method_name, args, proceed)
-        if context.method_name == "__call__" and _collected.get():
-            _collected.get().get(".".join(context.module.path), []).append(y)
+        if context.method_name == "__call__":
+            _collect(context.module, y)
         return y
 
     return intercept
+
+
+def _collect(module: nn.Module, y: Any) -> None:
+    if _collected.get():
+        _collected.get().get(".".join(module.path), []).append(y)
 
 
 def around_calls(handle: Handle) -> Interceptor:
@@ -90,6 +95,42 @@ def evaluating(is_frozen: Callable[[nn.Module], bool]) -> Interceptor:
         return proceed(train=False) if frozen else proceed()
 
     return around_calls(handle)
+
+
+def rematerialising(names: Collection[str]) -> Interceptor:
+    """Returns an interceptor whose modules keep nothing between forward and backward pass.
+
+    The backward pass computes them again from their inputs, so that only their inputs and outputs
+    are held in memory until then (`jax.checkpoint`). Names of variables, random numbers and results
+    are those of the network without it.
+
+    It must be the outermost interceptor: enter it before all others.
+
+    Args:
+      names: dotted names of the modules.
+    """
+    under_way = set[str]()
+
+    def intercept(
+        next_function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> Any:
+        name = ".".join(context.module.path)
+        if context.method_name != "__call__" or name not in names or name in under_way:
+            return next_function(*args, **kwargs)
+        # The module is called anew, and not `next_function`: Linen gives it other scopes inside.
+        call = nn.remat(lambda module, *args: module(*args, **kwargs))
+        under_way.add(name)
+        try:
+            y = call(context.module, *args)
+        finally:
+            under_way.remove(name)
+        _collect(context.module, y)  # What was collected inside is not to be used out here.
+        return y
+
+    return intercept
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import contextlib
 import contextvars
 import dataclasses
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import jax
@@ -191,9 +191,10 @@ def folded_norm(module: nn.Module) -> tuple[jax.Array, jax.Array] | None:
     fold = _folds.get().get(module.path)
     if fold is None or type(module) is not Conv or module.scope is None:
         return None
+    root = module.scope.root  # Of the network, or of a module that is rematerialised.
+    name, *rest = fold.norm[len(root.path) :]
     affine, stats = (
-        _at(module.scope.root.get_variable(collection, fold.norm[0]), fold.norm[1:])
-        for collection in ("params", "batch_stats")
+        _at(root.get_variable(collection, name), rest) for collection in ("params", "batch_stats")
     )
     return _affine(stats["mean"], stats["var"], affine["scale"], affine["bias"], fold.epsilon)
 
@@ -206,7 +207,7 @@ def _affine(
     return factor, bias - mean * factor
 
 
-def _at(variables: Any, path: Path) -> Any:
+def _at(variables: Any, path: Iterable[str]) -> Any:
     for part in path:
         variables = variables[part]
     return variables
