@@ -80,6 +80,7 @@ def recalibrate(
         model, matching_layers(variables.get("batch_stats", {}), names)
     )
     step = jax.jit(moments_step) if mesh is None else sharding.jit_eval_step(moments_step, mesh)
+    variables = sharding.whole(variables)
     pool_layers = jax.jit(lambda one, other: {path: pool(one[path], other[path]) for path in one})
     total: LayerMoments | None = None
     for inputs in batches:

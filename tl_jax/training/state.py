@@ -61,8 +61,17 @@ def not_finite(variables: trees.Tree) -> list[str]:
       >>> not_finite({"params": {"fc": {"bias": jnp.array([0.0, jnp.nan])}}})
       ['params.fc.bias']
     """
+    leaves = trees.flatten(variables)
+    is_split = [isinstance(x, jax.Array) and not x.is_fully_addressable for x in leaves.values()]
+    if any(is_split):  # Over several processes, none of which has all values.
+        flags = jax.device_get(_are_finite(list(leaves.values())))
+    else:
+        flags = [np.isfinite(np.asarray(x, np.float32)).all() for x in leaves.values()]
     return [
-        trees.dotted(path)
-        for path, leaf in trees.flatten(variables).items()
-        if not np.isfinite(np.asarray(leaf, np.float32)).all()
+        trees.dotted(path) for path, is_finite in zip(leaves, flags, strict=True) if not is_finite
     ]
+
+
+@jax.jit
+def _are_finite(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.stack([jnp.isfinite(x).all() for x in leaves])

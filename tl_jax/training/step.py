@@ -1,7 +1,8 @@
 """The training step and the evaluation step: pure functions of state and batch."""
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,32 @@ MixFn = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 OutputsFn = Callable[[trees.Tree, Batch], Any]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 EvalStep = Callable[[trees.Tree, Batch], Metrics]
+# Of the trained parameters; the new running statistics; loss and metrics.
+Gradients = tuple[trees.Tree, trees.Tree, Metrics]
+# Of trained and frozen parameters, running statistics, `Examples` and a key for dropout.
+GradientFn = Callable[[trees.Tree, trees.Tree, trees.Tree, Any, jax.Array], Gradients]
+
+
+class Examples(NamedTuple):
+    """What gradients are computed of, in arrays of B rows.
+
+    Attributes:
+      inputs: of the network.
+      labels: the batch, in which labels may be mixed: of the loss.
+      measured: the batch as it came: of the metrics.
+    """
+
+    inputs: Any
+    labels: Batch
+    measured: Batch
+
+    def without_images(self) -> "Examples":
+        """Returns the examples without the images that `inputs` were made of."""
+        labels, measured = (
+            {name: x for name, x in batch.items() if name != "image"}
+            for batch in (self.labels, self.measured)
+        )
+        return Examples(self.inputs, labels, measured)
 
 
 def make_train_step(
@@ -38,6 +65,11 @@ def make_train_step(
     fixed_statistics: Collection[str] = (),
     log_grad_norm: bool = True,
     objective: Objective | None = None,
+    accumulate: int = 1,
+    rematerialise: Collection[str] = (),
+    around: Callable[[GradientFn], GradientFn] | None = None,
+    reduce: Callable[[Any], Any] | None = None,
+    skip_not_finite: bool = False,
 ) -> TrainStep:
     """Returns one step of training, to be compiled with `jax.jit`.
 
@@ -60,6 +92,18 @@ def make_train_step(
         more; where the optimizer clips by this norm the compiler computes it once for both.
       objective: loss and metrics; None for the cross-entropy of one class per example, whose
         `batch["label"]` is int [B].
+      accumulate: slices that a batch is computed in, one after the other; it divides B. Their
+        gradients and metrics are averaged before the update, so memory is that of a slice. A slice
+        holds every `accumulate`-th example. BatchNorm that is trained with "update" sees the
+        statistics of a slice and moves its running ones with each; where labels are missing, the
+        loss of a slice is the mean over its own labelled examples.
+      rematerialise: dotted names of modules that the backward pass computes again, so that nothing
+        inside them is kept (`layers.rematerialising`).
+      around: wraps the function of the gradients, such as `sharding.by_device`.
+      reduce: applied to gradients, running statistics, loss and metrics before norm and clipping,
+        such as an average over devices (`pmap`).
+      skip_not_finite: leave parameters, statistics and optimizer as they are where the loss or a
+        gradient is not finite; the step counts, and the metrics hold "skipped", 0 or 1.
 
     Returns:
       `step(state, batch) -> (state, metrics)` with the scalars "loss", those of
@@ -70,36 +114,26 @@ def make_train_step(
       ValueError: if both `label_smoothing` and `objective` are given.
     """
     objective_of = _objective_of(objective, label_smoothing)
-    interceptor = freeze.interceptor(plan, fixed_statistics)
+    gradient_fn = _make_gradient_fn(
+        model, objective_of, freeze.interceptor(plan, fixed_statistics), rematerialise
+    )
+    gradient_fn = _accumulating(gradient_fn, accumulate)
+    gradient_fn = gradient_fn if around is None else around(gradient_fn)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(seed_key, state.step)
         augment_key, dropout_key = jax.random.split(step_key)
-        inputs, labels = augment_fn(augment_key, batch), batch
+        examples = Examples(augment_fn(augment_key, batch), batch, batch)
         trained, frozen = freeze.split(plan, state.params)
         if mix_fn is not None:
             # `split` above took children 0 and 1 of the step's key. With child 2 for mixing, all
             # other random numbers are the same as without mixing.
             mix_key = jax.random.fold_in(step_key, 2)
             targets = _targets(objective or SingleLabel(model.num_classes), batch)
-            inputs, mixed = mix_fn(mix_key, inputs, targets)
-            labels = {**batch, **mixed}
-
-        def loss_fn(trained: trees.Tree) -> tuple[jax.Array, tuple[Any, Metrics, trees.Tree]]:
-            with nn.intercept_methods(interceptor):
-                outputs, updates = layers.folded(model.apply)(
-                    {"params": trees.merge(trained, frozen), "batch_stats": state.batch_stats},
-                    inputs,
-                    train=True,
-                    mutable=["batch_stats"],
-                    rngs={"dropout": dropout_key},
-                )
-            loss, parts = objective_of(outputs).loss(outputs, labels)
-            return loss, (outputs, parts, updates.get("batch_stats", {}))
-
-        (loss, (outputs, parts, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            trained
-        )
+            inputs, mixed = mix_fn(mix_key, examples.inputs, targets)
+            examples = Examples(inputs, {**batch, **mixed}, batch)
+        found = gradient_fn(trained, frozen, state.batch_stats, examples, dropout_key)
+        grads, batch_stats, metrics = found if reduce is None else reduce(found)
         updates, opt_state = tx.update(grads, state.opt_state, trained)
         new_state = TrainState(
             step=state.step + 1,
@@ -107,12 +141,96 @@ def make_train_step(
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
-        measured = objective_of(outputs).batch_metrics(outputs, batch)
-        by_task = {f"{task}.loss": part for task, part in parts.items()}
         norm = {"grad_norm": optax.tree.norm(grads)} if log_grad_norm else {}
-        return new_state, {"loss": loss, **by_task, **measured, **norm}
+        if not skip_not_finite:
+            return new_state, {**metrics, **norm}
+        is_finite = _is_finite((metrics["loss"], grads))
+        kept = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), new_state, state)
+        skipped = 1.0 - is_finite.astype(jnp.float32)
+        return kept.replace(step=new_state.step), {**metrics, **norm, "skipped": skipped}
 
     return step
+
+
+def _make_gradient_fn(
+    model: Model,
+    objective_of: Callable[[Any], Objective],
+    interceptor: layers.Interceptor,
+    rematerialise: Collection[str],
+) -> GradientFn:
+    """Returns the function of the gradients, the new statistics and the metrics of a batch."""
+    interceptors = [layers.rematerialising(rematerialise)] if rematerialise else []
+
+    def gradient_fn(
+        trained: trees.Tree,
+        frozen: trees.Tree,
+        batch_stats: trees.Tree,
+        examples: Examples,
+        dropout_key: jax.Array,
+    ) -> Gradients:
+        def loss_fn(trained: trees.Tree) -> tuple[jax.Array, tuple[Any, Metrics, trees.Tree]]:
+            with contextlib.ExitStack() as contexts:
+                for each in (*interceptors, interceptor):
+                    contexts.enter_context(nn.intercept_methods(each))
+                outputs, updates = layers.folded(model.apply)(
+                    {"params": trees.merge(trained, frozen), "batch_stats": batch_stats},
+                    examples.inputs,
+                    train=True,
+                    mutable=["batch_stats"],
+                    rngs={"dropout": dropout_key},
+                )
+            loss, parts = objective_of(outputs).loss(outputs, examples.labels)
+            return loss, (outputs, parts, updates.get("batch_stats", {}))
+
+        (loss, (outputs, parts, new_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            trained
+        )
+        measured = objective_of(outputs).batch_metrics(outputs, examples.measured)
+        by_task = {f"{task}.loss": part for task, part in parts.items()}
+        return grads, new_stats, {"loss": loss, **by_task, **measured}
+
+    return gradient_fn
+
+
+def _accumulating(gradient_fn: GradientFn, slices: int) -> GradientFn:
+    """Returns the function of a whole batch that calls that of its slices one after the other."""
+    if slices == 1:
+        return gradient_fn
+
+    def cut(x: jax.Array) -> jax.Array:
+        # Every device has a part of each slice: the batch is divided over the devices in order.
+        return jnp.moveaxis(x.reshape(len(x) // slices, slices, *x.shape[1:]), 1, 0)
+
+    def accumulated(
+        trained: trees.Tree,
+        frozen: trees.Tree,
+        batch_stats: trees.Tree,
+        examples: Examples,
+        dropout_key: jax.Array,
+    ) -> Gradients:
+        def of_slice(
+            carried: tuple[trees.Tree, Any], each: tuple[jax.Array, Examples]
+        ) -> tuple[tuple[trees.Tree, Any], None]:
+            batch_stats, sums = carried
+            key = jax.random.fold_in(dropout_key, each[0])
+            grads, batch_stats, metrics = gradient_fn(trained, frozen, batch_stats, each[1], key)
+            return (batch_stats, jax.tree.map(jnp.add, sums, (grads, metrics))), None
+
+        parts = jax.tree.map(cut, examples.without_images())
+        first = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(gradient_fn, trained, frozen, batch_stats, first, dropout_key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[2]))
+        (batch_stats, sums), _ = jax.lax.scan(
+            of_slice, (batch_stats, zeros), (jnp.arange(slices), parts)
+        )
+        grads, metrics = jax.tree.map(lambda x: x / slices, sums)
+        return grads, batch_stats, metrics
+
+    return accumulated
+
+
+def _is_finite(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _targets(objective: Objective, batch: Batch) -> dict[str, jax.Array]:

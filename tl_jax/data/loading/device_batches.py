@@ -72,7 +72,7 @@ def train_batches(
       options: how the examples are read and where they are cached.
       canvas: side of the square that each image is stretched to.
       order: order of the examples.
-      sharding: how a batch lies on the devices: split by its first axis over the mesh's only axis.
+      sharding: how a batch lies on the devices: split by its first axis over the mesh's axes.
       start_step: step of the first batch.
 
     Returns:
