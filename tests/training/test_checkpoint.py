@@ -1,5 +1,6 @@
 """Tests of checkpoints: exact restoring, what is kept, and errors that are raised."""
 
+import json
 import resource
 import shutil
 import time
@@ -14,6 +15,7 @@ from flax import linen as nn
 from tests.support.tiny import TinyNet, assert_equal_trees, batch, images_unchanged, randomised
 from tl_jax.training import checkpoint_folder, optim, sharding, state, step
 from tl_jax.training.checkpoint import CheckpointError, Checkpoints, abstract
+from tl_jax.training.checkpoint_folder import Within
 from tl_jax.training.state import TrainState
 from tl_jax.transfer import freeze
 
@@ -161,6 +163,79 @@ def test_the_best_of_an_earlier_process_is_remembered(tmp_path):
         checkpoints.save(small(3), {"accuracy": 0.2})
         assert (checkpoints.best_step(), checkpoints.latest_step()) == (1, 3)
     assert saved_steps(tmp_path) == [1, 3]
+
+
+def test_the_checkpoints_of_every_so_many_epochs_are_kept(tmp_path):
+    with opened(tmp_path, keep_every=2) as checkpoints:
+        for number, score in enumerate((0.1, 0.2, 0.9, 0.3, 0.4), start=1):
+            checkpoints.save(small(3 * number), {"accuracy": score}, epoch=number)
+    assert saved_steps(tmp_path) == [6, 9, 12, 15]  # Epochs 2 and 4, the best, and the newest.
+
+
+def save_within(checkpoints: Checkpoints, step: int, steps: int) -> None:
+    within = Within(steps, {"loss": (0.5, float("nan"))})
+    checkpoints.save(small(step, 1.0), {}, epoch=1, history=[METRICS], within=within)
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_a_step_within_an_epoch_is_the_newest_and_never_the_best(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        save_within(checkpoints, 1, 1)
+        assert (checkpoints.best_step(), checkpoints.latest_step()) == (None, 1)
+        checkpoints.save(small(4), {"accuracy": 0.1}, epoch=1)
+        assert "1.within-epoch" in names(tmp_path)  # Until the next is whole.
+        for step in (5, 6):
+            save_within(checkpoints, step, step - 4)
+    assert names(tmp_path) == ["4", "6.within-epoch"]
+    with opened(tmp_path) as checkpoints:
+        assert (checkpoints.best_step(), checkpoints.latest_step()) == (4, 6)
+        saved = checkpoints.saved(6)
+        assert (saved.epoch, saved.within.steps, len(saved.history)) == (1, 2, 1)
+        assert str(saved.within.interval) == "{'loss': (0.5, nan)}"
+        found = checkpoints.restore(6, abstracted(small(0)))
+        assert_equal_trees(found, small(6, 1.0))
+
+
+def test_the_step_that_ends_an_epoch_takes_the_place_of_the_one_before_its_evaluation(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        save_within(checkpoints, 8, 4)
+        checkpoints.latest_step()
+        shutil.copytree(tmp_path / "8.within-epoch", tmp_path / "copy")
+        checkpoints.save(small(8, 2.0), {"accuracy": 0.5}, epoch=2)
+    assert names(tmp_path) == ["8", "copy"]
+    (tmp_path / "copy").rename(tmp_path / "8.within-epoch")  # As if it had been killed before.
+    with opened(tmp_path) as checkpoints:
+        assert names(tmp_path) == ["8"]
+        assert (checkpoints.best_step(), checkpoints.latest_step()) == (8, 8)
+        assert_equal_trees(checkpoints.restore(8, abstracted(small(0))), small(8, 2.0))
+
+
+def test_a_manifest_lies_beside_each_checkpoint(trained, tmp_path):
+    labels = jax.tree.map(lambda _: freeze.HEAD, trained.params)
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(
+            trained,
+            METRICS,
+            trained.variables,
+            epoch=1,
+            labels=labels,
+            origin={"class_names": ["a"]},
+        )
+    found = json.loads((tmp_path / "2" / "manifest.json").read_text())
+    assert (found["step"], found["epoch"], found["class_names"]) == (2, 1, ["a"])
+    assert found["arrays"].keys() == {"variables", "optimizer", "evaluated"}
+    for item in ("variables", "evaluated"):
+        kernel = found["arrays"][item]["params.fc.kernel"]
+        shape = list(trained.params["fc"]["kernel"].shape)
+        assert kernel == {"shape": shape, "dtype": "float32", "label": freeze.HEAD}
+    leaves = jax.tree.leaves(trained.opt_state)
+    assert sorted(str(each["shape"]) for each in found["arrays"]["optimizer"].values()) == sorted(
+        str(list(leaf.shape)) for leaf in leaves
+    )
+    assert "manifest.json" in json.loads((tmp_path / "2" / "checksums.json").read_text())
 
 
 def test_an_empty_folder_has_no_steps(tmp_path):

@@ -1,25 +1,28 @@
-"""Checkpoints of a run (Orbax): atomic writes, exact restores; the newest and best are kept."""
+"""Checkpoints of a run (Orbax): atomic writes, exact restores; which of them are kept."""
 
 import contextlib
 import functools
 import logging
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
-from tl_jax import interrupt, messages, trees
-from tl_jax.training import checkpoint_folder
-from tl_jax.training.checkpoint_folder import Saved
+from tl_jax import distributed, interrupt, messages, trees
+from tl_jax.training import checkpoint_folder, manifest
+from tl_jax.training.checkpoint_folder import Saved, Within
+from tl_jax.training.retention import Retention
 from tl_jax.training.state import TrainState
 
 _VARIABLES, _OPTIMIZER, _EVALUATED = "variables", "optimizer", "evaluated"
 _ITEMS = (_VARIABLES, _OPTIMIZER, _EVALUATED)
+
+
+T = TypeVar("T")
 
 
 class CheckpointError(RuntimeError):
@@ -32,6 +35,9 @@ class Checkpoints:
     The variables and the optimizer's state are separate items, so that a finished run can be read
     without knowing its optimizer. A third item holds the variables that were evaluated, if they
     differ from those that training continues with because they are averaged or recalibrated.
+
+    A checkpoint within an epoch is never the best, and is removed once there is a newer one. The
+    others are kept as `keep` and `keep_every` say, and the best of them.
 
     What a kill left is ignored, and removed unless the checkpoints are only read. A checkpoint
     whose files are not what was written is passed over for the one before it; a line on standard
@@ -46,6 +52,7 @@ class Checkpoints:
         *,
         best_metric: str | None,
         keep: int = 1,
+        keep_every: int | None = None,
         lower_is_better: bool = False,
         read_only: bool = False,
     ) -> None:
@@ -56,14 +63,16 @@ class Checkpoints:
           best_metric: name of the metric, among those given to `save`, whose best checkpoint is
             kept; of equals the first. None: the newest checkpoint is the best.
           keep: number of the newest checkpoints that are kept too.
+          keep_every: the checkpoints of every so many epochs are kept too; None: of none.
           lower_is_better: whether a lower `best_metric` is better.
           read_only: whether to leave the folder as it is.
         """
         self._directory = Path(directory).absolute()
-        self._best_metric, self._keep, self._read_only = best_metric, keep, read_only
-        self._sign = -1.0 if lower_is_better else 1.0
+        self._retention = Retention(best_metric, keep, keep_every, lower_is_better)
+        self._read_only = read_only
         self._pending: tuple[int, Saved] | None = None
-        self._is_sound: set[tuple[int, tuple[str, ...]]] = set()
+        self._manifest: Mapping[str, Any] = {}
+        self._is_sound: set[tuple[Path, tuple[str, ...]]] = set()
         self._damaged: list[str] = []
         _silence_orbax()
         self._checkpointer = ocp.AsyncCheckpointer(
@@ -71,15 +80,14 @@ class Checkpoints:
                 metrics=ocp.JsonCheckpointHandler(filename="metrics"),
                 **{item: ocp.StandardCheckpointHandler() for item in _ITEMS},
             ),
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
         if not read_only:
-            self._directory.mkdir(parents=True, exist_ok=True)
             if jax.process_index() == 0:
+                self._directory.mkdir(parents=True, exist_ok=True)
                 self._say(checkpoint_folder.clear(self._directory))
-            ocp.multihost.sync_global_processes("checkpoints cleared")
             interrupt.writes.add(self._is_writing)
-        self._steps = checkpoint_folder.whole_steps(self._directory)
+        self._steps = self._read_steps()
 
     def __enter__(self) -> Self:
         return self
@@ -103,6 +111,10 @@ class Checkpoints:
         *,
         epoch: int | None = None,
         history: Sequence[Mapping[str, float]] = (),
+        within: Within | None = None,
+        skipped_steps: int = 0,
+        labels: trees.Tree | None = None,
+        origin: Mapping[str, Any] | None = None,
     ) -> None:
         """Starts to write a state under its step; raises the error of an earlier write, if any.
 
@@ -113,12 +125,17 @@ class Checkpoints:
           evaluated: the variables that were evaluated; None for those of `state`.
           epoch: number of epochs done.
           history: the metrics after each of these epochs, the first epoch's first.
+          within: where in the next epoch it is; None: at the end of an epoch.
+          skipped_steps: steps that changed nothing, as they were not finite.
+          labels: of the parameters, by which they are trained or frozen; for the manifest.
+          origin: what the manifest says of the run, as JSON values.
 
         Raises:
           CheckpointError: if this or an earlier checkpoint cannot be written.
         """
         self._finish()
-        step, saved = int(state.step), Saved(dict(metrics), epoch, tuple(history))
+        step = int(state.step)
+        saved = Saved(dict(metrics), epoch, tuple(history), within, skipped_steps)
         items = {
             "metrics": ocp.args.JsonSave(checkpoint_folder.record(saved)),
             _VARIABLES: ocp.args.StandardSave(_without_empty(state.variables)),
@@ -126,9 +143,15 @@ class Checkpoints:
         }
         if evaluated is not None:
             items[_EVALUATED] = ocp.args.StandardSave(_without_empty(evaluated))
+        held = {_VARIABLES: state.variables, _OPTIMIZER: state.opt_state, _EVALUATED: evaluated}
+        arrays = {
+            item: manifest.arrays(tree, labels) for item, tree in held.items() if item in items
+        }
+        self._manifest = {"step": step, "epoch": epoch, **(origin or {}), "arrays": arrays}
         self._pending = step, saved
         try:
-            self._checkpointer.save(self._folder(step), args=ocp.args.Composite(**items))
+            path = checkpoint_folder.path_of(self._directory, step, saved)
+            self._checkpointer.save(path, args=ocp.args.Composite(**items))
         except Exception as error:
             raise self._not_written(error) from error
 
@@ -140,18 +163,18 @@ class Checkpoints:
             raise self._not_written(error) from error
 
     def saved(self, step: int) -> Saved:
-        """Returns the epoch of a step, its metrics and those of the epochs before it."""
+        """Returns what a step says of itself: its epoch, its metrics, those of earlier epochs."""
         self._finish()
         return self._steps[step]
 
     def latest_step(self) -> int | None:
-        """Returns the newest step that is whole, or None if there is none.
+        """Returns the newest step that is whole, within an epoch or not, or None if there is none.
 
         Raises:
           CheckpointError: if there are only damaged ones, and the checkpoints are only read.
         """
         self._finish()
-        step = self._first_sound(max, _ITEMS)
+        step = self._first_sound(lambda steps: max(steps, default=None), _ITEMS)
         if step is None and self._damaged and self._read_only:
             raise self._all_damaged()
         if not self._read_only:
@@ -159,13 +182,13 @@ class Checkpoints:
         return step
 
     def best_step(self) -> int | None:
-        """Returns the step with the best metric (the first of equals), or None.
+        """Returns the step with the best metric (the first of equals), or None if no epoch is done.
 
         Raises:
           CheckpointError: if there are only damaged ones.
         """
         self._finish()
-        step = self._first_sound(self._best, (_VARIABLES, _EVALUATED))
+        step = self._first_sound(self._retention.best, (_VARIABLES, _EVALUATED))
         if step is None and self._damaged:
             raise self._all_damaged()
         return step
@@ -248,11 +271,10 @@ class Checkpoints:
             ) from error
 
     def _first_sound(
-        self, choose: Callable[[Iterable[int]], int], items: tuple[str, ...]
+        self, choose: Callable[[Mapping[int, Saved]], int | None], items: tuple[str, ...]
     ) -> int | None:
         """Returns the step that `choose` prefers among those whose items are not damaged."""
-        while self._steps:
-            step = choose(self._steps)
+        while (step := choose(self._steps)) is not None:
             try:
                 self._check(step, items)
             except CheckpointError as error:
@@ -263,19 +285,19 @@ class Checkpoints:
 
     def _check(self, step: int, items: tuple[str, ...]) -> None:
         """Raises a CheckpointError if files of some items of a step are damaged."""
-        if (step, items) in self._is_sound:
+        folder = self._folder(step)
+        if (folder, items) in self._is_sound:
             return
-        damage = checkpoint_folder.damage(self._folder(step), items)
+        damage = self._on_first(lambda: checkpoint_folder.damage(folder, items))
         if damage is not None:
             raise CheckpointError(damage)
-        self._is_sound.add((step, items))
+        self._is_sound.add((folder, items))
 
     def _pass_over(self, step: int, damage: str) -> None:
         """Forgets a damaged step, and sets it aside if the folder may be changed."""
         folder = self._folder(step)
-        ocp.multihost.sync_global_processes("damaged checkpoint")
-        if not folder.is_dir():  # A run that is being trained has removed it meanwhile.
-            self._steps = checkpoint_folder.whole_steps(self._directory)
+        if not self._on_first(folder.is_dir):  # A run that is trained has removed it meanwhile.
+            self._steps = self._read_steps()
             return
         del self._steps[step]
         note = f"the checkpoint {folder} is damaged ({damage}), and another one is used"
@@ -290,6 +312,20 @@ class Checkpoints:
             "Train the run again: the same command on this folder begins anew"
         )
 
+    def _read_steps(self) -> dict[int, Saved]:
+        """Returns the whole steps, as the first process sees them."""
+        listed = self._on_first(
+            lambda: [
+                (step, checkpoint_folder.record(saved))
+                for step, saved in checkpoint_folder.whole_steps(self._directory).items()
+            ]
+        )
+        return {step: checkpoint_folder.parse(fields) for step, fields in listed}
+
+    def _on_first(self, function: Callable[[], T]) -> T:
+        """Returns what the first process finds; of checkpoints that are only read each looks."""
+        return function() if self._read_only else distributed.first(function)
+
     def _finish(self) -> None:
         """Waits for a pending write, and removes what it replaces; raises if it failed."""
         try:
@@ -298,12 +334,15 @@ class Checkpoints:
             raise self._not_written(error) from error
         if self._pending is not None:
             step, saved = self._pending
+            if step in self._steps:  # Within an epoch, at its last step.
+                self._remove(step)
             self._steps[step], self._pending = saved, None
             self._remove_old()
 
     def _is_writing(self) -> bool:
         """Whether a checkpoint is being written that may yet become whole."""
-        if self._pending is None or self._folder(self._pending[0]).exists():
+        pending = self._pending
+        if pending is None or checkpoint_folder.path_of(self._directory, *pending).exists():
             return False
         try:
             self.check_for_errors()
@@ -312,42 +351,37 @@ class Checkpoints:
         return True
 
     def _not_written(self, error: Exception) -> CheckpointError:
-        step, self._pending = self._pending[0] if self._pending else None, None
+        where = self._directory
+        if self._pending is not None:
+            where = checkpoint_folder.path_of(where, *self._pending)
+            self._pending = None
         # Orbax's messages end with lines of its source.
         cause = str(error).split("[source locations")[0].strip()
         return CheckpointError(
-            f"the checkpoint {self._folder(step)} could not be written: {cause}\n"
+            f"the checkpoint {where} could not be written: {cause}\n"
             "make room on the disk, or mend what the cause names; the same command then goes on "
             "from the checkpoint before it"
         )
 
-    def _write_checksums(self) -> None:
+    def _seal(self) -> None:
         """Called by Orbax's thread when all of a checkpoint is written, before it is renamed."""
         if self._pending is not None and jax.process_index() == 0:
-            checkpoint_folder.write_checksums(self._directory, self._pending[0])
+            path = checkpoint_folder.path_of(self._directory, *self._pending)
+            checkpoint_folder.seal(path, self._manifest)
 
     def _remove_old(self) -> None:
-        """Removes all but the newest and the best steps."""
-        if not self._steps:
-            return
-        kept = {self._best(self._steps), *sorted(self._steps)[-self._keep :]}
-        for step in self._steps.keys() - kept:
-            del self._steps[step]
-            if jax.process_index() == 0:
-                checkpoint_folder.remove(self._folder(step))
+        for step in self._steps.keys() - self._retention.kept(self._steps):
+            self._remove(step)
 
-    def _best(self, steps: Iterable[int]) -> int:
-        if self._best_metric is None:
-            return max(steps)
-        return max(steps, key=lambda step: (self._score(self._steps[step].metrics), -step))
+    def _remove(self, step: int) -> None:
+        folder = self._folder(step)
+        del self._steps[step]
+        if jax.process_index() == 0:
+            checkpoint_folder.remove(folder)
 
-    def _score(self, metrics: Mapping[str, float]) -> float:
-        """Returns the metric with its sign such that higher is better; -inf if it has no value."""
-        value = metrics.get(self._best_metric or "", math.nan)
-        return self._sign * value if math.isfinite(value) else -math.inf
-
-    def _folder(self, step: int | None) -> Path:
-        return self._directory / str(step)
+    def _folder(self, step: int) -> Path:
+        saved = self._steps.get(step, Saved({}))
+        return checkpoint_folder.path_of(self._directory, step, saved)
 
     @staticmethod
     def _say(notes: Iterable[str]) -> None:

@@ -3,6 +3,8 @@
 A step is a folder named by its number, which appears by renaming once all of it is written, and is
 renamed before it is deleted. A kill therefore leaves whole steps, and folders of other names that
 no reader looks at. Earlier versions deleted a step in place, so a part of one may be found too.
+A step within an epoch is named `STEP.within-epoch`, so that the one at its end never replaces it
+before it is whole itself.
 """
 
 import dataclasses
@@ -17,6 +19,7 @@ from tl_jax import files
 
 # Hashes of a step's files. Earlier versions wrote none, and neither epoch nor history.
 _CHECKSUMS = "checksums.json"
+_MANIFEST = "manifest.json"
 _RECORD = "metrics/metrics"
 _NEEDED = (
     "_CHECKPOINT_METADATA",
@@ -26,6 +29,21 @@ _NEEDED = (
     "optimizer/_METADATA",  # No arrays: an optimizer may have none.
 )
 _DELETED, _DAMAGED, _UNFINISHED = ".deleted", ".damaged", ".orbax-checkpoint-tmp"
+_WITHIN = ".within-epoch"
+
+
+@dataclasses.dataclass(frozen=True)
+class Within:
+    """Where in an epoch a step was saved.
+
+    Attributes:
+      steps: steps done of the epoch.
+      interval: the metrics of each of the last of these steps that no record of training holds yet,
+        by name; NaN where one was not finite.
+    """
+
+    steps: int
+    interval: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,23 +55,37 @@ class Saved:
       epoch: epochs done when it was written; None if an earlier version wrote it.
       history: the metrics after each of these epochs, the first epoch's first; may be shorter if
         an earlier version began the run.
+      within: where in the next epoch it was written; None: at the end of an epoch, evaluated.
+      skipped_steps: steps of the run so far that changed nothing, as they were not finite.
     """
 
     metrics: Mapping[str, float]
     epoch: int | None = None
     history: tuple[Mapping[str, float], ...] = ()
+    within: Within | None = None
+    skipped_steps: int = 0
 
     def epochs_done(self, step: int, steps_per_epoch: int) -> int:
         """Returns the number of epochs done at the step; earlier versions did not record it."""
         return step // steps_per_epoch if self.epoch is None else self.epoch
 
 
+def path_of(directory: Path, step: int, saved: Saved) -> Path:
+    """Returns the folder of a step."""
+    return directory / (str(step) if saved.within is None else f"{step}{_WITHIN}")
+
+
 def whole_steps(directory: Path) -> dict[int, Saved]:
-    """Returns the steps of a folder that are complete, in order; does not read their arrays."""
-    found = {}
-    for step, folder in _numbered(directory).items():
+    """Returns the steps of a folder that are complete, in order; does not read their arrays.
+
+    Of the two at the end of an epoch, one without and one with an evaluation, it is the latter.
+    """
+    found: dict[int, Saved] = {}
+    for step, folder in _numbered(directory):
         saved = _record_of(folder)
-        if saved is not None and not _missing(folder):
+        if saved is None or folder != path_of(directory, step, saved) or _missing(folder):
+            continue
+        if step not in found or saved.within is None:
             found[step] = saved
     return found
 
@@ -66,11 +98,38 @@ def newest(directory: Path) -> tuple[int, Saved] | None:
 
 def record(saved: Saved) -> dict[str, Any]:
     """Returns what a step says of itself as JSON values, which `whole_steps` reads."""
-    return {
-        "epoch": saved.epoch,
-        "history": [_finite(metrics) for metrics in saved.history],
-        **_finite(saved.metrics),
-    }
+    history = [_finite(metrics) for metrics in saved.history]
+    fields: dict[str, Any] = {"epoch": saved.epoch, "history": history}
+    if saved.within is not None:
+        values = {
+            name: [value if math.isfinite(value) else None for value in of_steps]
+            for name, of_steps in saved.within.interval.items()
+        }
+        fields["within"] = {"steps": saved.within.steps, "interval": values}
+    if saved.skipped_steps:
+        fields["skipped_steps"] = saved.skipped_steps
+    return fields | _finite(saved.metrics)
+
+
+def parse(fields: dict[str, Any]) -> Saved:
+    """Returns what `record` described.
+
+    Raises:
+      ValueError: if it is no such record.
+    """
+    fields = dict(fields)
+    epoch, history = fields.pop("epoch", None), fields.pop("history", [])
+    within, skipped = fields.pop("within", None), fields.pop("skipped_steps", 0)
+    if not (isinstance(epoch, int | None) and isinstance(history, list)):
+        raise ValueError(f"got a record of a checkpoint with epoch={epoch!r}, history={history!r}")
+    if within is not None:
+        interval = {
+            name: tuple(math.nan if value is None else value for value in of_steps)
+            for name, of_steps in within["interval"].items()
+        }
+        within = Within(within["steps"], interval)
+    past = tuple(_finite(metrics) for metrics in history)
+    return Saved(_finite(fields), epoch, past, within, skipped)
 
 
 def clear(directory: Path) -> list[str]:
@@ -85,10 +144,10 @@ def clear(directory: Path) -> list[str]:
         if path.is_dir() and (_UNFINISHED in path.name or path.suffix == _DELETED):
             shutil.rmtree(path)
     notes, whole = [], whole_steps(directory)
-    for step, folder in _numbered(directory).items():
-        if step in whole:
+    for step, folder in _numbered(directory):
+        if step in whole and folder == path_of(directory, step, whole[step]):
             continue
-        if _missing(folder):
+        if _missing(folder) or (step in whole and folder.name.endswith(_WITHIN)):
             remove(folder)
         else:
             notes.append(set_aside(folder, "its record is not what was written"))
@@ -113,12 +172,19 @@ def set_aside(folder: Path, damage: str) -> str:
     return f"the checkpoint {folder} is damaged ({damage}); it was renamed to {aside.name}"
 
 
-def write_checksums(directory: Path, step: int) -> None:
-    """Writes the hashes of a step's files into it, while it still has its temporary name."""
-    (folder,) = directory.glob(f"{step}{_UNFINISHED}*")
+def seal(final: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes the manifest and the hashes of a step's files into it, before it gets its name.
+
+    Args:
+      final: the folder that the step becomes; it still has a temporary name.
+      manifest: what the step holds and how it came about, as JSON values.
+    """
+    (folder,) = final.parent.glob(f"{final.name}{_UNFINISHED}*")
+    text = files.json_text(manifest, indent=1) + "\n"
+    (folder / _MANIFEST).write_text(text, encoding="utf-8")
     hashes = {
         path.relative_to(folder).as_posix(): files.sha256(path)
-        for path in sorted(folder.glob("*/**/*"))
+        for path in [*sorted(folder.glob("*/**/*")), folder / _MANIFEST]
         if path.is_file() and path.name != "commit_success.txt"
     }
     (folder / _CHECKSUMS).write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
@@ -136,7 +202,7 @@ def damage(folder: Path, items: tuple[str, ...]) -> str | None:
     if not isinstance(hashes, dict):
         return f"{_CHECKSUMS} cannot be read"
     for name, expected in hashes.items():
-        if name.split("/")[0] not in items:
+        if name.split("/")[0] not in (*items, _MANIFEST):
             continue
         try:
             same = files.sha256(folder / name) == expected
@@ -147,17 +213,17 @@ def damage(folder: Path, items: tuple[str, ...]) -> str | None:
     return None
 
 
-def _numbered(directory: Path) -> dict[int, Path]:
+def _numbered(directory: Path) -> list[tuple[int, Path]]:
     """Returns the folders that are named as steps, in order."""
     if not directory.is_dir():
-        return {}
-    steps = {
-        int(path.name): path
-        for path in directory.iterdir()
-        if path.name.isascii() and path.name.isdigit() and str(int(path.name)) == path.name
+        return []
+    names = {path: path.name.removesuffix(_WITHIN) for path in directory.iterdir()}
+    return sorted(
+        (int(name), path)
+        for path, name in names.items()
+        if name.isascii() and name.isdigit() and str(int(name)) == name
         if path.is_dir()
-    }
-    return dict(sorted(steps.items()))
+    )
 
 
 def _missing(folder: Path) -> list[str]:
@@ -182,10 +248,10 @@ def _record_of(folder: Path) -> Saved | None:
         return None
     if isinstance(hashes, dict) and files.sha256(folder / _RECORD) != hashes.get(_RECORD):
         return None
-    epoch, history = fields.pop("epoch", None), fields.pop("history", [])
-    if not (isinstance(epoch, int | None) and isinstance(history, list)):
+    try:
+        return parse(fields)
+    except ValueError:
         return None
-    return Saved(_finite(fields), epoch, tuple(_finite(metrics) for metrics in history))
 
 
 def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:

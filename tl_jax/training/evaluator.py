@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import functools
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -137,7 +137,12 @@ class Evaluator:
         return evaluation.metrics, evaluation.confusion
 
     def evaluate(
-        self, variables: trees.Tree, source: Source, *, costly: Collection[str] | None = None
+        self,
+        variables: trees.Tree,
+        source: Source,
+        *,
+        costly: Collection[str] | None = None,
+        after_batch: Callable[[], None] | None = None,
     ) -> Evaluation:
         """Passes once over a split.
 
@@ -146,6 +151,7 @@ class Evaluator:
           source: the split. Its batches are kept under its name, `source.split`, so one evaluator
             is for the splits of one data set.
           costly: the costly metrics that are needed, as in `Objective.metrics`; None for all.
+          after_batch: called after each batch; what it raises ends the pass.
 
         Raises:
           FloatingPointError: if the loss is not finite, so that the predictions mean nothing.
@@ -154,7 +160,7 @@ class Evaluator:
         """
         if not len(source):
             raise ValueError(f"split {source.split!r} has no examples, so nothing can be measured")
-        rows = self._rows(variables, source)
+        rows = self._rows(variables, source, after_batch or (lambda: None))
         num_counted = int(rows[MASK].sum())
         if num_counted != len(source):
             raise RuntimeError(
@@ -174,8 +180,9 @@ class Evaluator:
         batch = next(iter(self.batches(source)))
         return int(jax.eval_shape(self._outputs_fn, variables, batch).shape[-1])
 
-    def _rows(self, variables: trees.Tree, source: Source) -> Rows:
+    def _rows(self, variables: trees.Tree, source: Source, after_batch: Callable[[], None]) -> Rows:
         """Returns the statistics of all batches, fetched while later ones are computed."""
+        variables = sharding.whole(variables)
         fetched, steps = list[Rows](), ahead.StepsAhead()
         under_way = collections.deque[step.Metrics]()
         for batch in self.batches(source):
@@ -183,6 +190,7 @@ class Evaluator:
             steps.add(under_way[-1])
             if len(under_way) > ahead.STEPS_AHEAD:
                 fetched.append(jax.device_get(under_way.popleft()))
+            after_batch()
         fetched += jax.device_get(list(under_way))
         self.compiled = True
         return {name: np.concatenate([part[name] for part in fetched]) for name in fetched[0]}
