@@ -69,6 +69,16 @@ def test_resuming_drops_what_came_after_the_checkpoint(tmp_path, after_step, kep
     assert steps_of(tmp_path) == [*kept, 20]
 
 
+def test_of_a_step_that_was_not_evaluated_only_records_of_training_stay(tmp_path):
+    write(tmp_path, [1, 2])
+    with Journal(tmp_path, after_step=2) as record:
+        record.write("val", 2, 1.0, {"loss": 1.0})
+    write(tmp_path, [3], after_step=2, is_evaluated=False)
+    assert [(r["split"], r["step"]) for r in journal.read(tmp_path)] == [
+        ("train", 1), ("train", 2), ("train", 3),
+    ]  # fmt: skip
+
+
 def test_a_line_cut_off_by_a_stop_is_left_out(tmp_path):
     write(tmp_path, [1, 2])
     path = tmp_path / "metrics.jsonl"

@@ -7,8 +7,7 @@ import jax
 import pytest
 
 from tests.support.runs import change, without_speed
-from tl_jax.run import fit as fitting
-from tl_jax.run import journal
+from tl_jax.run import epochs, journal
 from tl_jax.run.fit import fit
 from tl_jax.run.folder import load_run
 from tl_jax.training.checkpoint import CheckpointError
@@ -55,16 +54,16 @@ def test_early_stopping_does_not_need_the_records(patient_config, tmp_path, caps
 def test_parameters_that_are_not_finite_stop_the_run_before_they_are_saved(
     patient_config, tmp_path, monkeypatch, collection
 ):
-    train_epoch = fitting._train_epoch
+    train = epochs.train
 
-    def spoil(experiment, phase, epoch, *args, **options):
-        state = train_epoch(experiment, phase, epoch, *args, **options)
-        if epoch < 2:
+    def spoil(training, *args, **options):
+        state = train(training, *args, **options)
+        if not training.history:
             return state
         tree = jax.tree.map(lambda leaf: leaf * float("nan"), getattr(state, collection))
         return state.replace(**{collection: tree})
 
-    monkeypatch.setattr(fitting, "_train_epoch", spoil)
+    monkeypatch.setattr(epochs, "train", spoil)
     with pytest.raises(FloatingPointError) as error:
         fit(patient_config, tmp_path / "run")
     message = str(error.value)
@@ -81,15 +80,15 @@ def test_a_failed_checkpoint_stops_the_run_which_can_go_on(
 ):
     from tl_jax.training import checkpoint_folder
 
-    write = checkpoint_folder.write_checksums
+    seal = checkpoint_folder.seal
 
-    def fail(directory, step):
-        if step == 6:
+    def fail(folder, manifest):
+        if folder.name == "6":
             raise OSError(28, "No space left on device")
-        write(directory, step)
+        seal(folder, manifest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_folder, "write_checksums", fail)
+        patch.setattr(checkpoint_folder, "seal", fail)
         with pytest.raises(CheckpointError, match=r"checkpoints.6 could not .*No space"):
             fit(patient_config, tmp_path / "run")
     assert "Traceback" not in capfd.readouterr().err

@@ -7,6 +7,7 @@ from tl_jax.config.inputs import InputsConfig
 from tl_jax.config.json_format import differences, from_json, to_json
 from tl_jax.config.model import RANDOM_WEIGHTS, ModelConfig
 from tl_jax.config.optim import OptimConfig
+from tl_jax.config.parallel import ParallelConfig
 from tl_jax.config.tasks import TaskConfig
 from tl_jax.config.train import TrainConfig
 from tl_jax.config.transfer import BatchNormMode, GroupConfig, PhaseConfig, TransferConfig
@@ -21,6 +22,7 @@ __all__ = [
     "InputsConfig",
     "ModelConfig",
     "OptimConfig",
+    "ParallelConfig",
     "PhaseConfig",
     "TaskConfig",
     "TrainConfig",

@@ -17,9 +17,14 @@ FREE = frozenset({
     "data.cache",
     "data.stretch_on",  # As long as it means the same device: `run/folder.py` checks that.
     "train.keep",
+    "train.keep_every",
+    "train.save_every",
+    "train.on_divergence",  # A run that has stopped may go on and skip.
     "train.log_every",
+    "parallel.fsdp",  # Like the number of devices, these two change rounding alone.
+    "parallel.remat",
 })  # fmt: skip
-"""Options that decide how images are read, and what is written beside the results."""
+"""Options that decide how images are read, what is written beside the results, where arrays lie."""
 
 PLACES = frozenset({"data.source", "data.data_dir", "data.on_corrupt", "model.weights"})
 """Options that say where something is. What is found there is compared with the run's record."""

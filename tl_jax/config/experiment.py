@@ -8,6 +8,7 @@ from tl_jax.config.data import DataConfig
 from tl_jax.config.inputs import InputsConfig
 from tl_jax.config.model import RANDOM_WEIGHTS, ModelConfig
 from tl_jax.config.optim import OptimConfig
+from tl_jax.config.parallel import ParallelConfig
 from tl_jax.config.tasks import TaskConfig, check_names
 from tl_jax.config.train import TrainConfig
 from tl_jax.config.transfer import TransferConfig
@@ -30,6 +31,7 @@ class Config:
     transfer: TransferConfig = dataclasses.field(default_factory=TransferConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     inputs: InputsConfig = dataclasses.field(default_factory=InputsConfig)
+    parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
     tasks: tuple[TaskConfig, ...] = ()
     """What is learned, the main task first; empty: the labels of `data.labels`, or the main ones of
     the data. On the command line a word each: name=grade,kind=ordinal name=type,weight=0.5."""
@@ -39,6 +41,7 @@ class Config:
         self._check_tasks()
         self._check_weights()
         self._check_stopping()
+        self._check_parallel()
         head, transfer = self.model.head, self.transfer
         pretrained = self.model.weights != RANDOM_WEIGHTS
         got = (
@@ -67,6 +70,15 @@ class Config:
                 f"augment.{mixed[0]} and data.example_weights {self.data.example_weights!r} "
                 "exclude each other, as the mixture of two images has no weight of its own: leave "
                 "one out"
+            )
+
+    def _check_parallel(self) -> None:
+        """Refuses a batch that cannot be cut into slices."""
+        batch_size, slices = self.data.batch_size, self.parallel.accumulate
+        if batch_size % slices:
+            raise ValueError(
+                f"data.batch_size {batch_size} does not divide into parallel.accumulate {slices} "
+                f"slices; take a multiple, such as {-(-batch_size // slices) * slices}"
             )
 
     def _check_stopping(self) -> None:

@@ -27,6 +27,14 @@ class TrainConfig:
     """Seed of initialisation, order of the data, augmentation and dropout."""
     keep: int = 1
     """Number of newest checkpoints that are kept, beside the best one."""
+    keep_every: int | None = None
+    """Keep the checkpoints of every so many epochs too; None: of none."""
+    save_every: int | None = None
+    """Steps after which a checkpoint is written within an epoch, and kept until the next one; None:
+    only at the end of epochs."""
+    on_divergence: Literal["stop", "skip"] = "stop"
+    """If the loss or a gradient of a step is not finite: stop the run and name the step, or skip
+    the step, which leaves everything as it was, and count it."""
     best_metric: str = "accuracy"
     """Metric of `data.eval_split` that chooses the best checkpoint and decides when to stop:
     "accuracy", "balanced_accuracy", "macro_f1", "loss", "macro_auc", "kappa", "mae" ...; of several
@@ -56,6 +64,8 @@ class TrainConfig:
             "label_smoothing": checks.RATE,
             "seed": checks.SEED,
             "keep": checks.at_least(1),
+            "keep_every": checks.at_least(1),
+            "save_every": checks.at_least(1),
             "best_metric": _METRIC,
             "patience": checks.at_least(1),
             "ema": checks.RATE,

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from tl_jax import messages, onednn, trees
 from tl_jax.config import Config
 from tl_jax.data.source import Source
+from tl_jax.run import parallel
 from tl_jax.run.initial import Initial
 from tl_jax.run.record import RunInfo
 from tl_jax.transfer import freeze, groups
@@ -71,6 +72,8 @@ def describe_start(
         lines.append(("mapping", str(initial.mapping)))
     lines += [("default", text) for text in defaults]
     lines.append(("device", describe_devices(mesh, config.model.dtype)))
+    if divided := parallel.describe(config.parallel):
+        lines.append(("parallel", divided))
     if mesh.devices.flat[0].platform == "cpu":
         lines.append(("conv", onednn.describe(mesh.size)))
     return "\n".join(f"{name:<8} {text}" for name, text in lines)

@@ -25,7 +25,7 @@ from tl_jax.models.model import Model, abstract_inputs, new_parts
 from tl_jax.objectives import metric_names
 from tl_jax.objectives.objective import Objective
 from tl_jax.objectives.single_label import SingleLabel
-from tl_jax.run import data, defaults, describe, examples, objective
+from tl_jax.run import data, defaults, describe, examples, objective, parallel, shared
 from tl_jax.run.examples import Examples
 from tl_jax.run.initial import Initial, initial_variables, read_weights, with_architecture
 from tl_jax.run.model import build_model, stage_names
@@ -34,7 +34,7 @@ from tl_jax.run.phases import Phase, batch_norm_policies, group_parameters, make
 from tl_jax.run.record import RunInfo
 from tl_jax.run.task_network import ExampleFacts
 from tl_jax.training import optim, recalibrate, sharding, state, step
-from tl_jax.training.checkpoint import Checkpoints, abstract
+from tl_jax.training.checkpoint import Checkpoints
 from tl_jax.training.ema import averaged_params
 from tl_jax.training.evaluator import Evaluator
 from tl_jax.training.state import TrainState
@@ -89,8 +89,7 @@ class Experiment:
     def from_config(cls, config: Config) -> Self:
         """Opens the data, builds the network and loads its initial variables; writes nothing."""
         config = with_architecture(config)
-        mesh = sharding.data_mesh()
-        sharding.check_batch_size(config.data.batch_size, mesh)
+        mesh = parallel.make_mesh(config)
         all_splits = data.open_splits(config)
         notes = data.check_splits(config, all_splits)
         train = next(iter(all_splits.values()))
@@ -101,6 +100,7 @@ class Experiment:
         listed = {
             split: examples.of_source(source, facts.tasks) for split, source in all_splits.items()
         }
+        shared.check_data(listed)
         weights = read_weights(config)
         trained_with = None if weights is None else weights.config
         preprocess = dataclasses.replace(
@@ -155,6 +155,7 @@ class Experiment:
         make_mix_fn(self.config.augment)
         mixing.check_inputs(self.config.augment, self.train.inputs)
         objective.check_mixing(self.config.augment, self.objective)
+        self._division()
         shape = (self.config.data.batch_size, *self.preprocess.size, 3)
         jax.eval_shape(
             lambda variables, inputs: self.model.apply(variables, inputs, train=False),
@@ -220,15 +221,17 @@ class Experiment:
           phase: the phase.
           tx: optimizer of the parameters that the phase trains; None for the phase's own.
         """
+        tx = phase.tx if tx is None else tx
         augment_fn = make_augment_fn(self.config.augment, self.preprocess)
         mix_fn = make_mix_fn(self.config.augment)
+        division = self._division()
 
         def keyed_step(
             seed_key: jax.Array, current: TrainState, batch: step.Batch
         ) -> tuple[TrainState, step.Metrics]:
             train_step = step.make_train_step(
-                self.model,
-                phase.tx if tx is None else tx,
+                division.model,
+                tx,
                 phase.plan,
                 augment_fn=augment_fn,
                 seed_key=seed_key,
@@ -236,11 +239,18 @@ class Experiment:
                 fixed_statistics=phase.fixed_statistics,
                 log_grad_norm=self.config.train.log_grad_norm,
                 objective=self.objective,
+                skip_not_finite=self.config.train.on_divergence == "skip",
+                accumulate=division.accumulate,
+                rematerialise=division.rematerialise,
+                around=division.around,
+                reduce=division.reduce,
             )
             return train_step(current, batch)
 
         seed_key = jax.random.key(self.config.train.seed)
-        return sharding.jit_keyed_train_step(keyed_step, self.mesh, seed_key)
+        return sharding.jit_keyed_train_step(
+            keyed_step, self.mesh, seed_key, state=self._layouts(phase, tx)
+        )
 
     def begin(self, phase: Phase, before: TrainState | None) -> TrainState:
         """Returns the first state of a phase.
@@ -262,25 +272,46 @@ class Experiment:
         return self.place(first)
 
     def place(self, train_state: TrainState) -> TrainState:
-        """Copies a state to all devices.
+        """Copies a state to all devices, divided over them as `parallel.fsdp` says.
 
         It never aliases, because a step donates its state and the initial variables are needed
         again.
         """
-        replicated = sharding.replicated(self.mesh)
+        return sharding.put(train_state, sharding.layouts(self.mesh, train_state))
+
+    def abstract(self, train_state: TrainState) -> TrainState:
+        """Returns a state of abstract arrays as it lies on the devices, to be restored."""
         return jax.tree.map(
-            lambda leaf: jax.device_put(leaf, replicated, may_alias=False), train_state
+            lambda leaf, layout: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout),
+            train_state,
+            sharding.layouts(self.mesh, train_state),
         )
+
+    def _division(self) -> parallel.Division:
+        """Returns how a training step is divided over devices and what it computes again."""
+        return parallel.divide(
+            self.config, self.model, self.initial.variables, self.mesh, self.preprocess.size
+        )
+
+    def _layouts(self, phase: Phase, tx: optax.GradientTransformation) -> TrainState | None:
+        """Returns the shardings of the state of a phase; None where every device has all of it."""
+        if self.config.parallel.fsdp == 1:
+            return None
+        like = jax.eval_shape(
+            lambda variables: state.create(variables, tx, phase.plan), self.initial.variables
+        )
+        return sharding.layouts(self.mesh, like)
 
     def restore(self, checkpoints: Checkpoints, saved_step: int) -> TrainState:
         """Returns the state of a checkpoint, to continue from."""
-        epochs_done = self.epoch_of(checkpoints, saved_step)
-        phase = next(p for p in self.phases if p.start_epoch < epochs_done <= p.end_epoch)
+        is_within = checkpoints.saved(saved_step).within is not None
+        epoch = self.epoch_of(checkpoints, saved_step) + is_within
+        phase = next(p for p in self.phases if p.start_epoch < epoch <= p.end_epoch)
         like = jax.eval_shape(
             lambda variables: state.create(variables, phase.tx, phase.plan),
             self.initial.variables,
         )
-        return checkpoints.restore(saved_step, abstract(like, sharding.replicated(self.mesh)))
+        return checkpoints.restore(saved_step, self.abstract(like))
 
     def epoch_of(self, checkpoints: Checkpoints, saved_step: int) -> int:
         """Returns the number of epochs done at a checkpoint."""

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,19 +12,20 @@ import jax
 import jax.numpy as jnp
 
 from tl_jax import config as configuration
-from tl_jax import files, trees
+from tl_jax import distributed, files, trees
 from tl_jax.config import Config, changes
 from tl_jax.models import weights_reader
 from tl_jax.models.model import Model
 from tl_jax.models.variables import abstract_variables
 from tl_jax.objectives import metric_names
 from tl_jax.objectives.objective import Objective
-from tl_jax.run import calibrate, data, examples, lock, record
+from tl_jax.run import calibrate, data, examples, lock, record, shared
 from tl_jax.run.examples import Examples
 from tl_jax.run.model import build_model
 from tl_jax.run.objective import LabelStatistics, make_objective
 from tl_jax.run.progress import log
 from tl_jax.run.record import RunInfo
+from tl_jax.run.stops import StoppedError
 from tl_jax.training import checkpoint_folder, sharding
 from tl_jax.training.checkpoint import Checkpoints, abstract
 from tl_jax.training.checkpoint_folder import Saved
@@ -75,9 +76,20 @@ class RunFolder:
         """Returns the newest whole checkpoint: its step, and what it says of itself; only reads."""
         return checkpoint_folder.newest(self._checkpoints)
 
-    def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Returns the folder's lock (`lock.locked`), which only a job's first process takes."""
-        return contextlib.nullcontext() if jax.process_index() else lock.locked(self.path)
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder's lock (`lock.locked`) during the block; process 0 takes it.
+
+        An error of one process ends the others too, with its message.
+
+        Raises:
+          FolderInUseError, OSError: in all processes, as of `lock.locked`.
+          ValueError: in all processes, if one of them does not have the same folder.
+        """
+        with distributed.telling(but=StoppedError), contextlib.ExitStack() as stack:
+            distributed.first(lambda: stack.enter_context(lock.locked(self.path)))
+            shared.check_shared(self.path)
+            yield
 
     def check(self, config: Config) -> Config | None:
         """Checks that a run of a configuration can begin or go on in the folder; only reads.
@@ -90,8 +102,15 @@ class RunFolder:
 
         Raises:
           ValueError: if the folder holds a run of another configuration (the message lists the
-            differences), a damaged one, or other files.
+            differences), a damaged one, or other files; or if the processes do not have the same
+            configuration.
         """
+        shared.check_config(config)
+        jax.devices()  # All processes start theirs together, and the check below asks for them.
+        existing = distributed.first(lambda: _as_text(self._check(config)))
+        return None if existing is None else configuration.from_json(existing)
+
+    def _check(self, config: Config) -> Config | None:
         if not self.is_run:
             if self.path.is_dir() and not all(map(_is_left_over, self.path.iterdir())):
                 raise ValueError(
@@ -157,11 +176,13 @@ class RunFolder:
 
         What lies at another place than before may be something else, so it is no such run yet.
         """
-        report = self.read_report()
-        if report is None or not self.is_run or not self._info_file.exists():
-            return None
+        return self.read_report() if distributed.first(lambda: self._is_finished(config)) else None
+
+    def _is_finished(self, config: Config) -> bool:
+        if self.read_report() is None or not self.is_run or not self._info_file.exists():
+            return False
         differing = changes.changed(self.read_config(), config)
-        return None if differing & (changes.LENGTH | changes.PLACES) else report
+        return not differing & (changes.LENGTH | changes.PLACES)
 
     def read_examples(self) -> dict[str, Examples]:
         """Reads the run's examples by split; {} if there is no list of them."""
@@ -216,9 +237,16 @@ class RunFolder:
           config: its configuration.
           info: its record.
           examples_now: its examples by split; None writes no list of them.
+
+        Raises:
+          ValueError: if the record differs between the processes: other data, weights or libraries.
         """
-        if jax.process_index():
-            return
+        shared.check_info(info)
+        distributed.first(lambda: self._claim(config, info, examples_now))
+
+    def _claim(
+        self, config: Config, info: RunInfo, examples_now: Mapping[str, Examples] | None
+    ) -> None:
         for each in self.path.glob("*.part"):  # Of a process that was killed as it wrote.
             each.unlink(missing_ok=True)
         for each in (self._report_file, self._calibration_file):  # Those of fewer epochs.
@@ -308,10 +336,15 @@ class RunFolder:
         return Checkpoints(
             self._checkpoints,
             keep=config.train.keep,
+            keep_every=config.train.keep_every,
             best_metric=config.train.best_metric if is_evaluated else None,
             lower_is_better=metric_names.metric(config.train.best_metric).lower_is_better,
             read_only=read_only,
         )
+
+
+def _as_text(config: Config | None) -> str | None:
+    return None if config is None else configuration.to_json(config)
 
 
 def _is_left_over(path: Path) -> bool:

@@ -23,13 +23,16 @@ class Journal:
     _file: TextIO | None = None
     _events: "EventsWriter | None" = None
 
-    def __init__(self, workdir: Path, *, after_step: int, enabled: bool = True) -> None:
+    def __init__(
+        self, workdir: Path, *, after_step: int, is_evaluated: bool = True, enabled: bool = True
+    ) -> None:
         """Opens the journal of a run that continues after a step.
 
         Args:
           workdir: the run's folder.
           after_step: records of later steps, left by a run that was stopped before its next
             checkpoint, are dropped.
+          is_evaluated: whether the step was evaluated; if not, only its records of training stay.
           enabled: whether to write; False on all processes but the first.
 
         Raises:
@@ -38,7 +41,12 @@ class Journal:
         if not enabled:
             return
         self._path, self._events_folder = workdir / _FILE, workdir / "tensorboard"
-        records = [record for record in read(workdir) if record["step"] <= after_step]
+        records = [
+            record
+            for record in read(workdir)
+            if record["step"] < after_step
+            or (record["step"] == after_step and (is_evaluated or record["split"] == "train"))
+        ]
         files.write_text(self._path, "".join(files.json_text(r) + "\n" for r in records))
         self._file = self._path.open("a", encoding="utf-8")
         with files.naming(self._events_folder):

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import optax
 
-from tl_jax import files, process
+from tl_jax import distributed, files, process
 from tl_jax.config import Config
 from tl_jax.run import phases
 from tl_jax.run.experiment import Experiment
@@ -77,7 +77,8 @@ def lr_find(
     with contextlib.closing(experiment.train_batches(0)) as batches:
         curve = lr_finder.find_learning_rate(setup, batches, low=low, high=high, steps=steps)
     title = f"{config.model.name} on {config.data.source}, {chosen.name}: rate of {fastest}"
-    plots.learning_rate_curve(curve, files.user_path(file), title=title)
+    picture = files.user_path(file)
+    distributed.first(lambda: plots.learning_rate_curve(curve, picture, title=title))
     return curve, fastest
 
 

@@ -54,6 +54,7 @@ class Progress:
         *,
         steps: int,
         images_per_step: int,
+        steps_done: int = 0,
         compiles: bool = False,
         enabled: bool = True,
     ) -> None:
@@ -63,12 +64,13 @@ class Progress:
           title: such as "epoch 3/8".
           steps: steps of the epoch.
           images_per_step: global batch size.
+          steps_done: steps of the epoch that an earlier process did.
           compiles: whether the first step is compiled first; it is then left out of the rate, and
             how long it took is said.
           enabled: whether to show anything; False on all processes but the first.
         """
         self._title, self._steps, self._images_per_step = title, steps, images_per_step
-        self._compiles = compiles
+        self._steps_before, self._compiles = steps_done, compiles
         self._ahead = StepsAhead()
         now = time.monotonic()
         self._start_time = self._last_line_time = now
@@ -80,6 +82,7 @@ class Progress:
         self._bar = tqdm(
             file=self._stream,
             total=steps,
+            initial=steps_done,
             desc=title,
             bar_format=_BAR,
             disable=not shows_bar,
@@ -116,11 +119,11 @@ class Progress:
 
         Args:
           loss: of steps up to the given one.
-          steps: number of the last of them. They are waited for: their loss is known, but JAX may
-            not have said yet that they are computed.
+          steps: number of the last of them in the epoch. They are waited for: their loss is
+            known, but JAX may not have said yet that they are computed.
         """
         self.loss = loss
-        self._ahead.wait(steps)
+        self._ahead.wait(max(0, steps - self._steps_before))
         self._ahead.look()
         self._measure()
 
@@ -154,7 +157,7 @@ class Progress:
         self._show(now)
 
     def _show(self, now: float) -> None:
-        steps_done = self._ahead.computed
+        steps_done = self._steps_before + self._ahead.computed
         words = [] if self.loss is None else [f"loss {self.loss:.4f}"]
         rate = self.images_per_second
         if rate is not None:

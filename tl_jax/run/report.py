@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from tl_jax import files
+from tl_jax import distributed, files
 from tl_jax.objectives import main_intervals
 from tl_jax.objectives.metrics import Counts
 from tl_jax.run import calibrate, journal
@@ -79,24 +78,33 @@ def write_report(
         "calibrated_metrics": calibrated_metrics,
         "intervals": _intervals(shown, results[shown]),
         "class_names": list(experiment.train.class_names),
-        "tasks": [
-            {"name": task.name, "kind": task.kind, "class_names": list(task.class_names)}
-            for task in experiment.info.tasks
-        ],
+        "tasks": _tasks(experiment),
         "trained_parameters": {
             phase.name: count_parameters(freeze.split(phase.plan, params)[0])
             for phase in experiment.phases
         },
         "zero_shot": next((r for r in records if r["split"] == ZERO_SHOT), None),
     }
-    if jax.process_index() == 0:
+    if config.train.on_divergence == "skip":
+        report["skipped_steps"] = checkpoints.saved(last_step).skipped_steps
+
+    def write() -> None:
         _draw(experiment, folder.path, records, shown, results[shown])
         _draw_reliability(
             folder.path, shown, results[shown].metrics, calibrated_metrics.get(shown, {})
         )
         # The last file: a run that is killed before it measures and draws again.
         folder.write_report(report)
+
+    distributed.first(write)
     return report
+
+
+def _tasks(experiment: Experiment) -> list[dict[str, Any]]:
+    return [
+        {"name": task.name, "kind": task.kind, "class_names": list(task.class_names)}
+        for task in experiment.info.tasks
+    ]
 
 
 def _draw(
