@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # For type checkers and editors; at run time `__getattr__` im
         InputsConfig,
         ModelConfig,
         OptimConfig,
+        ParallelConfig,
         PhaseConfig,
         TaskConfig,
         TrainConfig,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:  # For type checkers and editors; at run time `__getattr__` im
     from tl_jax.run.folder import load_run
     from tl_jax.run.lr_find import lr_find
     from tl_jax.run.phases import gradual, lp_ft
+    from tl_jax.run.stops import StoppedError
     from tl_jax.transfer.hyper_rule import hyper_rule
     from tl_jax.transfer.soups import greedy_soup, interpolate, uniform_soup, wise_ft_curve
     from tl_jax.weights.index import PretrainedConfig, pretrained_config
@@ -67,6 +69,7 @@ _MODULES = {
     "InputsConfig": "tl_jax.config",
     "ModelConfig": "tl_jax.config",
     "OptimConfig": "tl_jax.config",
+    "ParallelConfig": "tl_jax.config",
     "PhaseConfig": "tl_jax.config",
     "TaskConfig": "tl_jax.config",
     "TrainConfig": "tl_jax.config",
@@ -91,6 +94,7 @@ _MODULES = {
     "hyper_rule": "tl_jax.transfer.hyper_rule",
     "lr_find": "tl_jax.run.lr_find",
     "fit": "tl_jax.run.fit",
+    "StoppedError": "tl_jax.run.stops",
     "load_run": "tl_jax.run.folder",
     "evaluate": "tl_jax.evaluation.evaluate",
     "predict": "tl_jax.evaluation.predict",

@@ -7,10 +7,10 @@ from tl_jax import interrupt
 
 def main() -> int:
     """Runs the command that the process was started with, and returns its exit status."""
-    line = "interrupted"
-    if sys.argv[1:2] == ["train"]:
+    line, resumes = "interrupted", sys.argv[1:2] == ["train"]
+    if resumes:
         line += "; the same command goes on from the newest checkpoint"
-    with interrupt.ends_the_process(line):
+    with interrupt.ends_the_process(line, resumes=resumes):
         # Imported here: the imports take seconds, in which Ctrl-C must be clean too.
         from tl_jax.cli import main as run
 

@@ -9,10 +9,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tl_jax import files, messages
+from tl_jax import distributed, files, interrupt, messages
 from tl_jax.cli import data, machine, networks, options, prediction, runs, streams, training
 from tl_jax.cli.configuration import read_config
 from tl_jax.config import Config
+from tl_jax.distributed import ProcessError
+from tl_jax.run.stops import StoppedError
 from tl_jax.training.checkpoint import CheckpointError
 from tl_jax.version import __version__
 
@@ -33,7 +35,9 @@ _USAGE = """usage: python -m tl_jax COMMAND [ARGUMENTS]
   models [PATTERN] [--pretrained] [--FILTER VALUE ...]          list the networks
   export RUN --to timm FILE.safetensors                         write a run for timm
 
-Each command explains itself: python -m tl_jax COMMAND --help"""
+Each command explains itself: python -m tl_jax COMMAND --help
+Exit status: 0, 1 on failure, 2 on misuse, 75 if the same command has to be started again to go on
+(training that SIGTERM, SIGUSR1 or the end of another process has stopped), 130 if interrupted."""
 
 # Lists of objects, which tyro's help leaves out.
 _LISTS = """
@@ -91,20 +95,33 @@ _OTHER_NAMES = {
     "validate": "evaluate",
 }
 # Errors whose message is for the user; any other is a defect and keeps its traceback.
-_EXPECTED = (ValueError, OSError, FloatingPointError, ModuleNotFoundError, CheckpointError)
+_EXPECTED = (
+    ValueError,
+    OSError,
+    FloatingPointError,
+    ModuleNotFoundError,
+    CheckpointError,
+    ProcessError,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit status: 0, 1 on failure, 2 on misuse.
+    """Runs one command and returns the exit status: 0, 1 on failure, 2 on misuse, 75 to go on.
 
     Args:
       arguments: the command and its arguments; the default is those of the process.
     """
     streams.prepare()
     try:
-        status = _main(sys.argv[1:] if arguments is None else arguments)
-        sys.stdout.flush()
+        with distributed.telling(but=StoppedError):
+            status = _main(sys.argv[1:] if arguments is None else arguments)
+            sys.stdout.flush()
+        distributed.leave()
         return status
+    except StoppedError as stopped:
+        distributed.leave()
+        streams.complain(str(stopped))
+        return interrupt.RESUME
     except _EXPECTED as error:
         if isinstance(error, BrokenPipeError) and streams.reader_has_gone():
             return 0  # as of `tl-jax models | head`
@@ -139,6 +156,10 @@ def _main(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & set(rest):
         _print_help(name, command, rest)
         return 0
+    if "--distributed" in {argument.partition("=")[0] for argument in rest}:
+        able = [each for each, it in {**_CONFIG_COMMANDS, **_COMMANDS}.items() if _is_shared(it)]
+        if name not in able:
+            return _misused(f"{name} runs in one process; --distributed is for {', '.join(able)}")
     given: dict[str, Any] = {}
     if name in _CONFIG_COMMANDS:
         file = options.first_positional(command, rest)
@@ -151,6 +172,11 @@ def _main(arguments: Sequence[str]) -> int:
         return _misused(f"{error}\n`python -m tl_jax {name} --help` explains the options")
     command(**keywords)
     return 0
+
+
+def _is_shared(command: Callable[..., None]) -> bool:
+    """Returns whether several processes can run a command together."""
+    return "processes" in inspect.signature(command).parameters
 
 
 def _print_help(name: str, command: Callable[..., None], arguments: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from tyro.conf import Positional
 
 from tl_jax import messages
 from tl_jax.cli import measured
+from tl_jax.cli.processes import ALONE, Processes
 from tl_jax.data.images.value_check import value_warnings
 from tl_jax.data.relabel import UnknownClasses
 from tl_jax.data.sources.options import OnCorrupt
@@ -38,6 +39,7 @@ def evaluate(
     unknown_classes: UnknownClasses = "raise",
     batch_size: int | None = None,
     views: _Views = ONE_VIEW,
+    processes: Processes = ALONE,
 ) -> None:
     """Measures the best checkpoint of a run.
 
@@ -59,7 +61,9 @@ def evaluate(
         them, or leave them out.
       batch_size: Images per batch; the default is the run's.
       views: Views of each image, over which predictions are averaged.
+      processes: The other processes of the job.
     """
+    processes.join()
     result = evaluation.evaluate(
         run, split=split, source=source, data_dir=data_dir, on_corrupt=on_corrupt, labels=labels,
         image_column=image_column, group=group, value_range=value_range,
@@ -90,6 +94,7 @@ def probe(
     ignore: tuple[str, ...] = (),
     views: int = 1,
     cache_dir: Path | None = None,
+    processes: Processes = ALONE,
 ) -> None:
     """Fits a classifier on the features of a frozen network, and tests it.
 
@@ -115,7 +120,9 @@ def probe(
       ignore: Patterns of keys of the weights that are left out, as for predict.
       views: Views of each training image; those after the first are augmented.
       cache_dir: Folder in which the features are cached.
+      processes: The other processes of the job.
     """
+    processes.join()
     train, test = probing.open_splits(
         run_or_model, source, train_split=train_split, test_split=test_split,
         value_range=value_range, data_dir=data_dir, on_corrupt=on_corrupt, labels=labels,

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
+from tl_jax import interrupt
+from tl_jax.cli.processes import ALONE, Processes
 from tl_jax.config import Config
 from tl_jax.run import augment_grid as grid
 from tl_jax.run import fit
@@ -23,11 +25,13 @@ def train(
     *,
     workdir: Path | None = None,
     stop_after_epoch: int | None = None,
+    processes: Processes = ALONE,
 ) -> None:
     """Fine-tunes a pretrained network as a configuration says.
 
     The first argument is the configuration file; every field of it can be changed here. Called
-    again on the same --workdir it goes on from the newest checkpoint.
+    again on the same --workdir it goes on from the newest checkpoint. SIGTERM or SIGUSR1 saves at
+    the end of the step and ends with the status 75: start the same command again.
 
     Args:
       file: The configuration file.
@@ -35,9 +39,14 @@ def train(
       workdir: Folder of the run: checkpoints, metrics, pictures, report; the default is
         runs/CONFIG.
       stop_after_epoch: Stop after this many epochs in all; the same command goes on later.
+      processes: The other processes of the job.
     """
+    processes.join()
     workdir = workdir or Path("runs") / file.stem
-    report = fit.fit(config, workdir, stop_after_epoch=stop_after_epoch)
+    with interrupt.stops() as should_stop:
+        report = fit.fit(
+            config, workdir, stop_after_epoch=stop_after_epoch, should_stop=should_stop
+        )
     if report is not None:
         print(report_table(report))
         drawn = ("curves.png", *sorted(path.name for path in workdir.glob("confusion*.png")))
@@ -54,6 +63,7 @@ def lr_find(
     low: float = 1e-7,
     high: float = 10.0,
     steps: int = 100,
+    processes: Processes = ALONE,
 ) -> None:
     """Trains at rising learning rates for some steps, and plots the loss against the rate.
 
@@ -67,7 +77,9 @@ def lr_find(
       low: First learning rate.
       high: Last learning rate, if the loss does not diverge before.
       steps: Steps from `low` to `high`.
+      processes: The other processes of the job.
     """
+    processes.join()
     curve, group = finder.lr_find(config, png, phase=phase, low=low, high=high, steps=steps)
     for name, rate in (("minimum / 10", curve.minimum_over_ten), ("steepest", curve.steepest)):
         text = "none: the loss never falls" if rate is None else f"{rate:.1e}"
