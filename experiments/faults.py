@@ -1,27 +1,32 @@
-"""Kills training runs at random moments, and checks that each ends with the bits of one left alone.
+"""Stops training runs at random moments, and checks that each ends with the bits of one left alone.
 
 Command, which writes experiments/results/faults.json:
-    python -m experiments.faults --kills 100 --jobs 2
+    python -m experiments.faults --kills 100 --jobs 2 [--processes 2]
 
-Four configurations with a tiny network train for a few seconds. Their processes get SIGKILL, with
-their whole process group, at seeded random moments: half of them anywhere, half of them within
-milliseconds after something changed in the folder of checkpoints. The same call goes on until
-the run is finished. After each kill the folder is also read as `predict` would read it.
+Four configurations with a tiny network train for a few seconds, and write a checkpoint every two
+steps. Two of three times their processes get SIGKILL, with their whole process group, else SIGTERM,
+after which they have to save and end with the status 75. The moments are seeded and random: a third
+of them anywhere, a third within milliseconds after something changed in the folder of checkpoints,
+a third in an evaluation or where a phase begins. The same call goes on until the run is finished.
+After each kill the folder is also read as `predict` would read it.
 
-A run is lost if a process ends by itself with an error. It differs if, at the end, the variables,
-the optimizer's state, the metrics (without timing), the report or the names of the checkpoints are
-not those of a run that nobody disturbed.
+With `--processes 2` one of the processes of each run gets the signal; the other one has to end with
+the status 75 too.
+
+A run is lost if a process ends by itself with another status. It differs if, at the end, the
+variables, the optimizer's state, the metrics (without timing), the report or the names of the
+checkpoints are not those of a run that nobody disturbed.
 """
 
 import argparse
 import contextlib
 import dataclasses
-import hashlib
 import json
 import multiprocessing
 import os
 import random
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -38,25 +43,8 @@ if __name__ == "__main__":  # Before JAX is imported, here and in the processes 
     quiet = ("ignore::RuntimeWarning:runpy", "ignore::UserWarning:multiprocessing.resource_tracker")
     os.environ["PYTHONWARNINGS"] = ",".join(quiet)
 
-import numpy as np
-
-from tl_jax import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    PhaseConfig,
-    TrainConfig,
-    TransferConfig,
-    fit,
-    load_run,
-)
-from tl_jax.config import changes
-from tl_jax.models import registry
-from tl_jax.models.architecture import Architecture
-from tl_jax.models.families import resnet
-from tl_jax.run import journal
+from experiments.faults_runs import MOMENTS, configurations, train, write_digest
+from tl_jax import interrupt
 
 # One folder of checkpoints changes about every tenth of a second in these runs.
 _AIMED_WITHIN_S = 0.03
@@ -66,118 +54,46 @@ _RUN = "run"
 _RESULT = Path(__file__).parent / "results" / "faults.json"
 
 
-def configurations() -> dict[str, Config]:
-    """Returns the configurations by name."""
-    plain = Config(
-        model=ModelConfig("resnet18", weights="random"),
-        data=DataConfig("digits", shots=2, image_size=16, batch_size=8, workers=1),
-        optim=OptimConfig(name="adam", learning_rate=1e-3, schedule="constant"),
-        augment=AugmentConfig(scale=(0.8, 1.0)),
-        transfer=TransferConfig(batch_norm="update"),
-        train=TrainConfig(head_epochs=0, epochs=8, log_every=2, keep=1),
-    )
-    phases = (PhaseConfig(3, "head"), PhaseConfig(3, "head+last:1"), PhaseConfig(2, "all"))
-    return {
-        "plain": plain,
-        "EMA, mixup, phases": changes.with_values(
-            plain, {"train.ema": 0.9, "augment.mixup": 0.4, "transfer.phases": phases}
-        ),
-        "LoRA, recalibrate": changes.with_values(
-            plain,
-            {
-                "transfer.adaptation": "lora",
-                "transfer.trained": "head+added",
-                "transfer.lora_rank": 2,
-                "transfer.batch_norm": "recalibrate",
-            },
-        ),
-        "L2-SP, balanced": changes.with_values(
-            plain, {"optim.l2_sp": 0.01, "data.sampling": "balanced"}
-        ),
-    }
-
-
-def digest(workdir: Path) -> dict[str, str]:
-    """Returns hashes of all that a finished run leaves, but for times and speeds."""
-    import jax
-    import orbax.checkpoint as ocp
-
-    steps = sorted(path for path in (workdir / "checkpoints").iterdir())
-    newest = max(steps, key=lambda path: int(path.name))
-    hashes = {"checkpoints": " ".join(path.name for path in steps)}
-    for item in ("variables", "optimizer", "evaluated"):
-        if (newest / item).is_dir():
-            content = ocp.StandardCheckpointer().restore(newest / item)
-            total = hashlib.sha256()
-            for path, leaf in jax.tree_util.tree_leaves_with_path(content):
-                total.update(f"{jax.tree_util.keystr(path)} {np.shape(leaf)}".encode())
-                total.update(np.asarray(leaf).tobytes())
-            hashes[item] = total.hexdigest()
-    records = [
-        {name: value for name, value in record.items() if name != "images_per_second"}
-        for record in journal.read(workdir)
-    ]
-    for name, value in (
-        ("metrics", records),
-        ("report", json.loads((workdir / "report.json").read_text())),
-    ):
-        hashes[name] = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-    return hashes
-
-
-def _train(name: str, workdir: Path) -> None:
-    """Reads and then trains a run, in a process group of its own; the process may be killed."""
-    os.setsid()
-    with (workdir.parent / "log.txt").open("a") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    tiny = resnet.ResNet(block=resnet.BasicBlock, depths=(1, 1), widths=(8, 16))
-    registry.ARCHITECTURES["resnet18"] = Architecture(
-        tiny, stem="conv1", stages=("act1", "layer1", "layer2")
-    )
-    before = _listing(workdir)
-    with contextlib.suppress(FileNotFoundError):  # No run or no checkpoint yet.
-        load_run(workdir)
-    if _listing(workdir) != before:
-        raise RuntimeError("reading the run changed its folder")
-    fit(configurations()[name], workdir)
-    hashes = digest(workdir)
-    (workdir.parent / "digest.json").write_text(json.dumps(hashes))
-
-
-def _listing(workdir: Path) -> list[str]:
-    return sorted(str(path) for path in workdir.rglob("*"))
-
-
 @dataclasses.dataclass
 class Outcome:
     """What happened to the runs of one configuration."""
 
     configuration: str
+    processes: int = 1
     kills: int = 0
-    kills_in_a_write: int = 0
+    stops: int = 0
+    in_a_write: int = 0
+    moments: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(MOMENTS, 0))
+    slowest_end_s: float = 0.0
     runs: int = 0
     lost: int = 0
     differing: int = 0
     seconds: float = 0.0
     notes: list[str] = dataclasses.field(default_factory=list)
 
+    @property
+    def signals(self) -> int:
+        """Signals of both kinds."""
+        return self.kills + self.stops
 
-def torture(name: str, kills: int, *, seed: int, scratch: Path) -> Outcome:
-    """Kills runs of a configuration `kills` times in all; each run is finished.
+
+def torture(name: str, signals: int, *, seed: int, scratch: Path, processes: int = 1) -> Outcome:
+    """Stops runs of a configuration `signals` times in all; each run is finished.
 
     Args:
       name: of the configuration.
-      kills: number of kills in all.
-      seed: of the moments of the kills.
+      signals: number of signals in all.
+      seed: of their moments.
       scratch: folder for the runs.
+      processes: of each run.
     """
-    rng, outcome, start = random.Random(f"{seed} {name}"), Outcome(name), time.monotonic()
-    expected, duration = _undisturbed(name, scratch)
-    while outcome.kills < kills:
+    rng, start = random.Random(f"{seed} {name}"), time.monotonic()
+    outcome = Outcome(name, processes)
+    expected, duration = _undisturbed(name, scratch, processes)
+    while outcome.signals < signals:
         outcome.runs += 1
         folder = scratch / f"run{outcome.runs}"
-        error = _finish(name, folder, rng, duration, outcome, kills)
+        error = _finish(name, folder, rng, duration, outcome, signals)
         if error is not None:
             outcome.lost += 1
             outcome.notes.append(f"run {outcome.runs} is lost: {error}")
@@ -191,14 +107,12 @@ def torture(name: str, kills: int, *, seed: int, scratch: Path) -> Outcome:
     return outcome
 
 
-def _undisturbed(name: str, scratch: Path) -> tuple[dict[str, str], float]:
+def _undisturbed(name: str, scratch: Path, processes: int) -> tuple[dict[str, str], float]:
     """Trains a run twice; returns its hashes, and the seconds that it takes once compiled."""
     found = []
     for attempt in ("compiling", "compiled"):
         began = time.monotonic()
-        process = _start(name, scratch / attempt)
-        process.join(_LIMIT_S)
-        if process.exitcode != 0:
+        if set(Started(name, scratch / attempt, processes).join()) != {0}:
             raise RuntimeError(f"{name} fails where nobody disturbs it: {_log(scratch / attempt)}")
         found.append(_read_digest(scratch / attempt))
     if found[0] != found[1]:
@@ -207,48 +121,108 @@ def _undisturbed(name: str, scratch: Path) -> tuple[dict[str, str], float]:
 
 
 def _finish(
-    name: str, folder: Path, rng: random.Random, duration: float, outcome: Outcome, kills: int
+    name: str, folder: Path, rng: random.Random, duration: float, outcome: Outcome, signals: int
 ) -> str | None:
-    """Trains a run to its end, and kills it until there were enough kills; returns an error."""
+    """Trains a run to its end, and stops it until there were enough signals; returns an error."""
     while True:
-        process = _start(name, folder)
-        if outcome.kills < kills and _kill(process, folder / _RUN / "checkpoints", rng, duration):
-            outcome.kills += 1
-            names = _names(folder / _RUN / "checkpoints")
-            outcome.kills_in_a_write += any(not name.isdigit() for name in names)
-            continue
-        process.join(_LIMIT_S)
-        return None if process.exitcode == 0 else _log(folder)
+        started = Started(name, folder, outcome.processes)
+        if outcome.signals >= signals or not started.wait(rng, duration):
+            return None if set(started.join()) == {0} else _log(folder)
+        number = rng.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
+        moment, victim = MOMENTS[started.moment.value], rng.randrange(outcome.processes)
+        began = time.monotonic()
+        started.send(number, victim)
+        statuses = started.join()
+        outcome.slowest_end_s = max(outcome.slowest_end_s, round(time.monotonic() - began, 1))
+        if set(statuses) == {0}:
+            return None  # It had ended before.
+        allowed = {interrupt.RESUME, 0} | ({-number} if number == signal.SIGKILL else set())
+        if not set(statuses) <= allowed:
+            return f"after signal {number} the statuses are {statuses}: {_log(folder)}"
+        outcome.kills += number == signal.SIGKILL
+        outcome.stops += number == signal.SIGTERM
+        outcome.moments[moment] += 1
+        names = _names(folder / _RUN / "checkpoints")
+        outcome.in_a_write += any("tmp" in name or "deleted" in name for name in names)
 
 
-def _start(name: str, folder: Path) -> Any:
-    """Starts to train a run in a process that is forked from one in which all is imported."""
-    (folder / _RUN).parent.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=_train, args=(name, folder / _RUN))
-    process.start()
-    return process
+class Started:
+    """The processes of a run, forked from one in which all is imported.
 
-
-def _kill(process: Any, checkpoints: Path, rng: random.Random, duration: float) -> bool:
-    """Kills a process group at a random moment; returns False if the process ended before.
-
-    Every second kill on average waits for a random number of changes among the checkpoints.
+    Attributes:
+      moment: a shared number that says what the first one is doing.
     """
-    changes = rng.randrange(1, 20) if rng.random() < 0.5 else None
-    delay = rng.uniform(0, _AIMED_WITHIN_S if changes else duration)
-    names, deadline = _names(checkpoints), time.monotonic() + delay
-    while process.is_alive() and (changes or time.monotonic() < deadline):
-        time.sleep(_POLL_S)
-        if changes and (now := _names(checkpoints)) != names:
-            names, changes, deadline = now, changes - 1, time.monotonic() + delay
-    if not process.is_alive():
-        return False
-    with contextlib.suppress(ProcessLookupError):  # It has no group of its own yet.
-        os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
-    process.join()
-    return process.exitcode == -signal.SIGKILL
+
+    def __init__(self, name: str, folder: Path, count: int) -> None:
+        """Starts to train, or to go on."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._checkpoints = folder / _RUN / "checkpoints"
+        context = multiprocessing.get_context("forkserver")
+        self.moment = context.Value("i", 0, lock=False)
+        address = f"127.0.0.1:{_free_port()}"
+        self._processes = [
+            context.Process(
+                target=train,
+                args=(
+                    name,
+                    folder / _RUN,
+                    self.moment if index == 0 else context.Value("i", 0, lock=False),
+                    None if count == 1 else (address, count, index),
+                ),
+            )
+            for index in range(count)
+        ]
+        for process in self._processes:
+            process.start()
+
+    def wait(self, rng: random.Random, duration: float) -> bool:
+        """Waits for a random moment; returns False if a process ended before it."""
+        kind = rng.choice(("anywhere", "change", "moment"))
+        delay = rng.uniform(0, duration if kind == "anywhere" else _AIMED_WITHIN_S)
+        left = rng.randrange(1, 20 if kind == "change" else 4)
+        wanted = MOMENTS.index(rng.choice(("evaluation", "phase change")))
+
+        def look() -> Any:
+            names = _names(self._checkpoints)
+            return {"change": names, "moment": self.moment.value == wanted}.get(kind)
+
+        seen, deadline = look(), time.monotonic() + delay
+        while left and kind != "anywhere" and self._is_alive():
+            time.sleep(_POLL_S)
+            if (now := look()) != seen:
+                seen, deadline = now, time.monotonic() + delay
+                left -= now is not False  # Each time that a moment begins, not that it ends.
+        while self._is_alive() and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        return self._is_alive()
+
+    def send(self, number: int, victim: int) -> None:
+        """Sends a signal to a process; with SIGKILL also to the processes that it has started."""
+        process = self._processes[victim]
+        with contextlib.suppress(ProcessLookupError):  # It has no group of its own yet.
+            if number == signal.SIGKILL:
+                os.killpg(process.pid, number)
+            os.kill(process.pid, number)
+
+    def join(self) -> list[int | None]:
+        """Waits for all processes; returns their statuses, None for one that does not end."""
+        deadline = time.monotonic() + _LIMIT_S
+        for process in self._processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+        statuses = [process.exitcode for process in self._processes]
+        for process in self._processes:
+            process.kill()
+        return statuses
+
+    def _is_alive(self) -> bool:
+        return all(process.is_alive() for process in self._processes)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    return port
 
 
 def _names(folder: Path) -> list[str]:
@@ -260,17 +234,24 @@ def _log(folder: Path) -> str:
 
 
 def _read_digest(folder: Path) -> dict[str, str]:
+    context = multiprocessing.get_context("forkserver")
+    process = context.Process(target=write_digest, args=(folder / _RUN,))
+    process.start()
+    process.join(_LIMIT_S)
     hashes: dict[str, str] = json.loads((folder / "digest.json").read_text())
     return hashes
 
 
 def _table(outcomes: list[Outcome]) -> str:
-    lines = [f"{'configuration':<20} {'kills':>5} {'in a write':>10} {'runs':>5} lost differing"]
+    words = ["SIGKILL", "SIGTERM", "in a write", *MOMENTS, "slowest end"]
+    words += ["runs", "lost", "differing"]
+    lines = [f"{'configuration':<20} " + " ".join(f"{word:>12}" for word in words)]
     for found in outcomes:
-        lines.append(
-            f"{found.configuration:<20} {found.kills:>5} {found.kills_in_a_write:>10} "
-            f"{found.runs:>5} {found.lost:>4} {found.differing:>9}"
-        )
+        values = (
+            found.kills, found.stops, found.in_a_write, *found.moments.values(),
+            f"{found.slowest_end_s} s", found.runs, found.lost, found.differing,
+        )  # fmt: skip
+        lines.append(f"{found.configuration:<20} " + " ".join(f"{value:>12}" for value in values))
         lines += [f"  {note}" for note in found.notes]
     return "\n".join(lines)
 
@@ -278,20 +259,28 @@ def _table(outcomes: list[Outcome]) -> str:
 def main() -> int:
     """Tortures the configurations, prints a table, and returns 1 if a run was lost or differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=100, help="kills in all")
+    parser.add_argument("--kills", type=int, default=100, help="signals in all")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--processes", type=int, default=1, help="of each run")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     parser.add_argument("--only", nargs="+", choices=list(configurations()), help="configurations")
     parser.add_argument("--out", type=Path, default=_RESULT, help="JSON file to write")
     options = parser.parse_args()
     # Imported once, and not by each process. tensorboardX imports torch where that is installed.
-    preloaded = ["experiments.faults", "tensorboardX", "sklearn.datasets"]
+    preloaded = ["experiments.faults_runs", "tensorboardX", "sklearn.datasets"]
     multiprocessing.get_context("forkserver").set_forkserver_preload(preloaded)
     names = options.only or list(configurations())
     shares = [options.kills * (i + 1) // len(names) for i in range(len(names))]
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.jobs) as pool:
         futures = [
-            pool.submit(torture, name, end - begin, seed=options.seed, scratch=Path(scratch) / name)
+            pool.submit(
+                torture,
+                name,
+                end - begin,
+                seed=options.seed,
+                scratch=Path(scratch) / name,
+                processes=options.processes,
+            )
             for name, begin, end in zip(names, [0, *shares], shares, strict=False)
         ]
         outcomes = [future.result() for future in futures]
