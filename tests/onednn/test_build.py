@@ -147,8 +147,10 @@ def test_off_builds_nothing(monkeypatch):
     monkeypatch.setenv("TL_JAX_ONEDNN", "off")
     assert library.library() is None
     assert onednn.describe(1) == "XLA (TL_JAX_ONEDNN is off)"
+    assert onednn.used_version(1) is None
     with onednn.switched("auto"):
         assert onednn.describe(4) == "XLA (a program for 4 devices does not use oneDNN)"
+        assert onednn.used_version(4) is None
 
 
 def test_a_misspelt_switch_is_an_error(monkeypatch):

@@ -1,10 +1,13 @@
 """Whole runs with oneDNN's convolutions: resumed exactly, named in the log, with processes."""
 
+import json
+
 import numpy as np
 import pytest
 
 from tests.support import onednn as support
 from tests.support.runs import change, finish_run, leaves, without_speed
+from tl_jax import onednn
 from tl_jax.run import journal
 from tl_jax.run.fit import fit
 
@@ -18,6 +21,8 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(tiny_config, tmp_path, monkeyp
     monkeypatch.setenv("TL_JAX_ONEDNN", "on")
     whole = finish_run(config, tmp_path / "whole")
     assert "\nconv     oneDNN 20" in whole.log
+    versions = json.loads((whole.workdir / "run.json").read_text())["versions"]
+    assert versions["onednn"] == onednn.used_version(1)
     assert fit(config, tmp_path / "stopped", stop_after_epoch=1) is None
     in_processes = change(config, "data", workers=1, worker_type="process")
     assert fit(in_processes, tmp_path / "stopped") == whole.report

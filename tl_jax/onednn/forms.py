@@ -84,11 +84,26 @@ def form(
     return lambda a, b: call(a.astype(dtype), b.astype(dtype), **attributes).astype(x.dtype)
 
 
+def used_version(num_devices: int) -> str | None:
+    """Returns the version of oneDNN that a program for a CPU uses; None if it uses none.
+
+    Args:
+      num_devices: of the program; XLA cannot divide oneDNN's convolutions among several.
+
+    Raises:
+      UnavailableError: if the switch is "on" and oneDNN cannot be used.
+    """
+    if switch.mode() == "off" or num_devices > 1:
+        return None
+    used = library()
+    return None if used is None else used.version
+
+
 def describe(num_devices: int) -> str:
     """Returns which convolutions a program for a CPU uses, in one line for the log of a run.
 
     Args:
-      num_devices: of the program; XLA cannot divide oneDNN's convolutions among several.
+      num_devices: of the program.
 
     Raises:
       UnavailableError: if the switch is "on" and oneDNN cannot be used.
@@ -97,10 +112,10 @@ def describe(num_devices: int) -> str:
         return f"XLA ({switch.VARIABLE} is off)"
     if num_devices > 1:
         return f"XLA (a program for {num_devices} devices does not use oneDNN)"
-    used = library()
-    if used is None:
+    version = used_version(num_devices)
+    if version is None:
         return f"XLA ({' '.join(str(load()).split())})"  # One line.
-    return f"oneDNN {used.version} ({switch.VARIABLE}=off for XLA's)"
+    return f"oneDNN {version} ({switch.VARIABLE}=off for XLA's)"
 
 
 def _num_parts(kind: str, shapes: Sequence[Sequence[int]]) -> int:

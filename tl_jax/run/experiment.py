@@ -10,7 +10,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from tl_jax import trees
+from tl_jax import onednn, trees
 from tl_jax.config import Config
 from tl_jax.data.augment import mixing
 from tl_jax.data.augment.augment import make_augment_fn
@@ -133,7 +133,9 @@ class Experiment:
             mesh=mesh,
             evaluator=_evaluator(config, model, preprocess, mesh, measured),
             info=dataclasses.replace(
-                _record(config, model, preprocess, initial, all_splits, listed, decided.values),
+                _record(
+                    config, model, preprocess, initial, all_splits, listed, decided.values, mesh
+                ),
                 tasks=facts.tasks,
                 inputs=facts.inputs,
                 label_statistics=statistics,
@@ -397,6 +399,14 @@ class Experiment:
         return (evaluation_input(batch, mean, std) for batch in on_devices)
 
 
+def _versions(mesh: Mesh) -> dict[str, str]:
+    """Returns the versions of the libraries that numbers depend on."""
+    versions = {library: metadata.version(library) for library in _LIBRARIES}
+    if mesh.devices.flat[0].platform == "cpu":
+        versions["onednn"] = onednn.used_version(mesh.size) or "not used"
+    return versions
+
+
 def _facts(config: Config, train: Source) -> tuple[ExampleFacts, tuple[LabelStatistics, ...]]:
     """Returns what the training split says of the network, and of the labels of each task."""
     tasks, inputs = data.learned_tasks(config, train), train.inputs
@@ -417,6 +427,7 @@ def _record(
     splits: Mapping[str, Source],
     listed: Mapping[str, Examples],
     resolved: dict[str, Any],
+    mesh: Mesh,
 ) -> RunInfo:
     params = initial.variables["params"]
     train = next(iter(splits.values()))
@@ -432,7 +443,7 @@ def _record(
             for split, source in splits.items()
             if isinstance(source, Subset)
         },
-        versions={library: metadata.version(library) for library in _LIBRARIES},
+        versions=_versions(mesh),
         digests={split: each.digest for split, each in listed.items()},
         head={
             trees.dotted(path): list(leaf.shape)
