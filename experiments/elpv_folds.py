@@ -113,17 +113,33 @@ def make(job: Job) -> int:
     """Trains a fold and writes its row; returns 0."""
     start = time.monotonic()
     tests = _tests(job.run.config)
-    row = train(job.run.config, job.folder, [cell["image"] for cell in tests])
-    cells = [
-        {"cell_type": cell["cell_type"], "level": round(3 * float(cell["probability"]))}
-        | {name: float(probabilities[i]) for name, probabilities in row["defective"].items()}
-        for i, cell in enumerate(tests)
-    ]
-    test = {"accuracy": accuracy(cells, "one view"), "count": len(cells)}
-    job.row.write_text(
-        json.dumps({"test": test, "cells": cells, "seconds": time.monotonic() - start}) + "\n"
-    )
+    by_view = train(job.run.config, job.folder, [cell["image"] for cell in tests])
+    lines = []
+    for cell, *probabilities in zip(tests, *by_view.values(), strict=True):
+        level = round(3 * float(cell["probability"]))
+        lines.append(
+            " ".join([cell["cell_type"], str(level), *(f"{p:.4f}" for p in probabilities)])
+        )
+    row = {"views": list(by_view), "cells": lines}
+    test = {"accuracy": accuracy(cells_of(row), "one view"), "count": len(lines)}
+    row |= {"test": test, "seconds": time.monotonic() - start}
+    job.row.write_text(json.dumps(row) + "\n")
     return 0
+
+
+def cells_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the tested cells of a row: type, level (of thirds), probability of a defect by view.
+
+    Examples:
+      >>> cells_of({"views": ["one view"], "cells": ["mono 2 0.6250"]})
+      [{'cell_type': 'mono', 'level': 2, 'one view': 0.625}]
+    """
+    cells = []
+    for line in row["cells"]:
+        cell_type, level, *probabilities = line.split()
+        by_view = dict(zip(row["views"], map(float, probabilities), strict=True))
+        cells.append({"cell_type": cell_type, "level": int(level), **by_view})
+    return cells
 
 
 def _tests(config: Config) -> list[dict[str, str]]:
@@ -132,7 +148,7 @@ def _tests(config: Config) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if row["split"] == "test"]
 
 
-def train(config: Config, folder: Path, images: Sequence[str]) -> dict[str, Any]:
+def train(config: Config, folder: Path, images: Sequence[str]) -> dict[str, list[float]]:
     """Trains, and returns the probability that each image is defective, by one view and two."""
     import tl_jax
     from tl_jax.data.views import Views
@@ -143,7 +159,7 @@ def train(config: Config, folder: Path, images: Sequence[str]) -> dict[str, Any]
     for name, views in (("one view", Views()), ("and its mirror image", Views(flip=True))):
         predictions = Predictor(folder, views=views)(images, top=2)
         defective[name] = [dict(classes)["defective"] for classes in predictions]
-    return {"defective": defective}
+    return defective
 
 
 def accuracy(cells: Sequence[Mapping[str, Any]], view: str) -> float:
@@ -153,8 +169,9 @@ def accuracy(cells: Sequence[Mapping[str, Any]], view: str) -> float:
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns accuracies by fold and over all cells, in all and of parts of them."""
-    cells = [cell for row in rows for cell in row["cells"]]
-    views = [name for name in cells[0] if name not in ("cell_type", "level")] if cells else []
+    by_row = [cells_of(row) for row in rows]
+    cells = [cell for of_row in by_row for cell in of_row]
+    views = rows[0]["views"] if rows else []
     parts = {
         "all cells": cells,
         "monocrystalline": [cell for cell in cells if cell["cell_type"] == "mono"],
@@ -162,7 +179,7 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "of which the experts were sure": [cell for cell in cells if cell["level"] in (0, 3)],
         "of which they were not": [cell for cell in cells if cell["level"] in (1, 2)],
     }
-    by_fold = {view: [accuracy(row["cells"], view) for row in rows] for view in views}
+    by_fold = {view: [accuracy(of_row, view) for of_row in by_row] for view in views}
     return {
         "folds": [row["seed"] for row in rows],
         "cells": len(cells),

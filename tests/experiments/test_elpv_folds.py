@@ -40,17 +40,15 @@ def _row(fold, *cells):
     return {
         "seed": fold,
         "seconds": 1.0,
-        "cells": [
-            {"cell_type": cell_type, "level": level, "one view": probability}
-            for cell_type, level, probability in cells
-        ],
+        "views": ["one view"],
+        "cells": list(cells),
     }
 
 
 def test_summary_counts_every_cell_once_and_by_part():
     rows = [
-        _row(0, ("mono", 3, 0.9), ("mono", 1, 0.6)),
-        _row(1, ("poly", 0, 0.1), ("poly", 2, 0.5)),
+        _row(0, "mono 3 0.9000", "mono 1 0.6000"),
+        _row(1, "poly 0 0.1000", "poly 2 0.5000"),
     ]
 
     summary = elpv_folds.summarize(rows)
