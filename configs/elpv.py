@@ -5,7 +5,8 @@ Command:
 
 The recipe was chosen on the split "validation" alone, where the last epoch of a run on "train" has
 an accuracy of 0.904. An earlier one, with a rate of 1e-3 and without an average, did not recover
-from a rise of the loss in one of two quarters. `experiments.elpv_folds` tests on every cell once.
+from a rise of the loss in one of two quarters. `experiments.elpv_folds` tests on every cell once:
+0.886 (95%: 0.873 to 0.897), with the mirror image 0.891; the authors have 0.884 on one division.
 """
 
 from tl_jax.config import (
