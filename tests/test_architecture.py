@@ -38,6 +38,7 @@ FLOORS = (
     ),
     (
         "tl_jax/compilation_cache.py",
+        "tl_jax/agreement.py",
         "tl_jax/peers.py",
         "tl_jax/process.py",
         "tl_jax/trees.py",

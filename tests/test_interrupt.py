@@ -53,7 +53,7 @@ def run(code: str) -> subprocess.Popen:
 def test_a_signal_ends_the_process_whatever_it_does(busy, number):
     process = start(BUSY[busy])
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (128 + number, "", "interrupted; go on later\n")
 
 
@@ -64,10 +64,11 @@ WRITES = """end = time.monotonic() + {seconds}
 
 
 def test_a_checkpoint_that_is_being_written_is_waited_for():
-    process, begin = start(WRITES.format(seconds=1.5)), time.monotonic()
+    begin = time.monotonic()  # Before the write begins, so that no delay makes it shorter.
+    process = start(WRITES.format(seconds=1.5))
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 130
-    assert time.monotonic() - begin > 1
+    assert process.wait(timeout=60) == 130
+    assert time.monotonic() - begin > 1.5
 
 
 def test_a_second_signal_does_not_wait():
@@ -75,14 +76,16 @@ def test_a_second_signal_does_not_wait():
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
-    assert process.wait(timeout=20) == 130
-    assert time.monotonic() - begin < 15
+    assert process.wait(timeout=60) == 130
+    assert time.monotonic() - begin < 50
 
 
 def test_afterwards_python_handles_signals_again():
     code = (
         "from tl_jax import interrupt\n"
         "import os, signal, time\n"
+        # A shell lets its background jobs ignore SIGINT.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with interrupt.ends_the_process('no'): pass\n"
         "try: os.kill(os.getpid(), signal.SIGINT); time.sleep(10); print('nothing')\n"
         "except KeyboardInterrupt: print('raised')"
@@ -107,7 +110,7 @@ def test_a_command_is_interrupted_in_one_line(tmp_path):
     assert process.stdout is not None
     assert process.stdout.readline() == "go\n"
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == "interrupted; the same command goes on from the newest checkpoint\n"
 
@@ -133,16 +136,16 @@ COMPILES = "print('go', flush=True)\n        while True: time.sleep(0.01)"
 def test_training_that_sees_the_signal_saves_and_ends_by_itself(number):
     process = run(ASKS.format(grace=30, work=SEES))
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (75, "", "saved\n")
 
 
 def test_training_that_does_not_see_it_ends_after_some_seconds():
     process, begin = run(ASKS.format(grace=1, work=COMPILES)), time.monotonic()
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (75, "interrupted; go on later\n")
-    assert 0.9 < time.monotonic() - begin < 15
+    assert 0.9 < time.monotonic() - begin < 50
 
 
 @pytest.mark.parametrize(("second", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
@@ -151,17 +154,17 @@ def test_a_second_signal_ends_it_at_once(second, status):
     process.send_signal(signal.SIGUSR1)
     time.sleep(0.3)
     process.send_signal(second)
-    assert process.wait(timeout=20) == status
-    assert time.monotonic() - begin < 15
+    assert process.wait(timeout=60) == status
+    assert time.monotonic() - begin < 50
 
 
 def test_before_training_such_a_signal_ends_the_command_at_once():
-    code = ASKS.format(grace=60, work="pass").replace("sleep(0.3)", "sleep(60)")
-    process, begin = run(code.replace("pass", "print('go', flush=True)")), time.monotonic()
-    time.sleep(0.2)
+    code = ASKS.format(grace=60, work="pass")
+    code = code.replace("time.sleep(0.3)", "print('go', flush=True); time.sleep(100)")
+    process, begin = run(code), time.monotonic()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == 75
-    assert time.monotonic() - begin < 15
+    assert process.wait(timeout=60) == 75
+    assert time.monotonic() - begin < 50
 
 
 def test_a_program_of_ones_own_asks_for_it():

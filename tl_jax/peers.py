@@ -38,6 +38,10 @@ _LOST = re.compile(
     "coordination service|heartbeat|barrier",
     re.IGNORECASE,
 )
+# Where a program is started at once, JAX raises the runtime's error as a ValueError.
+_STATUS = re.compile("(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|FAILED_PRECONDITION): ")
+# As the devices start, JAX waits two minutes for each process to tell its own.
+_NOT_STARTED = "local_topology"
 
 
 class Watch:
@@ -139,7 +143,9 @@ def is_lost_connection(error: BaseException) -> bool:
     """Returns whether JAX raised an error, or the cause of one, for want of another process."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, jax.errors.JaxRuntimeError) and _LOST.search(str(cause)):
+        text = str(cause)
+        is_of_jax = isinstance(cause, jax.errors.JaxRuntimeError) or _STATUS.match(text)
+        if (is_of_jax and _LOST.search(text)) or _NOT_STARTED in text:
             return True
         cause = cause.__cause__
     return False

@@ -75,6 +75,20 @@ def test_parameters_that_are_not_finite_stop_the_run_before_they_are_saved(
         assert "NaN" not in (tmp_path / "run" / name).read_text()
 
 
+def test_such_parameters_stop_a_run_that_is_not_evaluated_too(tiny_config, tmp_path, monkeypatch):
+    train = epochs.train
+
+    def spoil(*args, **options):
+        state = train(*args, **options)
+        return state.replace(params=jax.tree.map(lambda leaf: leaf * float("nan"), state.params))
+
+    monkeypatch.setattr(epochs, "train", spoil)
+    config = change(change(tiny_config, "data", eval_split=None), "train", best_metric="loss")
+    with pytest.raises(FloatingPointError, match="hold NaN or infinity"):
+        fit(config, tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
 def test_a_failed_checkpoint_stops_the_run_which_can_go_on(
     patient_config, tmp_path, monkeypatch, capfd
 ):

@@ -58,31 +58,39 @@ def test_a_run_stopped_anywhere_ends_as_if_it_had_not_been(finished_run, tmp_pat
 
 
 def test_a_run_killed_within_an_epoch_loses_the_steps_since_its_last_checkpoint_only(
-    tiny_config, tmp_path, capsys
+    finished_run, tmp_path, capsys
 ):
-    phases = (PhaseConfig(1, "head"), PhaseConfig(1, "head+last:1"))
-    config = change(change(tiny_config, "train", ema=0.5, log_every=1), "transfer", phases=phases)
-    report = fit(config, tmp_path / "whole")
-
     def killed() -> bool:
-        if next(steps) == 7:  # Three steps, two batches, the question between the epochs.
+        if next(questions) == 7:  # Three steps, two batches, the question between the epochs.
             raise KeyboardInterrupt
         return False
 
-    steps = iter(range(99))
-    config = change(config, "train", save_every=1)
+    questions, workdir = iter(range(99)), tmp_path / "killed"
+    config = change(finished_run.config, "train", save_every=1)
     with pytest.raises(KeyboardInterrupt):
-        fit(config, tmp_path / "killed", should_stop=killed)
-    manifest = tmp_path / "killed" / "checkpoints" / "4.within-epoch" / "manifest.json"
-    found = json.loads(manifest.read_text())
-    assert (found["phase"], found["class_names"]) == ("head+last:1", report["class_names"])
-    assert found["config"]["train"]["ema"] == 0.5 and "jax" in found["versions"]
+        fit(config, workdir, should_stop=killed)
+    found = json.loads((workdir / "checkpoints" / "4.within-epoch" / "manifest.json").read_text())
+    assert found["phase"] == "head"
+    assert found["class_names"] == finished_run.report["class_names"]
+    assert found["config"]["train"]["save_every"] == 1 and "jax" in found["versions"]
     labels = {name: each.get("label") for name, each in found["arrays"]["variables"].items()}
     assert labels["params.conv1.kernel"] == "frozen" and labels["params.fc.bias"] == "head"
     capsys.readouterr()
-    assert fit(config, tmp_path / "killed") == report
-    assert "resumed from epoch 2 of 2, step 1 of 3" in capsys.readouterr().err
-    assert_same_runs(tmp_path / "killed", tmp_path / "whole")
+    assert fit(config, workdir) == finished_run.report
+    assert "resumed from epoch 2 of 4, step 1 of 3" in capsys.readouterr().err
+    assert_same_runs(workdir, finished_run.workdir)
+
+
+@pytest.mark.full
+def test_a_run_with_moving_averages_and_phases_is_killed_within_an_epoch(tiny_config, tmp_path):
+    phases = (PhaseConfig(1, "head"), PhaseConfig(1, "head+last:1"))
+    config = change(change(tiny_config, "train", ema=0.5, log_every=1), "transfer", phases=phases)
+    report = fit(config, tmp_path / "whole")
+    config = change(config, "train", save_every=1)
+    with pytest.raises(StoppedError, match="after step 1 of 3 of epoch 2"):
+        fit(config, tmp_path / "stopped", should_stop=After(7))
+    assert fit(config, tmp_path / "stopped") == report
+    assert_same_runs(tmp_path / "stopped", tmp_path / "whole")
 
 
 def test_several_processes_ask_each_other_at_the_same_steps(monkeypatch):

@@ -46,10 +46,25 @@ STEPS, DEVICES = 3, 4
 
 
 def run_on_devices(
-    function: Callable[[Path], None], folder: Path, *, devices: int = DEVICES, timeout: int = 300
+    function: Callable[[Path], None],
+    folder: Path,
+    *,
+    devices: int = DEVICES,
+    timeout: int = 300,
+    quick: bool = False,
 ) -> None:
-    """Runs a function of this module with `folder` in a fresh process of some CPU devices."""
+    """Runs a function of a module with `folder` in a fresh process of some CPU devices.
+
+    Args:
+      function: what runs.
+      folder: its argument.
+      devices: their number.
+      timeout: seconds after which it has failed.
+      quick: whether what is compiled is compiled quickly, and runs slowly.
+    """
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    if quick:
+        flags += " --xla_backend_optimization_level=0"
     program = (
         f"import pathlib, sys; from {function.__module__} import {function.__name__} as main; "
         "main(pathlib.Path(sys.argv[1]))"

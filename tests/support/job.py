@@ -1,18 +1,24 @@
 """What each process of a job of several does in tests; they are real processes over loopback."""
 
+import contextlib
+import hashlib
+import itertools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
 from tests.support.slim import ROOT
 from tl_jax import distributed
-from tl_jax.config import Config, DataConfig, ModelConfig, TrainConfig
+from tl_jax.config import Config, DataConfig, ModelConfig, TrainConfig, changes
+
+PEER_TIMEOUT_S = 20
 
 
 def start(program: str, *arguments: object) -> subprocess.Popen[str]:
@@ -20,11 +26,17 @@ def start(program: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", program, *map(str, arguments)],
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def environment() -> dict[str, str]:
+    """Returns the variables of a process of one CPU device that compiles quickly."""
+    quick = "--xla_backend_optimization_level=0"
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick}
 
 
 def digits(epochs: int = 1) -> Config:
@@ -36,9 +48,51 @@ def digits(epochs: int = 1) -> Config:
     )
 
 
+def train_steps(place: str, folder: str, epochs: str) -> None:
+    """Trains some epochs of 5 steps; before, writes FOLDER-INDEX.json: the images of two epochs.
+
+    Args:
+      place: as `distributed.initialize` takes it; "" for a process that is alone.
+      folder: of the run.
+      epochs: their number.
+    """
+    if place:
+        distributed.initialize(place, start_timeout=300, peer_timeout=PEER_TIMEOUT_S)
+    import jax
+
+    from tl_jax.run.experiment import Experiment
+    from tl_jax.run.fit import fit
+
+    config = changes.with_values(
+        digits(int(epochs)),
+        {
+            "optim.name": "sgd",
+            "train.best_metric": "loss",
+            "train.log_every": 1,
+            "train.save_every": 2,
+        },
+    )
+    batches = Experiment.from_config(config).train_batches(0)
+    seen = [_hashes(itertools.islice(batches, 5)) for _ in range(2)]
+    batches.close()
+    Path(f"{folder}-{jax.process_index()}.json").write_text(json.dumps(seen), encoding="utf-8")
+    fit(config, folder)
+    distributed.leave()
+
+
+def _hashes(batches: Iterator[Any]) -> list[str]:
+    """Returns a hash of each image that lies on the devices of this process."""
+    return [
+        hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
+        for batch in batches
+        for shard in batch["image"].addressable_shards
+        for image in np.asarray(shard.data)
+    ]
+
+
 def check_all(folder: Path, index: int, place: str) -> None:
     """Joins a job, and asks for everything once; writes FOLDER/INDEX.json."""
-    distributed.initialize(place, start_timeout=60, peer_timeout=30)
+    distributed.initialize(place, start_timeout=200, peer_timeout=60)
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
@@ -65,13 +119,35 @@ def check_all(folder: Path, index: int, place: str) -> None:
         "computed": float(compiled(placed)),
         "other configuration": _raised(lambda: fit(digits(1 + index), folder / "refused")),
         "other data": _raised(lambda: _check_data(index)),
+        "other libraries": _raised(lambda: _check_info(index)),
         "not shared": _raised(lambda: _check_folder(folder, index)),
     }
     distributed.same(tree, "the tree")
     distributed.barrier("checked")
-    found["report"] = fit(digits(), folder / "run")["metrics"]
+    with _other_decisions() if index else contextlib.nullcontext():
+        found["report"] = fit(digits(), folder / "run")["metrics"]
     (folder / f"{index}.json").write_text(json.dumps(found), encoding="utf-8")
     distributed.leave()
+
+
+@contextlib.contextmanager
+def _other_decisions() -> Iterator[None]:
+    """Lets this process alone find that the run is finished, and that it should stop early."""
+    from tl_jax.run.folder import RunFolder
+    from tl_jax.training.stopping import Stopping
+
+    with (
+        mock.patch.object(RunFolder, "_is_finished", lambda *_: True),
+        mock.patch.object(Stopping, "decide", lambda *_: "enough"),
+    ):
+        yield
+
+
+def _check_info(index: int) -> None:
+    from tl_jax.run import shared
+
+    info = mock.Mock(to_json=lambda: json.dumps({"weights": None, "versions": {"jax": index}}))
+    shared.check_info(info)
 
 
 def _check_data(index: int) -> None:

@@ -121,14 +121,14 @@ def _check_split(current: Any, fsdp: int) -> None:
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(gathered))
 
 
-EQUAL = (Way(8), Way(8, fsdp=4, remat=("layer1", "layer2")), Way(4, form="pmap"))
+EQUAL = (Way(4, fsdp=2, remat=("layer1", "layer2")), Way(2, form="pmap"))
 ALL_EQUAL = (
     *(Way(devices, form=form) for devices in (2, 4, 8) for form in ("jit", "pmap", "by_device")),
     *(Way(devices, fsdp) for devices, fsdp in ((2, 2), (4, 2), (4, 4), (8, 2), (8, 4), (8, 8))),
     Way(8, 4, form="by_device"),
     Way(remat=("layer1.0", "layer2.0")),
 )
-FIXED = (Way(8, accumulate=2, fixed=True),)
+FIXED = (Way(4, accumulate=2, fixed=True),)
 ALL_FIXED = (
     *(
         Way(devices, accumulate=slices, form=form, fixed=True)
@@ -155,13 +155,11 @@ def compare(ways: tuple[Way, ...], steps: int) -> None:
 
 
 def divide_steps(folder: Path) -> None:
-    """Compares a few steps in some ways, and looks at the program of mixing."""
-    assert len(jax.devices()) == DEVICES
-    compare(EQUAL + FIXED, 4)
-    mix_on_devices()
-    _accumulate_updating_statistics()
+    """Compares a few steps in some ways, and looks at the programs of mixing and of a step."""
+    compare(EQUAL + FIXED, 3)
+    mix_on_devices(2)
     _count_collectives()
-    split, _ = train(Way(8, fsdp=8), 1)
+    split, _ = train(EQUAL[0], 1)
     with Checkpoints(folder / "checkpoints", best_metric=None) as checkpoints:
         checkpoints.save(split, {})
     np.savez(folder / "state.npz", *jax.tree.leaves(jax.device_get(split)))
@@ -171,7 +169,7 @@ def _count_collectives() -> None:
     """BatchNorm of each device leaves one collective, and gradients are added up in float32."""
     texts = {}
     for form in ("jit", "alone"):
-        run, current, put = make(Way(8, form=form, dtype=jnp.bfloat16))
+        run, current, put = make(Way(4, form=form, dtype=jnp.bfloat16))
         lowered = run.func.lower(*run.args, current, put(images(0)))
         texts[form] = lowered.compile().as_text()
         if form == "alone":
@@ -186,7 +184,10 @@ def _count_collectives() -> None:
 
 def divide_steps_in_all_ways(folder: Path) -> None:
     """Compares twenty steps in all ways."""
+    assert len(jax.devices()) == DEVICES
     compare(ALL_EQUAL + ALL_FIXED, 20)
+    mix_on_devices(2, 4, 8)
+    _accumulate_updating_statistics()
     (folder / "done").write_text("")
 
 
@@ -198,15 +199,15 @@ def _accumulate_updating_statistics() -> None:
     np.testing.assert_allclose(on_eight, twice, rtol=1e-5, atol=1e-6)
 
 
-def mix_on_devices() -> None:
-    """Mixes on 1 to 8 devices: no image moves to another device where each has an even number."""
+def mix_on_devices(*numbers: int) -> None:
+    """Mixes on some devices: no image moves to another one where each has an even number."""
     mix_fn = make_mix_fn(AugmentConfig(mixup=0.4, cutmix=1.0))
-    for count in (16, 24):  # 3 images for each of 8 devices.
+    for count in (16, 3 * max(numbers)):
         given = batch(count, side=8, seed=1, classes=CLASSES)
         targets = {"label": np.eye(CLASSES, dtype=np.float32)[given["label"]]}
         expected = jax.jit(mix_fn)(jax.random.key(3), given["image"], targets)
         assert np.abs(expected[0] - given["image"]).max() > 0.01
-        for devices in (2, 4, 8):
+        for devices in numbers:
             mesh = sharding.data_mesh(jax.devices()[:devices])
             parts, whole = sharding.sharded(mesh), sharding.replicated(mesh)
             run = jax.jit(mix_fn, in_shardings=(whole, parts, parts), out_shardings=parts)

@@ -240,6 +240,7 @@ class RunFolder:
 
         Raises:
           ValueError: if the record differs between the processes: other data, weights or libraries.
+          OSError: if the folder cannot be written to.
         """
         shared.check_info(info)
         distributed.first(lambda: self._claim(config, info, examples_now))
@@ -247,14 +248,20 @@ class RunFolder:
     def _claim(
         self, config: Config, info: RunInfo, examples_now: Mapping[str, Examples] | None
     ) -> None:
-        for each in self.path.glob("*.part"):  # Of a process that was killed as it wrote.
-            each.unlink(missing_ok=True)
-        for each in (self._report_file, self._calibration_file):  # Those of fewer epochs.
-            each.unlink(missing_ok=True)
-        if examples_now is not None:
-            examples.write(self._examples_file, examples_now)
-        self.write_info(info)
-        files.write_text(self._config_file, configuration.to_json(config))
+        try:
+            for each in self.path.glob("*.part"):  # Of a process that was killed as it wrote.
+                each.unlink(missing_ok=True)
+            for each in (self._report_file, self._calibration_file):  # Those of fewer epochs.
+                each.unlink(missing_ok=True)
+            if examples_now is not None:
+                examples.write(self._examples_file, examples_now)
+            self.write_info(info)
+            files.write_text(self._config_file, configuration.to_json(config))
+        except OSError as error:
+            raise OSError(
+                f"the folder {self.path} cannot be written to ({error.strerror}); make it writable "
+                "and make room on its disk, or take another --workdir"
+            ) from error
 
     def read_config(self) -> Config:
         """Reads the run's configuration.

@@ -10,13 +10,15 @@ from typing import Any, Self, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
-from jax.sharding import Sharding
 
 from tl_jax import distributed, interrupt, messages, trees
-from tl_jax.training import checkpoint_folder, manifest
+from tl_jax.training import arrays, checkpoint_folder, manifest
+from tl_jax.training.arrays import abstract
 from tl_jax.training.checkpoint_folder import Saved, Within
 from tl_jax.training.retention import Retention
 from tl_jax.training.state import TrainState
+
+__all__ = ["CheckpointError", "Checkpoints", "abstract"]
 
 _VARIABLES, _OPTIMIZER, _EVALUATED = "variables", "optimizer", "evaluated"
 _ITEMS = (_VARIABLES, _OPTIMIZER, _EVALUATED)
@@ -138,16 +140,16 @@ class Checkpoints:
         saved = Saved(dict(metrics), epoch, tuple(history), within, skipped_steps)
         items = {
             "metrics": ocp.args.JsonSave(checkpoint_folder.record(saved)),
-            _VARIABLES: ocp.args.StandardSave(_without_empty(state.variables)),
+            _VARIABLES: ocp.args.StandardSave(arrays.without_empty(state.variables)),
             _OPTIMIZER: ocp.args.StandardSave({"opt_state": state.opt_state}),
         }
         if evaluated is not None:
-            items[_EVALUATED] = ocp.args.StandardSave(_without_empty(evaluated))
+            items[_EVALUATED] = ocp.args.StandardSave(arrays.without_empty(evaluated))
         held = {_VARIABLES: state.variables, _OPTIMIZER: state.opt_state, _EVALUATED: evaluated}
-        arrays = {
+        listed = {
             item: manifest.arrays(tree, labels) for item, tree in held.items() if item in items
         }
-        self._manifest = {"step": step, "epoch": epoch, **(origin or {}), "arrays": arrays}
+        self._manifest = {"step": step, "epoch": epoch, **(origin or {}), "arrays": listed}
         self._pending = step, saved
         try:
             path = checkpoint_folder.path_of(self._directory, step, saved)
@@ -230,26 +232,18 @@ class Checkpoints:
         return self._restore_variables(step, _EVALUATED if has_evaluated else _VARIABLES, like)
 
     def _restore_variables(self, step: int, item: str, like: trees.Tree) -> dict[str, Any]:
-        like = _without_empty(like)
+        like = arrays.without_empty(like)
         self._finish()
         with self._wrap_errors(step):
             self._check(step, (item,))
-            saved = _shapes(
-                self._checkpointer.metadata(self._folder(step)).item_metadata[item].tree
-            )
-        # Orbax's own error about a shape does not name the variable.
-        expected, absent = _shapes(like), "nothing"
-        problems = [
-            f"{name}: got {saved.get(name, absent)}, expected {expected.get(name, absent)}"
-            for name in sorted(saved.keys() | expected.keys())
-            if saved.get(name) != expected.get(name)
-        ]
-        if problems:
+            saved = self._checkpointer.metadata(self._folder(step)).item_metadata[item].tree
+        differences = arrays.differences(saved, like)
+        if differences:
             raise CheckpointError(
                 messages.report(
                     f"{self._folder(step)} does not fit the network; "
-                    f"{len(problems)} variables differ:",
-                    problems,
+                    f"{len(differences)} variables differ:",
+                    differences,
                     "build the network as it was when the checkpoint was written (name, head, "
                     "classes)",
                 )
@@ -390,13 +384,6 @@ class Checkpoints:
                 print(note, file=sys.stderr, flush=True)
 
 
-def abstract(tree: Any, sharding: Sharding) -> Any:
-    """Returns a tree of arrays as abstract arrays, to be restored with a sharding."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
-    )
-
-
 @functools.cache
 def _silence_orbax() -> None:
     """Drops tracebacks of failed reads and writes, each of which is raised as a CheckpointError.
@@ -411,12 +398,3 @@ def _silence_orbax() -> None:
             hook(unraisable)
 
     sys.unraisablehook = print_others
-
-
-def _without_empty(variables: trees.Tree) -> dict[str, Any]:
-    """Leaves out empty collections, so that `{}` and a missing collection are the same."""
-    return {name: collection for name, collection in variables.items() if collection}
-
-
-def _shapes(tree: trees.Tree) -> dict[str, tuple[int, ...]]:
-    return {trees.dotted(path): tuple(leaf.shape) for path, leaf in trees.flatten(tree).items()}
