@@ -1,21 +1,23 @@
-"""Stops training runs at random moments, and checks that each ends with the bits of one left alone.
+"""Disturbs training runs, and checks that each ends with the bits of one that was left alone.
 
 Command, which writes experiments/results/faults.json:
-    python -m experiments.faults --kills 100 --jobs 2 [--processes 2]
+    python -m experiments.faults --kills 56 --jobs 1
 
 Four configurations with a tiny network train for a few seconds, and write a checkpoint every two
-steps. Two of three times their processes get SIGKILL, with their whole process group, else SIGTERM,
-after which they have to save and end with the status 75. The moments are seeded and random: a third
+steps.
+
+Part "kills": two of three times a process gets SIGKILL, with its whole process group, else SIGTERM,
+after which it has to save and end with the status 75. The moments are seeded and random: a third
 of them anywhere, a third within milliseconds after something changed in the folder of checkpoints,
 a third in an evaluation or where a phase begins. The same call goes on until the run is finished.
-After each kill the folder is also read as `predict` would read it.
-
-With `--processes 2` one of the processes of each run gets the signal; the other one has to end with
-the status 75 too.
+After each kill the folder is also read as `predict` would read it. Of a run of two processes one
+gets the signal, and the other one has to end with the status 75 too.
 
 A run is lost if a process ends by itself with another status. It differs if, at the end, the
 variables, the optimizer's state, the metrics (without timing), the report or the names of the
 checkpoints are not those of a run that nobody disturbed.
+
+Parts "damage" and "disk": see `experiments.faults_folder`.
 """
 
 import argparse
@@ -43,6 +45,7 @@ if __name__ == "__main__":  # Before JAX is imported, here and in the processes 
     quiet = ("ignore::RuntimeWarning:runpy", "ignore::UserWarning:multiprocessing.resource_tracker")
     os.environ["PYTHONWARNINGS"] = ",".join(quiet)
 
+from experiments import faults_folder
 from experiments.faults_runs import MOMENTS, configurations, train, write_digest
 from tl_jax import interrupt
 
@@ -51,6 +54,7 @@ _AIMED_WITHIN_S = 0.03
 _POLL_S = 0.0005
 _LIMIT_S = 300.0
 _RUN = "run"
+_PARTS = ("kills", "damage", "disk")
 _RESULT = Path(__file__).parent / "results" / "faults.json"
 
 
@@ -243,12 +247,12 @@ def _read_digest(folder: Path) -> dict[str, str]:
 
 
 def _table(outcomes: list[Outcome]) -> str:
-    words = ["SIGKILL", "SIGTERM", "in a write", *MOMENTS, "slowest end"]
+    words = ["processes", "SIGKILL", "SIGTERM", "in a write", *MOMENTS, "slowest end"]
     words += ["runs", "lost", "differing"]
     lines = [f"{'configuration':<20} " + " ".join(f"{word:>12}" for word in words)]
     for found in outcomes:
         values = (
-            found.kills, found.stops, found.in_a_write, *found.moments.values(),
+            found.processes, found.kills, found.stops, found.in_a_write, *found.moments.values(),
             f"{found.slowest_end_s} s", found.runs, found.lost, found.differing,
         )  # fmt: skip
         lines.append(f"{found.configuration:<20} " + " ".join(f"{value:>12}" for value in values))
@@ -257,37 +261,57 @@ def _table(outcomes: list[Outcome]) -> str:
 
 
 def main() -> int:
-    """Tortures the configurations, prints a table, and returns 1 if a run was lost or differs."""
+    """Disturbs runs, prints what came of it, and returns 1 if a run was lost or differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=100, help="signals in all")
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS)
+    parser.add_argument("--kills", type=int, default=56, help="signals in all")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--processes", type=int, default=1, help="of each run")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument(
+        "--processes", nargs="+", type=int, default=[1, 2], help="of each run; several: in turn"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of all that is random")
     parser.add_argument("--only", nargs="+", choices=list(configurations()), help="configurations")
     parser.add_argument("--out", type=Path, default=_RESULT, help="JSON file to write")
     options = parser.parse_args()
     # Imported once, and not by each process. tensorboardX imports torch where that is installed.
-    preloaded = ["experiments.faults_runs", "tensorboardX", "sklearn.datasets"]
+    preloaded = ["experiments.faults_folder", "tensorboardX", "sklearn.datasets"]
     multiprocessing.get_context("forkserver").set_forkserver_preload(preloaded)
+    result: dict[str, Any] = {"seed": options.seed}
+    is_good = True
+    with tempfile.TemporaryDirectory() as scratch:
+        if "kills" in options.parts:
+            outcomes = _torture_all(options, Path(scratch))
+            print(_table(outcomes), flush=True)
+            result["kills"] = [dataclasses.asdict(outcome) for outcome in outcomes]
+            is_good = not any(outcome.lost or outcome.differing for outcome in outcomes)
+        for part, examine in (("damage", faults_folder.damage), ("disk", faults_folder.disk)):
+            if part in options.parts:
+                rows = examine(Path(scratch) / part, seed=options.seed)
+                print("\n".join(map(str, rows)), flush=True)
+                result[part] = [dataclasses.asdict(row) for row in rows]
+                is_good &= all(row.is_good for row in rows)
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    return int(not is_good)
+
+
+def _torture_all(options: argparse.Namespace, scratch: Path) -> list[Outcome]:
+    """Kills runs of all configurations, by each number of processes; the kills are shared out."""
     names = options.only or list(configurations())
-    shares = [options.kills * (i + 1) // len(names) for i in range(len(names))]
-    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.jobs) as pool:
+    cells = [(count, name) for count in options.processes for name in names]
+    ends = [options.kills * (i + 1) // len(cells) for i in range(len(cells))]
+    with ThreadPoolExecutor(options.jobs) as pool:
         futures = [
             pool.submit(
                 torture,
                 name,
                 end - begin,
                 seed=options.seed,
-                scratch=Path(scratch) / name,
-                processes=options.processes,
+                scratch=scratch / f"{count} {name}",
+                processes=count,
             )
-            for name, begin, end in zip(names, [0, *shares], shares, strict=False)
+            for (count, name), begin, end in zip(cells, [0, *ends], ends, strict=False)
         ]
-        outcomes = [future.result() for future in futures]
-    print(_table(outcomes))
-    rows = [dataclasses.asdict(outcome) for outcome in outcomes]
-    options.out.write_text(json.dumps({"seed": options.seed, "rows": rows}, indent=2) + "\n")
-    return int(any(outcome.lost or outcome.differing for outcome in outcomes))
+        return [future.result() for future in futures]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -35,6 +36,9 @@ from tl_jax.run import epochs, journal
 from tl_jax.run import fit as fitting
 from tl_jax.run.experiment import Experiment
 from tl_jax.run.stops import StoppedError
+
+PEER_TIMEOUT_S = 10
+"""Seconds of silence after which a process counts as dead."""
 
 MOMENTS = ("start", "phase change", "steps", "evaluation", "report")
 """What a run is doing; a checkpoint is written beside steps and evaluation."""
@@ -73,26 +77,9 @@ def configurations() -> dict[str, Config]:
 
 def digest(workdir: Path) -> dict[str, str]:
     """Returns hashes of all that a finished run leaves, but for times and speeds."""
-    import jax
-    import orbax.checkpoint as ocp
-
     steps = sorted(path for path in (workdir / "checkpoints").iterdir())
     newest = max(steps, key=lambda path: int(path.name))
-    hashes = {"checkpoints": " ".join(path.name for path in steps)}
-    for item in ("variables", "optimizer", "evaluated"):
-        if (newest / item).is_dir():
-            reader = ocp.PyTreeCheckpointer()
-            # As host arrays, whatever number of processes wrote them.
-            as_numpy = jax.tree.map(
-                lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
-                reader.metadata(newest / item).item_metadata.tree,
-            )
-            content = reader.restore(newest / item, restore_args=as_numpy)
-            total = hashlib.sha256()
-            for path, leaf in jax.tree_util.tree_leaves_with_path(content):
-                total.update(f"{jax.tree_util.keystr(path)} {np.shape(leaf)}".encode())
-                total.update(np.asarray(leaf).tobytes())
-            hashes[item] = total.hexdigest()
+    hashes = {"checkpoints": " ".join(path.name for path in steps)} | arrays_digest(newest)
     records = [
         {name: value for name, value in record.items() if name != "images_per_second"}
         for record in journal.read(workdir)
@@ -102,6 +89,29 @@ def digest(workdir: Path) -> dict[str, str]:
         ("report", json.loads((workdir / "report.json").read_text())),
     ):
         hashes[name] = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return hashes
+
+
+def arrays_digest(step: Path) -> dict[str, str]:
+    """Returns hashes of the arrays of a checkpoint, by item, whatever processes wrote them."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").setLevel("ERROR")  # Each item alone has no metadata.
+    hashes = {}
+    for item in ("variables", "optimizer", "evaluated"):
+        if (step / item).is_dir():
+            reader = ocp.PyTreeCheckpointer()
+            as_numpy = jax.tree.map(
+                lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+                reader.metadata(step / item).item_metadata.tree,
+            )
+            content = reader.restore(step / item, restore_args=as_numpy)
+            total = hashlib.sha256()
+            for path, leaf in jax.tree_util.tree_leaves_with_path(content):
+                total.update(f"{jax.tree_util.keystr(path)} {np.shape(leaf)}".encode())
+                total.update(np.asarray(leaf).tobytes())
+            hashes[item] = total.hexdigest()
     return hashes
 
 
@@ -120,11 +130,8 @@ def train(name: str, workdir: Path, moment: Any, process: tuple[str, int, int] |
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     if process is not None:
-        distributed.initialize(",".join(map(str, process)))
-    tiny = resnet.ResNet(block=resnet.BasicBlock, depths=(1, 1), widths=(8, 16))
-    registry.ARCHITECTURES["resnet18"] = Architecture(
-        tiny, stem="conv1", stages=("act1", "layer1", "layer2")
-    )
+        distributed.initialize(",".join(map(str, process)), peer_timeout=PEER_TIMEOUT_S)
+    make_tiny()
     if process is None:
         _read(workdir)
     with _told(moment), interrupt.ends_the_process("interrupted", resumes=True):
@@ -136,6 +143,14 @@ def train(name: str, workdir: Path, moment: Any, process: tuple[str, int, int] |
             distributed.leave()
             sys.exit(interrupt.RESUME)
     distributed.leave()
+
+
+def make_tiny() -> None:
+    """Replaces the network of the configurations by a tiny one."""
+    tiny = resnet.ResNet(block=resnet.BasicBlock, depths=(1, 1), widths=(8, 16))
+    registry.ARCHITECTURES["resnet18"] = Architecture(
+        tiny, stem="conv1", stages=("act1", "layer1", "layer2")
+    )
 
 
 def write_digest(workdir: Path) -> None:
