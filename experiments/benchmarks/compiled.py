@@ -28,13 +28,13 @@ from typing import Any
 from unittest import mock
 
 import jax
-import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from experiments.benchmarks import hlo_report, report, switches
 from experiments.benchmarks.programs import Setting, batch_shapes, make_program, variable_shapes
 from tl_jax.models import layers
+from tl_jax.training import sharding
 from tl_jax.transfer.peft import lora, low_rank
 
 LIBRARIES = ("jax", "jaxlib", "jax-cuda13-pjrt", "flax", "optax")
@@ -62,7 +62,7 @@ def h100_mesh() -> Mesh:
         topology="1x1x1",
         target_config=CARD.read_text(encoding="utf-8"),
     )
-    return Mesh(np.asarray(topology.devices).reshape(-1), ("data",))
+    return sharding.data_mesh(topology.devices)
 
 
 @contextlib.contextmanager

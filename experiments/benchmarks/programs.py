@@ -16,10 +16,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tl_jax import trees
+from tl_jax.config import Config, ModelConfig, ParallelConfig
 from tl_jax.models import layers
 from tl_jax.models.model import Model
 from tl_jax.models.registry import create_model
 from tl_jax.models.variables import abstract_variables
+from tl_jax.run.parallel import divide
 from tl_jax.training import optim, sharding, state
 from tl_jax.training.step import make_statistics_step, make_train_step
 from tl_jax.transfer import freeze, groups
@@ -146,11 +148,20 @@ def ready(program: Program, setting: Setting, variables: Any) -> tuple[Any, Any]
     return first, sharding.put_batch(make_batch(setting), program.mesh)
 
 
-def make_program(setting: Setting, mesh: Mesh, **step_options: Any) -> Program:
-    """Returns the program of a setting over a mesh; `step_options` are those of the step."""
+def make_program(
+    setting: Setting, mesh: Mesh, *, parallel: ParallelConfig | None = None, **step_options: Any
+) -> Program:
+    """Returns the program of a setting over a mesh.
+
+    Args:
+      setting: what the program computes.
+      mesh: the devices.
+      parallel: how a training step is divided over them; None as usual.
+      step_options: further options of the step.
+    """
     model = make_model(setting)
     if setting.trains:
-        return _training(setting, model, mesh, step_options)
+        return _training(setting, model, mesh, parallel or ParallelConfig(), step_options)
 
     def outputs_fn(variables: Any, batch: Any) -> jax.Array:
         return layers.folded(model.apply)(variables, batch["image"], train=False)
@@ -199,22 +210,34 @@ def make_run(
     return run
 
 
-def _training(setting: Setting, model: Model, mesh: Mesh, step_options: Any) -> Program:
-    shapes = variable_shapes(setting)
-    params = jax.eval_shape(lambda variables: complete(model, variables), shapes)["params"]
-    plan = freeze_plan(setting, model, params)
+def _training(
+    setting: Setting, model: Model, mesh: Mesh, parallel: ParallelConfig, step_options: Any
+) -> Program:
+    shapes = jax.eval_shape(lambda variables: complete(model, variables), variable_shapes(setting))
+    plan = freeze_plan(setting, model, shapes["params"])
     rates = {freeze.HEAD: LEARNING_RATE, freeze.BACKBONE: LEARNING_RATE}
     tx = optim.optimizer("sgd", rates, plan, momentum=MOMENTUM)
+    division = divide(
+        Config(model=ModelConfig(dtype=setting.dtype.dtype.name), parallel=parallel),
+        model, shapes, mesh, (setting.image_size, setting.image_size),
+    )  # fmt: skip
     step = make_train_step(
-        model,
+        division.model,
         tx,
         plan,
         augment_fn=lambda key, batch: batch["image"],
         seed_key=jax.random.key(0),
+        accumulate=division.accumulate,
+        rematerialise=division.rematerialise,
+        around=division.around,
+        reduce=division.reduce,
         **step_options,
     )
 
     def first(variables: Any) -> Any:
         return state.create(complete(model, variables), tx, plan)
 
-    return Program(sharding.jit_train_step(step, mesh), first, mesh)
+    layouts = None
+    if parallel.fsdp > 1:
+        layouts = sharding.layouts(mesh, jax.eval_shape(first, variable_shapes(setting)))
+    return Program(sharding.jit_train_step(step, mesh, state=layouts), first, mesh)
