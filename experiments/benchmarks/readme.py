@@ -27,6 +27,7 @@ less than 0.06 of a core, where there were any; otherwise the row says "not quie
 | training steps, forward pass and evaluation on a CPU, with and without each faster form | `python -m experiments.benchmarks.cpu` |
 | everything on a GPU, in at most nine minutes; what there is no time for is named | `python -m experiments.benchmarks.gpu` |
 | what the programs move on an H100, without the device | `python -m experiments.benchmarks.compiled` |
+| what steps over 8 and 64 devices send and keep, without them | `python -m experiments.benchmarks.compiled_scaling` |
 | cached features, and many heads at once | `python -m experiments.benchmarks.probe` |
 | from the start of a process to its first step | `python -m experiments.benchmarks.start` |
 | loading weights | `python -m experiments.benchmarks.load_weights` |
@@ -200,7 +201,13 @@ def _sections(loaded: Mapping[str, Any]) -> Iterator[str]:
             f"seconds to trace, lower and compile it.\n\n{_table(columns, rows)}"
         )
     for name, result in loaded.items():
-        if name.startswith("compiled-"):
+        if name == "compiled-scaling":
+            yield (
+                "## Compiled for 1, 8 and 64 devices\n\nThe table: "
+                f"[{name}.md](../results/benchmarks/{name}.md); "
+                "[what it says](../../docs/scaling.md#what-the-compiled-programs-say).\n"
+            )
+        elif name.startswith("compiled-"):
             yield _compiled(result)
         elif name.startswith("gpu-"):
             yield f"All figures of this card: [{name}.md](../results/benchmarks/{name}.md).\n"
