@@ -10,6 +10,7 @@ import io
 import os
 import pathlib
 import pickle
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -311,7 +312,7 @@ def test_a_handmade_tensor_is_read(tmp_path):
         ((0, (-2,), (1,)), "is impossible"),
         ((0, (2,), (1, 1)), "is impossible"),
         ((0, (1.5,), (1,)), "is impossible"),
-        ((0, (2**62, 4), (0, 1)), "too big"),
+        ((0, (2**62, 4), (0, 1)), "repeats the 16 bytes of its storage"),
         ((0, (2,), (1,), 5), "has 16 bytes, expected 20"),
         ((0, (2,), (1,), 2**60), "has 16 bytes, expected"),
         ((0, (2,), (1,), -4), "has -4 elements"),
@@ -454,3 +455,25 @@ def test_other_pickles_and_archives_are_errors(tmp_path):
         archive.writestr("readme.txt", "hello")
     with pytest.raises(TorchFileError, match="a zip archive, but not one"):
         load_torch_file(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_tensor_that_repeats_a_number_endlessly_is_an_error(tmp_path, zipped):
+    path = tmp_path / "model.pth"
+    tensor = torch.zeros(1).expand(2**40)
+    torch.save({"w": tensor}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(TorchFileError, match=r"model\.pth.*repeats the 4 bytes"):
+        load_torch_file(path)
+
+
+def test_a_huge_length_in_the_older_format_reserves_no_memory(tmp_path):
+    path = tmp_path / "model.pth"
+    text = b"\x80\x02X" + (2**31 - 1).to_bytes(4, "little") + b"a."
+    path.write_bytes(text)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TorchFileError, match=r"model\.pth is damaged"):
+            load_torch_file(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()

@@ -2,6 +2,7 @@
 
 import io
 import math
+import mmap
 import os
 import pickle
 import pickletools
@@ -70,6 +71,8 @@ _OPCODES = frozenset(
 )
 # The C unpickler reserves memory for the largest memo index, so an index needs a limit.
 _MEMO_OPCODES = frozenset({"BINPUT", "LONG_BINPUT"})
+# A tensor with strides of 0 can have any size. Whoever copies or adds it up needs memory and time.
+_MAX_EXPANDED_BYTES = 2**24
 
 
 class TorchFileError(ValueError):
@@ -255,6 +258,11 @@ def _tensor(
         raise ValueError(f"{described} reaches beyond its storage of {storage.data.nbytes} bytes")
     if numel == 0:
         return np.empty(shape, dtype)
+    if numel * dtype.itemsize > max(storage.data.nbytes, _MAX_EXPANDED_BYTES):
+        raise ValueError(
+            f"{described} repeats the {storage.data.nbytes} bytes of its storage; at most "
+            f"{_MAX_EXPANDED_BYTES} bytes are read so, save it with tensor.contiguous()"
+        )
     return np.ndarray(
         shape,
         dtype,
@@ -264,7 +272,7 @@ def _tensor(
     )
 
 
-def _pickled(stream: BinaryIO, file: Path) -> bytes:
+def _pickled(stream: io.BytesIO | mmap.mmap, file: Path) -> bytes:
     """Reads one pickle at the stream's position, and checks its opcodes without running any."""
     start = stream.tell()
     largest_index = 0
@@ -326,24 +334,35 @@ def _read_zip(stream: BinaryIO, file: Path) -> Any:
 
 def _read_legacy(stream: io.BufferedReader, file: Path) -> Any:
     _check_opening(stream, file)
-    magic = _Unpickler(_pickled(stream, file), file).load()
+    # A damaged length makes a file's own `read` reserve as much; a map gives what there is.
+    with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        result, storages = _read_legacy_pickles(content, stream, file)
+        stream.seek(content.tell())
+    for storage in storages:
+        _fill(storage, stream, file)
+    return result
+
+
+def _read_legacy_pickles(
+    content: mmap.mmap, stream: BinaryIO, file: Path
+) -> tuple[Any, list[_Storage]]:
+    """Returns the saved object, and its storages in the order of their bytes, yet to be filled."""
+    magic = _Unpickler(_pickled(content, file), file).load()
     if magic != _MAGIC:
         raise TorchFileError(
             f"{file} is a pickle, but not one that torch.save wrote; if you trust it, load it in "
             "Python and give its state dict: from_state_dict(model, state_dict)"
         )
-    version = _Unpickler(_pickled(stream, file), file).load()
+    version = _Unpickler(_pickled(content, file), file).load()
     if version != _PROTOCOL_VERSION:
         raise TorchFileError(f"{file} has protocol {version}, expected {_PROTOCOL_VERSION}")
-    _pickled(stream, file)  # Facts about the machine; storages are always little-endian.
-    unpickler = _Unpickler(_pickled(stream, file), file, _reserve_within(stream, file))
+    _pickled(content, file)  # Facts about the machine; storages are always little-endian.
+    unpickler = _Unpickler(_pickled(content, file), file, _reserve_within(stream, file))
     result = unpickler.load()
-    keys = _Unpickler(_pickled(stream, file), file).load()
+    keys = _Unpickler(_pickled(content, file), file).load()
     if sorted(keys) != sorted(unpickler.storages):
         raise TorchFileError(f"{file} is damaged: it lists other storages than its tensors use")
-    for key in keys:
-        _fill(unpickler.storages[key], stream, file)
-    return result
+    return result, [unpickler.storages[key] for key in keys]
 
 
 def _check_opening(stream: BinaryIO, file: Path) -> None:
