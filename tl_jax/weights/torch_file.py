@@ -9,7 +9,7 @@ import pickletools
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import ml_dtypes
 import numpy as np
@@ -272,11 +272,22 @@ def _tensor(
     )
 
 
-def _pickled(stream: io.BytesIO | mmap.mmap, file: Path) -> bytes:
+class _Content(mmap.mmap):
+    """The content of a file: of a damaged, huge length it gives what there is.
+
+    A file's own `read` would reserve memory of that length.
+    """
+
+    def seekable(self) -> bool:
+        """As of a file; `zipfile` asks."""
+        return True
+
+
+def _pickled(stream: io.BytesIO | _Content, file: Path) -> bytes:
     """Reads one pickle at the stream's position, and checks its opcodes without running any."""
     start = stream.tell()
     largest_index = 0
-    for opcode, argument, _ in pickletools.genops(stream):
+    for opcode, argument, _ in pickletools.genops(cast(BinaryIO, stream)):
         if opcode.name not in _OPCODES:
             raise TorchFileError(
                 f"{file} holds the pickle opcode {opcode.name}, which no state dict needs; refused",
@@ -294,7 +305,10 @@ def _pickled(stream: io.BytesIO | mmap.mmap, file: Path) -> bytes:
 
 
 def _read_zip(stream: BinaryIO, file: Path) -> Any:
-    with zipfile.ZipFile(stream) as archive:
+    with (
+        _Content(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        zipfile.ZipFile(cast(BinaryIO, content)) as archive,
+    ):
         members = {info.filename: info for info in archive.infolist()}
         roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
         if any(name.endswith("/constants.pkl") for name in members):
@@ -334,8 +348,7 @@ def _read_zip(stream: BinaryIO, file: Path) -> Any:
 
 def _read_legacy(stream: io.BufferedReader, file: Path) -> Any:
     _check_opening(stream, file)
-    # A damaged length makes a file's own `read` reserve as much; a map gives what there is.
-    with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with _Content(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         result, storages = _read_legacy_pickles(content, stream, file)
         stream.seek(content.tell())
     for storage in storages:
@@ -344,7 +357,7 @@ def _read_legacy(stream: io.BufferedReader, file: Path) -> Any:
 
 
 def _read_legacy_pickles(
-    content: mmap.mmap, stream: BinaryIO, file: Path
+    content: _Content, stream: BinaryIO, file: Path
 ) -> tuple[Any, list[_Storage]]:
     """Returns the saved object, and its storages in the order of their bytes, yet to be filled."""
     magic = _Unpickler(_pickled(content, file), file).load()
