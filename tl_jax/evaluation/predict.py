@@ -127,6 +127,8 @@ class Predictor:
       class_names: names of the main task's classes, in the order of the logits.
       tasks: what the network tells, the main task first.
       is_single_label: whether that is one class of one image; calls then return lists of classes.
+      network: the network, with what it takes.
+      batches: computes what the network says, batch by batch.
 
     Examples:
       >>> import tl_jax
@@ -171,8 +173,8 @@ class Predictor:
             network = dataclasses.replace(network, preprocess=transform)
         self.class_names, self.tasks = network.class_names, network.tasks
         self.is_single_label = network.is_single_label
-        self._network = network
-        self._batches = Batches(network, views)
+        self.network = network
+        self.batches = Batches(network, views)
 
     def __call__(
         self,
@@ -195,7 +197,7 @@ class Predictor:
             raise ValueError(
                 f"got top={top} for a network whose predictions hold all classes; leave it out"
             )
-        examples = self._examples(images, source, Part(split, image_column, group))
+        examples = self.examples(images, source, Part(split, image_column, group))
         return self._predicted(examples, top or _TOP, raises=on_corrupt == "raise")
 
     def stream(
@@ -215,7 +217,7 @@ class Predictor:
         Args:
           images, source, split, image_column, group: as in `predict`.
         """
-        return Stream(self, self._examples(images, source, Part(split, image_column, group)))
+        return Stream(self, self.examples(images, source, Part(split, image_column, group)))
 
     def attention(
         self,
@@ -240,11 +242,11 @@ class Predictor:
         Raises:
           ValueError: if the network has no attention; and as `predict`.
         """
-        examples = self._examples(images, source, Part(split, image_column, group))
+        examples = self.examples(images, source, Part(split, image_column, group))
         prediction_inputs.check_named(examples, all_needed=True)
-        compute, unread = self._batches.attention, examples.unread
+        compute, unread = self.batches.attention, examples.unread
         found, errors = list[dict[str, np.ndarray]](), list[Exception]()
-        for _, error, arrays in self._batches.run(unread, raises=True, compute=compute):
+        for _, error, arrays in self.batches.run(unread, raises=True, compute=compute):
             if error is not None:
                 errors.append(error)
             elif arrays is not None:
@@ -252,15 +254,16 @@ class Predictor:
         prediction_inputs.raise_all(errors, len(unread))
         return found
 
-    def _examples(
+    def examples(
         self,
         images: ImageLike | Iterable[Any] | None,
         source: str | Source | None,
         part: Part,
     ) -> Examples:
-        inputs = self._network.inputs
+        """Returns what is given as examples that are read later; as in `predict`."""
+        inputs = self.network.inputs
         if source is not None and images is None:
-            opened = prediction_source.open_for(self._network, source, part)
+            opened = prediction_source.open_for(self.network, source, part)
             return prediction_inputs.of_source(opened, inputs)
         if images is None or source is not None:
             raise ValueError("expected images, or a source (--source) in their place")
@@ -272,7 +275,7 @@ class Predictor:
                 "both as source, such as --source manifest:new.csv"
             )
         if inputs.views:
-            columns, is_grouped = self._network.view_columns, self._network.is_grouped
+            columns, is_grouped = self.network.view_columns, self.network.is_grouped
             return prediction_inputs.of_objects(images, inputs, columns, is_grouped=is_grouped)
         return prediction_inputs.of_images(images)
 
@@ -280,7 +283,7 @@ class Predictor:
         if raises:
             prediction_inputs.check_named(examples, all_needed=True)
         found, errors = list[Any](), list[Exception]()
-        for each, error, arrays in self._batches.run(examples.unread, raises=raises):
+        for each, error, arrays in self.batches.run(examples.unread, raises=raises):
             if error is not None:
                 errors.append(error)
             if not self.is_single_label:
@@ -302,7 +305,7 @@ class Predictor:
     ) -> Prediction:
         if arrays is None:
             return Prediction(each.paths, {}, None if error is None else str(error))
-        thresholds = self._network.thresholds
+        thresholds = self.network.thresholds
         if self.is_single_label:
             [(name, of_one)] = arrays.items()
             arrays = {name: {"predicted": np.argmax(of_one["probabilities"]), **of_one}}
@@ -331,9 +334,7 @@ class Stream(Iterable[Prediction]):
 
     def __iter__(self) -> Iterator[Prediction]:
         """Begins with the first example."""
-        for each, error, arrays in self._predictor._batches.run(
-            self._examples.unread, raises=False
-        ):
+        for each, error, arrays in self._predictor.batches.run(self._examples.unread, raises=False):
             yield self._predictor._prediction(each, error, arrays)
 
 

@@ -12,11 +12,13 @@ from tl_jax.data.preprocess import Preprocess
 from tl_jax.data.source import ONE_IMAGE, Inputs, Task
 from tl_jax.models import pretrained, weights_reader
 from tl_jax.models.model import Model
+from tl_jax.models.registry import architecture
 from tl_jax.objectives.multi_label import MultiLabel
 from tl_jax.objectives.multi_task import MultiTask
 from tl_jax.objectives.objective import TaskObjective
 from tl_jax.objectives.single_label import SingleLabel
 from tl_jax.run.folder import Run, is_run, load_run
+from tl_jax.run.model import stage_names
 from tl_jax.weights.checkpoint import Reading
 
 TaskObjectives = tuple[tuple[str, TaskObjective], ...]
@@ -38,6 +40,7 @@ class Network:
       run: the run; None of a pretrained network.
       is_single_label: whether it tells one class of one image.
       is_calibrated: whether its objectives have what was chosen after training.
+      stages: dotted names of the modules that end the backbone's stages, shallow to deep.
     """
 
     model: Model
@@ -50,6 +53,7 @@ class Network:
     run: Run | None = None
     is_single_label: bool = True
     is_calibrated: bool = False
+    stages: tuple[str, ...] = ()
 
     @property
     def thresholds(self) -> dict[str, tuple[float, ...]]:
@@ -126,6 +130,7 @@ def _of_run(run: Run, workdir: str | Path, *, calibrated: bool) -> Network:
         run,
         is_single_label=is_single_label,
         is_calibrated=is_calibrated,
+        stages=stage_names(run.config, run.model),
     )
 
 
@@ -154,7 +159,8 @@ def _pretrained(name: str, weights: str | PathLike[str] | None, reading: Reading
     task = Task("label", distinct(names))
     objectives = ((task.name, SingleLabel(model.num_classes)),)
     preprocess = Preprocess.of(loaded.config)
-    return Network(model, variables, preprocess, tuple(names), (task,), objectives)
+    stages = architecture(loaded.name).stages
+    return Network(model, variables, preprocess, tuple(names), (task,), objectives, stages=stages)
 
 
 def distinct(names: Sequence[str]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ _LONGEST_TITLE = 70
 
 
 @contextlib.contextmanager
-def _names_as_they_are() -> Iterator[None]:
+def names_as_they_are() -> Iterator[None]:
     """Draws names of classes and splits, whatever they hold.
 
     Dollar signs would be read as formulas. A script that the font lacks is drawn as boxes, of which
@@ -32,7 +32,7 @@ def _names_as_they_are() -> Iterator[None]:
         yield
 
 
-@_names_as_they_are()
+@names_as_they_are()
 def learning_curves(
     records: Sequence[Mapping[str, Any]],
     path: Path,
@@ -51,18 +51,18 @@ def learning_curves(
       metrics: names in the records.
     """
     figure = Figure(figsize=(5 * len(metrics), 4), layout="constrained")
-    figure.suptitle(_shortened(title, _LONGEST_TITLE))
+    figure.suptitle(shortened(title, _LONGEST_TITLE))
     subplots = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axes, metric in zip(subplots, metrics, strict=True):
         measured = [record for record in records if record.get(metric) is not None]
         for split in dict.fromkeys(record["split"] for record in measured):
             points = [(r["epoch"], r[metric]) for r in measured if r["split"] == split]
             marker = "o" if len(points) <= 50 else ""
-            label = _shortened(split, _LONGEST_NAME)
+            label = shortened(split, _LONGEST_NAME)
             axes.plot(*zip(*points, strict=True), label=label, marker=marker, ms=3)
         for epoch in phase_ends:
             axes.axvline(epoch, color="gray", linestyle=":", linewidth=1)
-        axes.set(xlabel="epoch", ylabel=_shortened(metric, _LONGEST_TITLE))
+        axes.set(xlabel="epoch", ylabel=shortened(metric, _LONGEST_TITLE))
         epochs = [record["epoch"] for record in measured]
         if epochs:
             axes.set_xlim(min(0, *epochs), 1.02 * max(1, *epochs))
@@ -72,7 +72,7 @@ def learning_curves(
     figure.savefig(path, dpi=_DPI)
 
 
-@_names_as_they_are()
+@names_as_they_are()
 def confusion_matrix(
     confusion: np.ndarray, class_names: Sequence[str], path: Path, *, title: str
 ) -> None:
@@ -91,9 +91,9 @@ def confusion_matrix(
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-    axes.set(title=_shortened(title, _LONGEST_TITLE), xlabel="predicted", ylabel="true")
+    axes.set(title=shortened(title, _LONGEST_TITLE), xlabel="predicted", ylabel="true")
     ticks = range(0, num_classes, max(1, num_classes // 40))
-    names = [_shortened(class_names[i], _LONGEST_NAME) for i in ticks]
+    names = [shortened(class_names[i], _LONGEST_NAME) for i in ticks]
     if len(ticks) < num_classes:
         names = [f"{i}: {name}" for i, name in zip(ticks, names, strict=True)]
     axes.set_xticks(ticks, names, rotation=45, ha="right", rotation_mode="anchor")
@@ -105,7 +105,7 @@ def confusion_matrix(
     figure.savefig(path, dpi=_DPI)
 
 
-@_names_as_they_are()
+@names_as_they_are()
 def reliability_diagram(
     diagrams: Mapping[str, Mapping[str, Any]], path: Path, *, title: str
 ) -> None:
@@ -119,7 +119,7 @@ def reliability_diagram(
       title: of the figure.
     """
     figure = Figure(figsize=(4.5 * len(diagrams) + 0.5, 6), layout="constrained")
-    figure.suptitle(_shortened(title, _LONGEST_TITLE))
+    figure.suptitle(shortened(title, _LONGEST_TITLE))
     subplots = figure.subplots(
         2, len(diagrams), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1)
     )
@@ -154,7 +154,7 @@ def reliability_diagram(
     figure.savefig(path, dpi=_DPI)
 
 
-@_names_as_they_are()
+@names_as_they_are()
 def learning_rate_curve(curve: LrCurve, path: Path, *, title: str) -> None:
     """Draws the loss over the learning rate, and marks the rates that the curve suggests.
 
@@ -172,7 +172,7 @@ def learning_rate_curve(curve: LrCurve, path: Path, *, title: str) -> None:
         if rate is not None:
             label = f"{name}: {rate:.1e}"
             axes.axvline(rate, color=color, linestyle="--", linewidth=1, label=label)
-    shown = _shortened(title, _LONGEST_TITLE)
+    shown = shortened(title, _LONGEST_TITLE)
     axes.set(title=shown, xlabel="learning rate", ylabel="loss", xscale="log")
     # All losses are shown, except those at the end that are far above the others.
     settled = curve.losses[: max(1, len(curve.losses) // 2)].max()
@@ -187,7 +187,7 @@ def learning_rate_curve(curve: LrCurve, path: Path, *, title: str) -> None:
     figure.savefig(path, dpi=_DPI)
 
 
-def _shortened(name: str, longest: int) -> str:
+def shortened(name: str, longest: int) -> str:
     """Returns a name of which long ones lose their middle; a line break would widen the picture."""
     name = " ".join(name.split())
     half = (longest - 1) // 2
