@@ -19,6 +19,8 @@ from tl_jax import messages
 from tl_jax.version import __version__
 
 if TYPE_CHECKING:  # For type checkers and editors; at run time `__getattr__` imports them.
+    from tl_jax.analysis.errors import errors
+    from tl_jax.analysis.robustness import robustness
     from tl_jax.config import (
         AugmentConfig,
         Config,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:  # For type checkers and editors; at run time `__getattr__` im
     from tl_jax.evaluation.probe import probe
     from tl_jax.evaluation.soup import soup
     from tl_jax.evaluation.wise_ft import wise_ft
+    from tl_jax.explanations.explain import Explainer, Explanation, explain
     from tl_jax.models.catalogue import catalogue
     from tl_jax.models.nnx_bridge import from_nnx, to_nnx
     from tl_jax.models.outputs import features
@@ -104,6 +107,11 @@ _MODULES = {
     "soup": "tl_jax.evaluation.soup",
     "wise_ft": "tl_jax.evaluation.wise_ft",
     "export_timm": "tl_jax.evaluation.export",
+    "errors": "tl_jax.analysis.errors",
+    "robustness": "tl_jax.analysis.robustness",
+    "explain": "tl_jax.explanations.explain",
+    "Explainer": "tl_jax.explanations.explain",
+    "Explanation": "tl_jax.explanations.explain",
     "FromBoundary": "tl_jax.probes.boundary",
     "interpolate": "tl_jax.transfer.soups",
     "wise_ft_curve": "tl_jax.transfer.soups",

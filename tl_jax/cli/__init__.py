@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from tl_jax import distributed, files, interrupt, messages
-from tl_jax.cli import data, machine, networks, options, prediction, runs, streams, training
+from tl_jax.cli import (
+    analysis,
+    data,
+    explain,
+    machine,
+    networks,
+    options,
+    prediction,
+    runs,
+    streams,
+    training,
+)
 from tl_jax.cli.configuration import read_config
 from tl_jax.config import Config
 from tl_jax.distributed import ProcessError
@@ -28,8 +39,11 @@ _USAGE = """usage: python -m tl_jax COMMAND [ARGUMENTS]
   profile CONFIG.py [--SECTION.FIELD VALUE ...] [--to FOLDER]   find what a step's time goes to
   prepare SOURCE OUT [--max-side PIXELS]                        check a set of images, and pack it
   evaluate RUN [--split SPLIT]                                  measure a run
+  errors RUN --to FOLDER [--slices-by COLUMN ...]               find what a run gets wrong, and why
+  robustness RUN --to FOLDER [--baseline RUN] [--foreign SET]   measure it on corrupted images
   probe RUN_OR_MODEL SOURCE [--method METHOD]                   classify frozen features
   predict RUN_OR_MODEL IMAGE_OR_FOLDER... [--to FILE]           tell what images show
+  explain RUN_OR_MODEL IMAGE_OR_FOLDER... [--methods METHOD..]  draw what speaks for a class
   soup RUN RUN... --to FOLDER [--kind KIND]                     average the weights of runs
   wise-ft RUN [--alphas ALPHA ...] [--to FOLDER]                weights between initial and tuned
   models [PATTERN] [--pretrained] [--FILTER VALUE ...]          list the networks
@@ -57,8 +71,11 @@ _CONFIG_COMMANDS: dict[str, Callable[..., None]] = {
 _COMMANDS: dict[str, Callable[..., None]] = {
     "prepare": data.prepare,
     "evaluate": runs.evaluate,
+    "errors": analysis.errors,
+    "robustness": analysis.robustness,
     "probe": runs.probe,
     "predict": prediction.predict,
+    "explain": explain.explain,
     "soup": runs.soup,
     "wise-ft": runs.wise_ft,
     "models": networks.models,
