@@ -60,6 +60,7 @@ FLOORS = (
     ("tl_jax/evaluation/",),
     ("tl_jax/analysis/",),
     ("tl_jax/explanations/",),
+    ("tl_jax/selection/",),
     ("tl_jax/cli/",),
     ("tl_jax/__main__.py", "tl_jax/__init__.py"),
     ("configs/",),

@@ -57,6 +57,7 @@ if TYPE_CHECKING:  # For type checkers and editors; at run time `__getattr__` im
     from tl_jax.run.lr_find import lr_find
     from tl_jax.run.phases import gradual, lp_ft
     from tl_jax.run.stops import StoppedError
+    from tl_jax.selection.rank import rank
     from tl_jax.transfer.hyper_rule import hyper_rule
     from tl_jax.transfer.soups import greedy_soup, interpolate, uniform_soup, wise_ft_curve
     from tl_jax.weights.index import PretrainedConfig, pretrained_config
@@ -109,6 +110,7 @@ _MODULES = {
     "export_timm": "tl_jax.evaluation.export",
     "errors": "tl_jax.analysis.errors",
     "robustness": "tl_jax.analysis.robustness",
+    "rank": "tl_jax.selection.rank",
     "explain": "tl_jax.explanations.explain",
     "Explainer": "tl_jax.explanations.explain",
     "Explanation": "tl_jax.explanations.explain",

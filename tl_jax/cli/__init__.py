@@ -19,6 +19,7 @@ from tl_jax.cli import (
     options,
     prediction,
     runs,
+    selection,
     streams,
     training,
 )
@@ -37,6 +38,7 @@ _USAGE = """usage: python -m tl_jax COMMAND [ARGUMENTS]
   lr-find CONFIG.py [--SECTION.FIELD VALUE ...] [--png FILE]    find a learning rate for it
   augment-grid CONFIG.py [--SECTION.FIELD VALUE ...]            draw augmented training images
   profile CONFIG.py [--SECTION.FIELD VALUE ...] [--to FOLDER]   find what a step's time goes to
+  rank CONFIG.py --models NAME[@SIZE][:stageK] ... [--to DIR]   compare backbones for its data
   prepare SOURCE OUT [--max-side PIXELS]                        check a set of images, and pack it
   evaluate RUN [--split SPLIT]                                  measure a run
   errors RUN --to FOLDER [--slices-by COLUMN ...]               find what a run gets wrong, and why
@@ -67,6 +69,7 @@ _CONFIG_COMMANDS: dict[str, Callable[..., None]] = {
     "lr-find": training.lr_find,
     "augment-grid": training.augment_grid,
     "profile": training.profile,
+    "rank": selection.rank,
 }
 _COMMANDS: dict[str, Callable[..., None]] = {
     "prepare": data.prepare,

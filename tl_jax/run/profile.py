@@ -79,7 +79,7 @@ def profile(
         )
     target.mkdir(parents=True, exist_ok=True)
     compiled = _training(experiment, phase) if program == "train" else _evaluation(experiment)
-    seconds = _timed(compiled.run, steps)
+    seconds = timed(compiled.run, steps)
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # Calls in Python would fill the trace.
     with jax.profiler.trace(str(target), profiler_options=options):
@@ -137,7 +137,7 @@ def _evaluation(experiment: Experiment) -> _Compiled:
     return _Compiled(executable, lambda: jax.block_until_ready(executable(variables, batch)))
 
 
-def _timed(run: Callable[[], Any], steps: int) -> float:
+def timed(run: Callable[[], Any], steps: int) -> float:
     """Returns the median seconds of a call, after some that are not counted."""
     for _ in range(_WARM_UP_STEPS):
         run()
@@ -189,7 +189,7 @@ def measured_peaks(dtype: Any) -> tuple[float, float]:
     side = _MATRIX_SIDE.get(device.platform, _LARGE_MATRIX_SIDE)
     matrix = jax.device_put(jnp.ones((side, side), dtype), device)
     product = jax.jit(jnp.matmul)
-    flops = 2 * side**3 / _timed(lambda: jax.block_until_ready(product(matrix, matrix)), 3)
+    flops = 2 * side**3 / timed(lambda: jax.block_until_ready(product(matrix, matrix)), 3)
     values = jax.device_put(jnp.ones(_COPIED_BYTES // 4, jnp.float32), device)
     # In place: a new result would be measured with the memory that the system has to clear.
     add = jax.jit(lambda values: values + 1, donate_argnums=0)
@@ -198,7 +198,7 @@ def measured_peaks(dtype: Any) -> tuple[float, float]:
         nonlocal values
         values = jax.block_until_ready(add(values))
 
-    return flops, 2 * _COPIED_BYTES / _timed(copy, 3)
+    return flops, 2 * _COPIED_BYTES / timed(copy, 3)
 
 
 def _by_module(listed: list[Operation]) -> list[dict[str, Any]]:

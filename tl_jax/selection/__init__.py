@@ -1,0 +1,1 @@
+"""Choosing a backbone for a data set before anything is trained."""
