@@ -12,6 +12,7 @@ import numpy as np
 
 from tl_jax.analysis import neighbours
 from tl_jax.objectives import bootstrap, ranking
+from tl_jax.probes.shrinkage import ledoit_wolf
 
 NEIGHBOUR = 10
 """The neighbour whose distance is taken, or the last one of a smaller training split."""
@@ -78,9 +79,8 @@ def _mahalanobis(
 def shrunk_covariance(centred: np.ndarray) -> np.ndarray:
     """Returns the covariance of centred rows, drawn towards a multiple of the identity.
 
-    The share is that of Ledoit and Wolf, "A well-conditioned estimator for large-dimensional
-    covariance matrices" (2004): with fewer examples than features the plain covariance has no
-    inverse.
+    The share is that of `ledoit_wolf`: with fewer examples than features the plain covariance has
+    no inverse.
 
     Args:
       centred: [N, D], with mean 0.
@@ -88,13 +88,9 @@ def shrunk_covariance(centred: np.ndarray) -> np.ndarray:
     count, size = centred.shape
     covariance = centred.T @ centred / count
     variance = np.trace(covariance) / size
-    squares = centred**2
-    spread = ((squares.T @ squares / count) - covariance**2).sum() / size / count
-    distance = (covariance**2).sum() / size - variance**2
-    share = 1.0 if distance <= 0 else min(spread / distance, 1.0)
     # A tiny part keeps features that never vary from making it singular.
-    share = max(share, 1e-6)
-    return (1 - share) * covariance + share * max(variance, 1e-12) * np.eye(size)
+    share = max(ledoit_wolf(centred, covariance), 1e-6)
+    return (1 - share) * covariance + max(share * variance, 1e-12) * np.eye(size)
 
 
 def separation(inside: np.ndarray, outside: np.ndarray, *, seed: int = 0) -> dict[str, Any]:

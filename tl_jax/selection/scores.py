@@ -10,6 +10,8 @@ import warnings
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tl_jax.probes.shrinkage import ledoit_wolf
+
 _EPS = np.finfo(np.float64).eps
 _GRID = 240
 _REFINEMENTS = 50
@@ -140,7 +142,7 @@ def h_score(features: ArrayLike, labels: ArrayLike) -> float:
     covariance = x.T @ x / len(x)
     if not np.trace(covariance) > 0:
         return 0.0
-    shrinkage = _shrinkage(x, covariance)
+    shrinkage = ledoit_wolf(x, covariance)
     variances, directions = np.linalg.eigh(covariance)
     variances = (1 - shrinkage) * np.maximum(variances, 0) + shrinkage * variances.mean()
     names, indices, counts = np.unique(y, return_inverse=True, return_counts=True)
@@ -150,15 +152,6 @@ def h_score(features: ArrayLike, labels: ArrayLike) -> float:
     kept = variances > variances.max() * len(variances) * _EPS
     between = counts / len(x) @ (means @ directions[:, kept]) ** 2
     return float((1 - shrinkage) * (between / variances[kept]).sum())
-
-
-def _shrinkage(x: np.ndarray, covariance: np.ndarray) -> float:
-    """Returns the share of the mean variance in Ledoit and Wolf's covariance of centred rows."""
-    count, width = x.shape
-    squares, mean = (covariance**2).sum(), np.trace(covariance) / width
-    distance = squares - width * mean**2
-    noise = (((x**2).sum(1) ** 2).sum() / count - squares) / count
-    return float(np.clip(noise / distance, 0, 1)) if distance > _EPS * squares else 0.0
 
 
 def leep(probabilities: ArrayLike, labels: ArrayLike) -> float:
