@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import tl_jax
-from tl_jax.analysis import classes, slices
+from tl_jax.analysis import classes
 from tl_jax.analysis.errors import errors
 from tl_jax.cli import main
 
@@ -158,13 +158,3 @@ def test_quartiles_keep_equal_numbers_together():
     found = classes.quartiles(values)
     assert {name: int(chosen.sum()) for name, chosen in found.items()} == {"1 to 1": 4, "2 to 3": 2}
     assert sum(chosen.astype(int) for chosen in found.values()).tolist() == [1] * 6 + [0]
-
-
-def test_the_interval_of_a_difference_covers_it():
-    rng = np.random.default_rng(0)
-    hits = 0
-    for trial in range(60):
-        first, second = rng.random(80) < 0.3, rng.random(120) < 0.2
-        low, high = slices.difference_interval(first, second, seed=trial)
-        hits += low <= 0.1 <= high
-    assert hits >= 52  # 95% of 60 are 57.

@@ -72,3 +72,13 @@ def test_no_examples_have_no_interval():
 def test_an_argument_out_of_range_is_an_error(rows, options, message):
     with pytest.raises(ValueError, match=message):
         bootstrap.interval(mean, rows, **options)
+
+
+def test_the_interval_of_a_difference_covers_it():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for trial in range(60):
+        first, second = rng.random(80) < 0.3, rng.random(120) < 0.2
+        low, high = bootstrap.difference_interval(first, second, seed=trial)
+        hits += low <= 0.1 <= high
+    assert hits >= 52  # 95% of 60 are 57.

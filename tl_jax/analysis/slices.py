@@ -19,8 +19,6 @@ from tl_jax.run.data import open_split
 from tl_jax.run.folder import Run
 
 MISSING = "missing"
-_DRAWS = 2000
-_CELLS = 2**20  # Of the examples that are drawn at once.
 _MOST = 50  # Slices of one column.
 
 
@@ -105,43 +103,10 @@ def measure_slices(rows: TaskRows, groups: Mapping[str, np.ndarray]) -> list[dic
                 "intervals": main_intervals(part.objective, part.rows),
                 "error": float(errors[inside].mean()),
                 "gap": gap,
-                "gap_interval": difference_interval(errors[inside], errors[outside]),
+                "gap_interval": bootstrap.difference_interval(errors[inside], errors[outside]),
             }
         )
     return found
-
-
-def difference_interval(
-    values: np.ndarray, others: np.ndarray, *, level: float = 0.95, seed: int = 0
-) -> list[float] | None:
-    """Returns the percentile bootstrap interval of a difference of two means, [low, high].
-
-    Args:
-      values: [N].
-      others: [M], of other examples: both are drawn by themselves.
-      level: share of the draws within the interval.
-      seed: of the draws.
-
-    Examples:
-      >>> low, high = difference_interval(np.ones(50), np.arange(50) % 2)
-      >>> 0.3 < low < 0.5 < high < 0.7
-      True
-    """
-    if not len(values) or not len(others):
-        return None
-    draws = np.random.default_rng(seed)
-    means = [_drawn_means(np.asarray(part, np.float64), draws) for part in (values, others)]
-    return bootstrap.percentiles(means[0] - means[1], level)
-
-
-def _drawn_means(values: np.ndarray, draws: np.random.Generator) -> np.ndarray:
-    """Returns means of draws with replacement, some draws at a time."""
-    count, step = len(values), max(1, _CELLS // len(values))
-    means = np.empty(_DRAWS)
-    for start in range(0, _DRAWS, step):
-        part = means[start : start + step]
-        part[:] = values[draws.integers(0, count, (len(part), count))].mean(1)
-    return means
 
 
 def _of_inputs(examples: Source, column: str) -> dict[str, np.ndarray] | None:

@@ -102,12 +102,53 @@ def mean_interval(
     count = _check({"values": values}, level, samples)
     if not count:
         return None
-    draws, means = np.random.default_rng(seed), np.empty(samples)
+    return percentiles(_drawn_means(values, samples, np.random.default_rng(seed)), level)
+
+
+def difference_interval(
+    values: np.ndarray,
+    others: np.ndarray,
+    *,
+    level: float = 0.95,
+    samples: int = 2000,
+    seed: int = 0,
+) -> list[float] | None:
+    """Returns the percentile bootstrap interval of a difference of two means, [low, high].
+
+    Args:
+      values: [N].
+      others: [M], of other examples: both are drawn by themselves.
+      level, samples, seed: see `interval`.
+
+    Returns:
+      The interval; None if one of the two is empty.
+
+    Raises:
+      ValueError: if an argument is out of range.
+
+    Examples:
+      >>> low, high = difference_interval(np.ones(50), np.arange(50) % 2)
+      >>> 0.3 < low < 0.5 < high < 0.7
+      True
+    """
+    check(level, samples)
+    if not len(values) or not len(others):
+        return None
+    draws = np.random.default_rng(seed)
+    first, second = (
+        _drawn_means(np.asarray(part, np.float64), samples, draws) for part in (values, others)
+    )
+    return percentiles(first - second, level)
+
+
+def _drawn_means(values: np.ndarray, samples: int, draws: np.random.Generator) -> np.ndarray:
+    """Returns the means of draws with replacement, [samples], some draws at a time."""
+    count, means = len(values), np.empty(samples)
     step = max(1, _CELLS // count)
     for start in range(0, samples, step):
         chosen = draws.integers(0, count, (min(step, samples - start), count))
         means[start : start + step] = values[chosen].mean(-1)
-    return percentiles(means, level)
+    return means
 
 
 def check(level: float, samples: int) -> None:
