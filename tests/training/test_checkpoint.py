@@ -14,7 +14,8 @@ from flax import linen as nn
 
 from tests.support.tiny import TinyNet, assert_equal_trees, batch, images_unchanged, randomised
 from tl_jax.training import checkpoint_folder, optim, sharding, state, step
-from tl_jax.training.checkpoint import CheckpointError, Checkpoints, abstract
+from tl_jax.training.arrays import abstract
+from tl_jax.training.checkpoint import CheckpointError, Checkpoints
 from tl_jax.training.checkpoint_folder import Within
 from tl_jax.training.state import TrainState
 from tl_jax.transfer import freeze

@@ -15,7 +15,8 @@ from tl_jax.models import layers
 from tl_jax.models.registry import create_model
 from tl_jax.models.variables import abstract_variables
 from tl_jax.training import pmap, sharding, state, step
-from tl_jax.training.checkpoint import Checkpoints, abstract
+from tl_jax.training.arrays import abstract
+from tl_jax.training.checkpoint import Checkpoints
 from tl_jax.transfer import freeze
 
 

@@ -12,7 +12,8 @@ from jax.sharding import AbstractMesh
 from tests.support.devices import DEVICES, STEPS, train_on
 from tests.support.tiny import TinyNet, assert_equal_trees, batch, images_unchanged, randomised
 from tl_jax.training import optim, sharding, state, step
-from tl_jax.training.checkpoint import Checkpoints, abstract
+from tl_jax.training.arrays import abstract
+from tl_jax.training.checkpoint import Checkpoints
 from tl_jax.transfer import freeze
 
 pytestmark = pytest.mark.slow

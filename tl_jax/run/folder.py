@@ -27,7 +27,8 @@ from tl_jax.run.progress import log
 from tl_jax.run.record import RunInfo
 from tl_jax.run.stops import StoppedError
 from tl_jax.training import checkpoint_folder, sharding
-from tl_jax.training.checkpoint import Checkpoints, abstract
+from tl_jax.training.arrays import abstract
+from tl_jax.training.checkpoint import Checkpoints
 from tl_jax.training.checkpoint_folder import Saved
 from tl_jax.training.state import TrainState
 

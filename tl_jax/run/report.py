@@ -15,7 +15,8 @@ from tl_jax.run.describe import count_parameters
 from tl_jax.run.experiment import Experiment
 from tl_jax.run.folder import RunFolder
 from tl_jax.training import sharding
-from tl_jax.training.checkpoint import CheckpointError, Checkpoints, abstract
+from tl_jax.training.arrays import abstract
+from tl_jax.training.checkpoint import CheckpointError, Checkpoints
 from tl_jax.training.evaluator import Evaluation
 from tl_jax.transfer import freeze
 

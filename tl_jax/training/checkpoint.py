@@ -13,12 +13,9 @@ import orbax.checkpoint as ocp
 
 from tl_jax import distributed, interrupt, messages, trees
 from tl_jax.training import arrays, checkpoint_folder, manifest
-from tl_jax.training.arrays import abstract
 from tl_jax.training.checkpoint_folder import Saved, Within
 from tl_jax.training.retention import Retention
 from tl_jax.training.state import TrainState
-
-__all__ = ["CheckpointError", "Checkpoints", "abstract"]
 
 _VARIABLES, _OPTIMIZER, _EVALUATED = "variables", "optimizer", "evaluated"
 _ITEMS = (_VARIABLES, _OPTIMIZER, _EVALUATED)
