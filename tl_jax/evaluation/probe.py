@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from tl_jax import arguments, messages, process
@@ -34,12 +33,11 @@ from tl_jax.probes.probe import (
 from tl_jax.probes.solvers import Metric
 from tl_jax.run.data import check_labels, input_columns
 from tl_jax.run.folder import RunFolder, is_run, load_run
+from tl_jax.run.model import DTYPES
 from tl_jax.weights.checkpoint import Reading
 
 Network = str | Path | tuple[Model, Mapping[str, Any]]
 Dtype = Literal["float32", "bfloat16"]
-
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def probe(
@@ -277,8 +275,8 @@ def _check_preprocess(preprocess: Any) -> None:
 def _check_network_options(
     network: Network, weights: str | os.PathLike[str] | None, reading: Reading, dtype: str
 ) -> None:
-    if dtype not in _DTYPES:
-        raise ValueError(f"got dtype={dtype!r}; expected one of {', '.join(_DTYPES)}")
+    if dtype not in DTYPES:
+        raise ValueError(f"got dtype={dtype!r}; expected one of {', '.join(DTYPES)}")
     given = weights is not None or reading != Reading() or dtype != "float32"
     if given and (isinstance(network, tuple) or is_run(network)):
         raise ValueError(
@@ -298,5 +296,5 @@ def _load(
         run = load_run(network)
         return headless(run.model), run.variables, run.info.preprocess
     loaded = weights_reader.read(str(network), weights, reading)
-    model, variables, _ = pretrained.build(loaded, num_classes=0, dtype=_DTYPES[dtype])
+    model, variables, _ = pretrained.build(loaded, num_classes=0, dtype=DTYPES[dtype])
     return model, variables, Preprocess.of(loaded.config)

@@ -23,7 +23,8 @@ from tl_jax.transfer.peft.base import Adaptation, Adapted
 from tl_jax.transfer.peft.lora import LoRA
 from tl_jax.transfer.peft.ssf import SSF
 
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+"""Types of the computation by their names in `ModelConfig.dtype`."""
 
 
 def build_model(
@@ -60,7 +61,7 @@ def build_model(
     if examples is not None and task_network.is_needed(config, examples):
         _check_start(config, "several tasks or inputs")
         network = task_network.build(
-            config, examples, create=create, dtype=_DTYPES[config.model.dtype]
+            config, examples, create=create, dtype=DTYPES[config.model.dtype]
         )
     else:
         if examples is not None:
@@ -122,7 +123,7 @@ def _create(config: Config, fields: Mapping[str, Any], **arguments: Any) -> Netw
     """Returns the network of the registry, with the fields of its weights' own network."""
     options = config.model
     network = create_model(
-        options.name, drop_path_rate=options.drop_path, dtype=_DTYPES[options.dtype], **arguments
+        options.name, drop_path_rate=options.drop_path, dtype=DTYPES[options.dtype], **arguments
     )
     return network.clone(**fields)
 
@@ -149,6 +150,6 @@ def _build_network(
             options.hidden,
             options.head_dropout,
             "small" if config.transfer.head_init == "small" else "zero",
-            _DTYPES[options.dtype],
+            DTYPES[options.dtype],
         ),
     )

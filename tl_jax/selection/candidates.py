@@ -18,10 +18,10 @@ from tl_jax.models.network import Network
 from tl_jax.models.outputs import logits_and_features
 from tl_jax.probes.extract import headless
 from tl_jax.run.folder import is_run, load_run
+from tl_jax.run.model import DTYPES
 from tl_jax.weights.checkpoint import Reading
 
 _SPEC = re.compile(r"(?P<name>.+?)(@(?P<size>\d+))?(:stage(?P<stage>\d+))?")
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ def load(name: str, config: Config) -> Backbone:
     loaded = weights_reader.read(name, weights, reading)
     has_classifier = bool(loaded.record.num_classes)
     model, variables, record = pretrained.build(
-        loaded, num_classes=None if has_classifier else 0, dtype=_DTYPES[options.dtype]
+        loaded, num_classes=None if has_classifier else 0, dtype=DTYPES[options.dtype]
     )
     sized = Preprocess.of(loaded.config, input_size=config.data.image_size)
     return _backbone(
