@@ -19,7 +19,6 @@ from tl_jax.data.views import Views
 from tl_jax.evaluation.predict import Predictor, predict
 from tl_jax.evaluation.predictions import Prediction
 from tl_jax.run import data
-from tl_jax.run.experiment import Experiment
 from tl_jax.run.folder import load_run, write_run
 
 pytestmark = pytest.mark.slow
@@ -39,25 +38,12 @@ def table(tmp_path_factory) -> Path:
     return objects.write(tmp_path_factory.mktemp("objects"))
 
 
-def write(config, folder: Path) -> Path:
-    """Writes a run of random weights, as if it had been trained."""
-    with runs.tiny_networks():
-        experiment = Experiment.from_config(config)
-        rng = np.random.default_rng(0)
-        variables = jax.device_get(experiment.initial.variables)
-        moved = jax.tree.map(
-            lambda x: x + rng.normal(0, 0.1, x.shape).astype(x.dtype), variables["params"]
-        )
-        variables = {**variables, "params": moved}
-        write_run(folder, experiment.config, experiment.info, variables, calibration=CHOSEN)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def image_run(table, shared_weights, tmp_path_factory) -> Path:
     """A run of four tasks on one image."""
     config = objects.make_config(table, shared_weights, KINDS)
-    return write(config, tmp_path_factory.mktemp("runs") / "image")
+    folder = tmp_path_factory.mktemp("runs") / "image"
+    return runs.write_untrained(config, folder, calibration=CHOSEN)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +51,8 @@ def views_run(table, shared_weights, tmp_path_factory) -> Path:
     """A run of two tasks on two views, whose order matters."""
     options = {**objects.INPUTS["views"], "view_fusion": "concatenate"}
     config = objects.make_config(table, shared_weights, ("ordinal", "multi_class"), **options)
-    return write(config, tmp_path_factory.mktemp("runs") / "views")
+    folder = tmp_path_factory.mktemp("runs") / "views"
+    return runs.write_untrained(config, folder, calibration=CHOSEN)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +60,8 @@ def all_run(table, shared_weights, tmp_path_factory) -> Path:
     """A run of four tasks on two views and columns of every kind, with attention."""
     options = {**objects.INPUTS["all"], "view_fusion": "attention", "pooling": "attention"}
     config = objects.make_config(table, shared_weights, KINDS, **options)
-    return write(config, tmp_path_factory.mktemp("runs") / "all")
+    folder = tmp_path_factory.mktemp("runs") / "all"
+    return runs.write_untrained(config, folder, calibration=CHOSEN)
 
 
 @pytest.fixture(autouse=True)

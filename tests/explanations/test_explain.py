@@ -17,8 +17,6 @@ from tl_jax.explanations.cam import GradCAM
 from tl_jax.explanations.check import check
 from tl_jax.explanations.explain import Explainer, Explanation
 from tl_jax.models import layers
-from tl_jax.run.experiment import Experiment
-from tl_jax.run.folder import write_run
 
 pytestmark = pytest.mark.slow
 KINDS = tuple(objects.TASKS)
@@ -35,25 +33,11 @@ def table(tmp_path_factory) -> Path:
     return objects.write(tmp_path_factory.mktemp("objects"))
 
 
-def write(config, folder: Path) -> Path:
-    """Writes a run of random weights, as if it had been trained."""
-    with runs.tiny_networks():
-        experiment = Experiment.from_config(config)
-        rng = np.random.default_rng(0)
-        variables = jax.device_get(experiment.initial.variables)
-        moved = jax.tree.map(
-            lambda x: x + rng.normal(0, 0.1, x.shape).astype(x.dtype), variables["params"]
-        )
-        variables = {**variables, "params": moved}
-        write_run(folder, experiment.config, experiment.info, variables, calibration={})
-    return folder
-
-
 @pytest.fixture(scope="module")
 def classes_run(table, shared_weights, tmp_path_factory) -> Path:
     """A run of one class of one image."""
     config = objects.make_config(table, shared_weights, ("multi_class",))
-    return write(config, tmp_path_factory.mktemp("runs") / "classes")
+    return runs.write_untrained(config, tmp_path_factory.mktemp("runs") / "classes")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +45,7 @@ def attention_run(table, shared_weights, tmp_path_factory) -> Path:
     """A run of four tasks of two views at two scales, whose maps are pooled by attention."""
     options = {"views": ("front", "side"), "scales": (1.0, 0.5), "pooling": "attention"}
     config = objects.make_config(table, shared_weights, KINDS, **options)
-    return write(config, tmp_path_factory.mktemp("runs") / "attention")
+    return runs.write_untrained(config, tmp_path_factory.mktemp("runs") / "attention")
 
 
 @pytest.fixture

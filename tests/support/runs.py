@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,7 +29,9 @@ from tl_jax.models.architecture import Architecture
 from tl_jax.models.families import resnet, vgg
 from tl_jax.models.model import Model
 from tl_jax.models.variables import abstract_variables
+from tl_jax.run.experiment import Experiment
 from tl_jax.run.fit import fit
+from tl_jax.run.folder import write_run
 from tl_jax.weights.state_dict import to_state_dict
 
 _RESNET_STAGES = ("act1", "layer1", "layer2")
@@ -127,6 +129,23 @@ def finish_run(config: Config, workdir: Path) -> FinishedRun:
         report = fit(config, workdir)
     assert report is not None
     return FinishedRun(config, workdir, report, stderr.getvalue())
+
+
+def write_untrained(
+    config: Config, folder: Path, *, calibration: Mapping[str, Any] | None = None
+) -> Path:
+    """Writes a run of random weights, as if it had been trained."""
+    with tiny_networks():
+        experiment = Experiment.from_config(config)
+        rng = np.random.default_rng(0)
+        variables = jax.device_get(experiment.initial.variables)
+        moved = jax.tree.map(
+            lambda x: x + rng.normal(0, 0.1, x.shape).astype(x.dtype), variables["params"]
+        )
+        variables = {**variables, "params": moved}
+        chosen = dict(calibration or {})
+        write_run(folder, experiment.config, experiment.info, variables, calibration=chosen)
+    return folder
 
 
 def change(config: Config, section: str, **fields: Any) -> Config:
