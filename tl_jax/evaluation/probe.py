@@ -107,6 +107,7 @@ def probe(
 
     Examples:
       >>> import jax
+      >>> import jax.numpy as jnp
       >>> from tl_jax.models.registry import create_model
       >>> model = create_model("simple_cnn", num_classes=10)
       >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
