@@ -7,6 +7,7 @@
   the same head, or nothing is timed. The pass is timed too; it is needed once.
 - `--heads` heads with different rates and seeds, trained in one program, compared with the same
   heads trained one after the other by a program for a single head; both must give the same heads.
+  Beside them, the time that their products of matrices would take at the rate of a large product.
 
 Images are random and lie in the device's memory, so no loader is involved. On a CPU: float32, 128
 images of 128 px in batches of 16, and 4,096 features. On a GPU: bfloat16, 2,048 images of 224 px in
@@ -16,6 +17,7 @@ goes to `experiments/results/benchmarks/probe-<device>-<model>.json`.
 
 import argparse
 import dataclasses
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -219,15 +221,34 @@ def compare(sides: dict[str, Side], setting: Setting) -> dict[str, Any]:
     }
 
 
+def sweep_gflop(setting: Setting) -> float:
+    """Returns the work of the products of all heads' training: logits, and gradients of kernels."""
+    examples = EPOCHS_OF_A_SWEEP * (setting.features - setting.features // 8)
+    return 4e-9 * examples * setting.width * NUM_CLASSES * setting.heads
+
+
+def product_gflop_per_second(setting: Setting, *, size: int = 2048) -> float:
+    """Returns the rate of a product of two large float32 matrices, the best of all blocks."""
+    one, other = jax.random.normal(jax.random.key(2), (2, size, size))
+    product = jax.jit(functools.partial(jnp.dot, precision="highest"))
+    side = Side(lambda: jax.block_until_ready(product(one, other)))
+    side.run()
+    return 2e-9 * size**3 / min(timed(side) for _ in range(setting.blocks))
+
+
 def measure(setting: Setting) -> dict[str, Any]:
     """Runs the benchmark and returns its result, ready to be written."""
     sides, extraction = epoch_sides(setting)
     epochs = compare(sides, setting)
     passes = [timed(extraction) for _ in range(setting.blocks)]
+    work = {
+        "gflop": sweep_gflop(setting),
+        "product_gflop_per_second": product_gflop_per_second(setting),
+    }
     return {
         "setting": dataclasses.asdict(setting),
         "epoch": epochs | {"median_seconds_of_the_pass": statistics.median(passes)},
-        "sweep": compare(sweep_sides(setting), setting),
+        "sweep": compare(sweep_sides(setting), setting) | work,
     }
 
 
@@ -242,6 +263,9 @@ def table(result: dict[str, Any]) -> str:
         f"(the pass: {epochs['median_seconds_of_the_pass']:.3f} s)",
         f"{setting['heads']} heads: {heads['median_seconds']['one by one']:.3f} s one by one, "
         f"{heads['median_seconds']['at once']:.3f} s at once: {heads['ratio']:.1f} times as fast",
+        f"their products: {heads['gflop']:.3g} GFLOP, at least "
+        f"{heads['gflop'] / heads['product_gflop_per_second']:.3f} s at the "
+        f"{heads['product_gflop_per_second']:.0f} GFLOP/s of a large product",
     ])  # fmt: skip
 
 

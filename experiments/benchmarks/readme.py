@@ -7,7 +7,7 @@ here that turns it into rows. What was tried and did not pay is `tried.md`, writ
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,11 @@ less than 0.06 of a core, where there were any; otherwise the row says "not quie
 Row = list[str]
 
 
-def render(results: Path = report.RESULTS, tried: Path = FOLDER / "tried.md") -> str:
-    """Returns the page.
+def render(
+    results: Path = report.RESULTS,
+    texts: Sequence[Path] = (FOLDER / "not_reached.md", FOLDER / "tried.md"),
+) -> str:
+    """Returns the page: the tables of the results, and then the texts.
 
     Raises:
       ValueError: if a result file is of no known kind, so that none is left out.
@@ -47,7 +50,7 @@ def render(results: Path = report.RESULTS, tried: Path = FOLDER / "tried.md") ->
     }
     parts = [HEAD, _all_results(loaded)]
     parts += _sections(loaded)
-    return "\n".join([*parts, tried.read_text("utf-8")]).rstrip() + "\n"
+    return "\n".join([*parts, *(text.read_text("utf-8") for text in texts)]).rstrip() + "\n"
 
 
 def _all_results(loaded: Mapping[str, Any]) -> str:
@@ -200,6 +203,8 @@ def _sections(loaded: Mapping[str, Any]) -> Iterator[str]:
             "## On a CPU, form by form\n\nEvery variant was timed in the same rounds. `s` are the "
             f"seconds to trace, lower and compile it.\n\n{_table(columns, rows)}"
         )
+    if "start" in loaded:
+        yield _stages(loaded["start"])
     for name, result in loaded.items():
         if name == "compiled-scaling":
             yield (
@@ -229,6 +234,26 @@ def _forms(name: str, result: Mapping[str, Any]) -> Iterator[Row]:
             f"{one['faults']:.0f}",
             f"{sum(stages.values()):.1f}" if stages else "",
         ]
+
+
+def _stages(result: Mapping[str, Any]) -> str:
+    """Returns the seconds of each stage of the start of a process."""
+    rows = []
+    for network, sides in result["networks"].items():
+        for side, found in sides.items():
+            ends = found.get("stage_ends", {})
+            lengths = [
+                f"{stage} {end - before:.2f}"
+                for (stage, end), before in zip(ends.items(), (0.0, *ends.values()), strict=False)
+            ]
+            if lengths:
+                rows.append([network, side, f"{found['median_seconds']:.2f}", ", ".join(lengths)])
+    columns = ["network", "side", "s", "stages, s"]
+    return (
+        "## The start of a process, stage by stage\n\n`compile` is to read the program where the "
+        "cache has it; `lower` also builds oneDNN's convolutions where no process did before.\n\n"
+        f"{_table(columns, rows)}"
+    )
 
 
 def _compiled(result: Mapping[str, Any]) -> str:

@@ -13,11 +13,9 @@ def test_the_committed_page_is_what_the_results_render_to():
 
 
 def test_a_result_of_an_unknown_kind_is_not_left_out(tmp_path):
-    tried = tmp_path / "tried.md"
-    tried.write_text("")
     (tmp_path / "new-thing.json").write_text("{}")
     with pytest.raises(ValueError, match=r"new-thing\.json is none of the kinds of results"):
-        readme.render(tmp_path, tried)
+        readme.render(tmp_path, ())
 
 
 def cpu_result(quiet):
@@ -45,10 +43,8 @@ def cpu_result(quiet):
 
 @pytest.mark.parametrize("quiet", [True, False])
 def test_a_row_says_whether_the_machine_was_quiet(tmp_path, quiet):
-    tried = tmp_path / "tried.md"
-    tried.write_text("")
     (tmp_path / "cpu-resnet50-full.json").write_text(json.dumps(cpu_result(quiet)))
-    text = readme.render(tmp_path, tried)
+    text = readme.render(tmp_path, ())
     rounds = "1" if quiet else "not quiet"
     start = "| resnet50, full, batch 16 | 500.0 ms | 500.0 ms | 1.20 [1.20, 1.20]"
     assert f"{start} | {rounds} | a CPU, 2 cores | 2026-01-02 | jax 1.0, torch 2.0 |" in text

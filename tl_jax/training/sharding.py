@@ -238,7 +238,7 @@ def jit_train_step(
 
 def jit_keyed_train_step(
     step: Callable[..., Any], mesh: Mesh, seed_key: jax.Array, *, state: Any = None
-) -> Callable[..., Any]:
+) -> functools.partial[Any]:
     """Compiles a training step `step(seed_key, state, batch)` over a mesh, and binds its key.
 
     The key is an argument of the program and not a constant in it, so runs that differ only in
