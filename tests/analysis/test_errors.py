@@ -121,6 +121,22 @@ def test_every_kind_of_task_is_told_what_it_has(task_folder, tmp_path, cache):
     assert (tmp_path / "top_losses-weight.png").exists()
 
 
+def test_labels_of_the_data_that_the_run_does_not_learn_are_left_out(tmp_path, cache):
+    config = tl_jax.Config(
+        tl_jax.ModelConfig("simple_cnn", weights="random"),
+        tl_jax.DataConfig("elpv", image_size=16, shots=8, workers=0),
+        train=tl_jax.TrainConfig(epochs=1),
+    )
+    tl_jax.fit(config, tmp_path / "run")
+    result = errors(tmp_path / "run", slices_by=("cell_type",), cache_dir=cache)
+    assert list(result["tasks"]) == ["label"]
+    assert [row["name"] for row in result["tasks"]["label"]["slices"]["cell_type"]] == [
+        "mono",
+        "poly",
+    ]
+    assert result["tasks"]["label"]["train_label_issues"] is not None
+
+
 def test_the_training_split_itself_is_said_to_flatter(finished_run, cache):
     result = errors(finished_run.workdir, split="train", cache_dir=cache)
     assert any("flatter" in note for note in result["notes"])

@@ -358,12 +358,15 @@ def _neighbours(analysed: Analysed, shown: Sequence[int], k: int) -> list[dict[s
 def _probe_labels(
     result: dict[str, Any], train: Source, features: np.ndarray | None, on: ProbeOn, folds: int
 ) -> None:
-    """Adds the suspected label errors of the training split to each task that may have some."""
+    """Adds the suspected label errors of the training split to each task that may have some.
+
+    Columns of labels that the run does not learn are left out.
+    """
     labels = train.task_labels().values() if len(train.tasks) > 1 else [train.labels()]
     wanted = [
         (task, values)
         for task, values in zip(train.tasks, labels, strict=True)
-        if label_issues.undefined(task) is None
+        if task.name in result["tasks"] and label_issues.undefined(task) is None
     ]
     if features is None:
         return
