@@ -65,10 +65,23 @@ def test_the_head_is_trained_first_and_then_the_selection():
         ("head", 0, 2),
         ("head+last:1", 2, 5),
     ]
-    phases = phases_of(transfer=TransferConfig(trained="last:2"), head_epochs=0, epochs=3)
-    assert [(p.name, p.epochs) for p in phases] == [("last:2", 3)]
+    phases = phases_of(transfer=TransferConfig(trained="head+last:2"), head_epochs=0, epochs=3)
+    assert [(p.name, p.epochs) for p in phases] == [("head+last:2", 3)]
     phases = phases_of(transfer=TransferConfig(), head_epochs=2, epochs=0)
     assert [(p.name, p.epochs) for p in phases] == [("head", 2)]
+
+
+def test_a_new_head_that_is_never_trained_is_refused():
+    with pytest.raises(
+        ValueError, match=r"no phase trains the new head.*got 'last:2'.*head\+last:2"
+    ):
+        phases_of(transfer=TransferConfig(trained="last:2"), head_epochs=0, epochs=3)
+    for transfer, head_epochs in (
+        (TransferConfig(trained="last:2"), 1),
+        (TransferConfig(trained="last:2", head_init="class_means"), 0),
+        (TransferConfig(trained="last:2", classifier="load"), 0),
+    ):
+        assert phases_of(transfer=transfer, head_epochs=head_epochs, epochs=3)
 
 
 def test_listed_phases_take_the_place_of_the_epochs():

@@ -57,6 +57,10 @@ def make_phases(
       labels: the group of every parameter (`group_parameters`).
       variables: of the network, arrays or abstract arrays.
       steps_per_epoch: steps of an epoch.
+
+    Raises:
+      ValueError: if nothing matches what a phase trains, or no phase trains a head that starts
+        empty.
     """
     batch_stats = variables.get("batch_stats", {})
     names = groups.group_names(labels)
@@ -93,7 +97,26 @@ def make_phases(
                 ),
             )
         )
+    _check_head(config, labels, phases)
     return phases
+
+
+def _check_head(config: Config, labels: trees.Tree, phases: Sequence[Phase]) -> None:
+    """Raises ValueError if a new head, which knows nothing of the classes, is never trained."""
+    head = [path for path, label in trees.flatten(labels).items() if label == groups.HEAD]
+    plans = [trees.flatten(phase.plan) for phase in phases]
+    starts_empty = (
+        config.transfer.classifier != "load" and config.transfer.head_init != "class_means"
+    )
+    if not (head and plans and starts_empty):
+        return
+    if all(plan[path] == freeze.FROZEN for plan in plans for path in head):
+        trained = ", ".join(repr(phase.name) for phase in phases)
+        raise ValueError(
+            f"no phase trains the new head, so the network would tell nothing: got {trained}; "
+            f"expected the head too, such as 'head+{phases[-1].name}', or train.head_epochs "
+            "before it"
+        )
 
 
 def phase_configs(config: Config) -> tuple[PhaseConfig, ...]:
