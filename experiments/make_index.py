@@ -32,6 +32,8 @@ _FIELDS = (
     "test_input_size",
     "test_crop_pct",
 )
+# What timm does not state of a file on the hub: kept as it was written into the index.
+_PINS = ("revision", "sha256")
 # Ways of loading that this library has no reader for, and class offsets that it does not know.
 _UNKNOWN_FIELDS = ("custom_load", "file", "state_dict", "label_offset")
 # The weights of these tags come from training without labels; timm loads them with strict=False.
@@ -79,6 +81,8 @@ def index_text(counts: Mapping[str, int]) -> str:
         default, entries = _entries(arch)
         architectures[arch] = {"default": default, "parameters": counts[arch]}
         weights |= entries
+    for name, pins in _pins().items():
+        weights.get(name, {}).update(pins)
     lines = [
         "{",
         f'"timm": {json.dumps(import_timm().__version__)},',
@@ -87,6 +91,15 @@ def index_text(counts: Mapping[str, int]) -> str:
         "}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _pins() -> dict[str, dict[str, str]]:
+    """Returns the commits and hashes that the present index has of files on the hub."""
+    present = json.loads(WEIGHTS_FOLDER.joinpath("index.json").read_text("utf-8"))["weights"]
+    return {
+        name: {field: entry[field] for field in _PINS if field in entry}
+        for name, entry in present.items()
+    }
 
 
 def classes_text() -> str:

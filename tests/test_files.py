@@ -1,6 +1,7 @@
 """Tests of atomic writes, by one writer, by several, and by one that fails; and of hashes."""
 
 import hashlib
+import json
 import subprocess
 import sys
 import tempfile
@@ -143,3 +144,10 @@ def test_a_path_of_a_user_may_begin_with_its_home(tmp_path, monkeypatch):
     assert files.user_address("gs://~/a") == "gs://~/a"
     with pytest.raises(ValueError, match="~nobody-here/a .*write the whole path"):
         files.user_path("~nobody-here/a")
+
+
+def test_json_that_is_nested_too_deeply_is_an_error_like_others():
+    assert files.parse_json(b'{"a": [1]}') == {"a": [1]}
+    for text in ("[" * 100_000, '{"a":' * 100_000, "[" * 100_000 + "]" * 100_000, "{"):
+        with pytest.raises(json.JSONDecodeError):
+            files.parse_json(text)

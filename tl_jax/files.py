@@ -34,6 +34,22 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
     return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Returns the value of a JSON text as `json.loads`, which fails otherwise on deep nesting.
+
+    Raises:
+      json.JSONDecodeError: if it is not JSON, or nested more deeply than Python's own limit.
+
+    Examples:
+      >>> parse_json('{"counts": [1, 2]}')
+      {'counts': [1, 2]}
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise json.JSONDecodeError("it is nested too deeply", "", 0) from error
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}

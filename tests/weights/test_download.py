@@ -85,3 +85,33 @@ def test_a_failed_download_says_what_to_do(monkeypatch):
 def test_the_hub_is_refused_for_what_is_not_there():
     with pytest.raises(WeightsError, match="not on the hub; leave weights at 'auto'"):
         read_weights(NAME, "hub")
+
+
+@pytest.fixture
+def alexnet(published, monkeypatch):
+    """The weights of AlexNet are those of the local address."""
+    config = dataclasses.replace(index.pretrained_config(NAME), url=published)
+    monkeypatch.setitem(index._configs(), NAME, config)
+    return published.rpartition("/")[2]
+
+
+def test_a_file_that_was_changed_in_the_cache_is_refused_with_both_hashes(alexnet, cache):
+    read_weights(NAME)
+    torch.save({"a.weight": torch.zeros(3)}, cache / alexnet)
+    digest = hashlib.sha256((cache / alexnet).read_bytes()).hexdigest()[:8]
+    expected = alexnet.partition("-")[2].partition(".")[0]
+    message = f"SHA-256 begins with {digest}, expected {expected} as its name states; delete"
+    with pytest.raises(WeightsError, match=message):
+        read_weights(NAME)
+    (cache / alexnet).write_bytes(b"cut")
+    with pytest.raises(WeightsError, match=f"expected {expected}"):
+        read_weights(NAME)
+
+
+def test_a_copy_of_a_published_file_is_checked_by_its_name(alexnet, tmp_path):
+    torch.save({"a.weight": torch.zeros(3)}, tmp_path / "mine-20260101.pth")
+    assert read_weights(NAME, tmp_path / "mine-20260101.pth")[1].source == "file"
+    assert read_weights(NAME, tmp_path / alexnet)[1].source == "file"
+    (tmp_path / "mine-20260101.pth").rename(tmp_path / alexnet)
+    with pytest.raises(WeightsError, match="the published file of this name; if it is another, re"):
+        read_weights(NAME, tmp_path / alexnet)

@@ -1,5 +1,7 @@
 """The index of pretrained weights says what timm says, and the class names are ImageNet's."""
 
+import json
+
 import pytest
 
 from experiments import make_index
@@ -102,3 +104,15 @@ def test_class_names_are_in_the_order_of_the_logits():
     assert class_names(1000) is names
     assert class_names(10) is None
     assert class_names("efficientnet_b5.sw_in12k") is None
+
+
+def test_commits_and_hashes_of_the_index_are_kept(tmp_path, monkeypatch):
+    committed = json.loads(make_index.WEIGHTS_FOLDER.joinpath("index.json").read_text("utf-8"))
+    arch = "resnet18"
+    name = committed["architectures"][arch]["default"]
+    pins = {"revision": "1" * 40, "sha256": "2" * 64}
+    committed["weights"][name] |= pins
+    (tmp_path / "index.json").write_text(json.dumps(committed))
+    monkeypatch.setattr(make_index, "WEIGHTS_FOLDER", tmp_path)
+    entry = json.loads(make_index.index_text({arch: 1}))["weights"][name]
+    assert {key: entry[key] for key in pins} == pins

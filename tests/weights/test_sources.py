@@ -1,8 +1,10 @@
 """Sources of weights: the real hub client against a hub on the loopback, packages, and files."""
 
+import dataclasses
 import hashlib
 import http.server
 import json
+import pathlib
 import sys
 import threading
 
@@ -357,3 +359,75 @@ def test_a_type_of_numbers_that_is_unknown_is_named(tmp_path):
     file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2))
     with pytest.raises(WeightsError, match=r"a\.safetensors: w is of type F8_E5M2"):
         read_weights("resnet18", file)
+
+
+def _blob(record):
+    return pathlib.Path(record.file).resolve()
+
+
+def test_a_file_that_was_changed_in_the_cache_is_refused_with_both_hashes(hub):
+    _, record = read_weights("resnet18", "hub")
+    path, whole = _blob(record), _safetensors(2.0)
+    changed = bytearray(whole)
+    changed[-1] ^= 1
+    path.write_bytes(changed)
+    for weights in ("hub", f"hub@{SECOND}", f"hub:{REPO}"):
+        with pytest.raises(WeightsError, match=f"is {_sha(changed)}, expected {_sha(whole)}"):
+            read_weights("resnet18", weights)
+    path.write_bytes(b"no weights at all")  # Its hash is what matters, not what else is wrong.
+    with pytest.raises(WeightsError, match=f"expected {_sha(whole)} as the hub .*; delete {path}"):
+        read_weights("resnet18", "hub")
+    path.unlink()
+    assert read_weights("resnet18", "hub")[0]["fc.weight"][0, 0] == 2.0
+
+
+def test_a_download_with_another_hash_than_the_hub_states_is_not_kept(hub, monkeypatch, tmp_path):
+    wrong = bytes(len(_safetensors(2.0)))  # Of the right size, which the client compares itself.
+    real = hub._send
+
+    def send(request, status, headers, data=b""):
+        is_file = request.path.startswith("/linked/")
+        real(request, status, headers, wrong if is_file else data)
+
+    monkeypatch.setattr(hub, "_send", send)
+    message = f"is {_sha(wrong)}, expected {_sha(_safetensors(2.0))} as the hub states; it was rem"
+    with pytest.raises(WeightsError, match=message):
+        read_weights("resnet18", "hub")
+    kept = [path for path in (tmp_path / "hf").rglob("*") if path.is_file()]
+    assert all(path.read_bytes() != wrong for path in kept)
+    monkeypatch.setattr(hub, "_send", real)
+    assert read_weights("resnet18", "hub")[0]["fc.weight"][0, 0] == 2.0
+
+
+@pytest.fixture
+def pinned(monkeypatch):
+    """The index knows the first commit of the repository, and the hash of its file."""
+    config = sources.index.pretrained_config(NAME)
+    pins = {"revision": FIRST, "sha256": _sha(_safetensors(1.0))}
+    monkeypatch.setitem(sources.index._configs(), NAME, dataclasses.replace(config, **pins))
+
+
+@pytest.mark.parametrize("weights", ["auto", "hub", f"hub@{FIRST}"])
+def test_the_commit_of_the_index_is_read(hub, pinned, weights):
+    for _ in range(2):
+        state_dict, record = read_weights("resnet18", weights)
+        assert (record.revision, state_dict["fc.weight"][0, 0]) == (FIRST, 1.0)
+
+
+def test_another_commit_can_be_asked_for(hub, pinned):
+    for _ in range(2):
+        assert read_weights("resnet18", f"hub@{SECOND}")[1].revision == SECOND
+
+
+def test_a_mirror_with_another_file_than_the_index_knows_is_refused(hub, pinned, tmp_path):
+    hub.publish(REPO, FIRST, model__safetensors=_safetensors(9.0))
+    message = f"is {_sha(_safetensors(9.0))}, expected {_sha(_safetensors(1.0))}"
+    with pytest.raises(WeightsError, match=message):
+        read_weights("resnet18", "hub")
+    assert not [path for path in (tmp_path / "hf").rglob("*.safetensors") if path.exists()]
+    # So is what such a mirror left in a cache, under whatever name.
+    hub.publish(REPO, FIRST, model__safetensors=_safetensors(1.0))
+    path = _blob(read_weights("resnet18", "hub")[1])
+    path.write_bytes(_safetensors(9.0))
+    with pytest.raises(WeightsError, match=f"{message} as the index"):
+        read_weights("resnet18", "hub")

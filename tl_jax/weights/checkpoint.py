@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tl_jax import arguments, messages
+from tl_jax import arguments, files, messages
 from tl_jax.weights.stand_ins import Array, Foreign
 
 # Entries of training checkpoints by their usual names; averaged weights are preferred, as in timm.
@@ -149,7 +149,7 @@ def names_in_metadata(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
     read = {}
     for key, text in metadata.items():
         with contextlib.suppress(json.JSONDecodeError):
-            read[key] = json.loads(text)
+            read[key] = files.parse_json(text)
     return _class_names_of(read)
 
 

@@ -2,15 +2,13 @@
 
 import hashlib
 import os
-import re
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from tl_jax import files
+from tl_jax.weights import integrity
 
-# torch's convention: the name ends in the first digits of the file's SHA-256.
-_HASH = re.compile(r"-([0-9a-f]{8,})\.")
 _TIMEOUT_SECONDS = 30
 _CHUNK_BYTES = 1 << 20
 
@@ -43,11 +41,11 @@ def fetch(url: str) -> Path:
             while chunk := response.read(_CHUNK_BYTES):
                 digest.update(chunk)
                 file.write(chunk)
-            expected = _HASH.search(path.name)
-            if expected and not digest.hexdigest().startswith(expected[1]):
+            expected = integrity.in_name(path.name)
+            if not digest.hexdigest().startswith(expected):
                 raise DownloadError(
                     f"the file at {url} is damaged or was replaced: its SHA-256 begins with "
-                    f"{digest.hexdigest()[: len(expected[1])]}, expected {expected[1]} as its name "
+                    f"{digest.hexdigest()[: len(expected)]}, expected {expected} as its name "
                     "states; try again later"
                 )
     except DownloadError:

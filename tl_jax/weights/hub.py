@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tl_jax import files
+from tl_jax.weights import integrity
 
 
 class HubError(ValueError):
@@ -18,6 +19,7 @@ def find(
     revision: str | None = None,
     *,
     package: str | None = None,
+    sha256: str | None = None,
 ) -> Path:
     """Returns the path of the first of some files that a repository has, from the cache if it can.
 
@@ -27,18 +29,38 @@ def find(
       names: of the files, the preferred first.
       revision: a branch, tag or commit; None for the newest.
       package: package that holds the same weights, for messages.
+      sha256: what the file must hash to, where the index knows it.
 
     Raises:
-      HubError: saying why none can be had, and what to do.
+      HubError: saying why none can be had, and what to do; and if the file has another hash than
+        the index or the hub states. Such a download is removed.
     """
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     for file in names:
         try:
-            return _hub_file(repo, file, revision, local_files_only=True)
+            path = _hub_file(repo, file, revision, local_files_only=True)
         except LocalEntryNotFoundError:
             continue
-    return _downloaded(what, repo, names, revision, package)
+        # What the hub itself stated is compared when the weights are read: they are hashed then.
+        if sha256 is not None and (problem := _difference(path, sha256)):
+            raise HubError(problem)
+        return path
+    path = _downloaded(what, repo, names, revision, package)
+    if problem := _difference(path, sha256, "it was removed: try again, or another mirror"):
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        raise HubError(problem)
+    return path
+
+
+def _difference(path: Path, sha256: str | None, remedy: str | None = None) -> str | None:
+    """Returns what is wrong with a file by the hash of the index, or else by that of the hub."""
+    expected = sha256 or integrity.of_hub(path)
+    if not expected:
+        return None
+    who = "as the hub states" if sha256 is None else "as the index of published weights states"
+    return integrity.difference(path, files.sha256(path), expected, who, remedy)
 
 
 def _downloaded(

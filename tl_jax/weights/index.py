@@ -26,6 +26,9 @@ class PretrainedConfig:
       interpolation: `"bicubic"`, `"bilinear"` or `"nearest"`.
       hub_id: the repository on the Hugging Face hub; None if the weights were never published.
       hub_file: the file in that repository, if it is not model.safetensors or pytorch_model.bin.
+      revision: the commit of that repository that is read where none is asked for; None: the newest
+        that there is.
+      sha256: hash of that file at that commit; None: not known.
       url: the file's URL, for weights that are not on the hub; the name ends in the first digits of
         the file's SHA-256.
       lacks: dotted names of modules of the architecture that these weights do not have.
@@ -52,6 +55,8 @@ class PretrainedConfig:
     test_input_size: tuple[int, int, int] | None = None
     test_crop_pct: float | None = None
     class_names: tuple[str, ...] | None = None
+    revision: str | None = None
+    sha256: str | None = None
 
     @property
     def published(self) -> bool:
@@ -95,6 +100,16 @@ def config_of_repository(repo: str) -> PretrainedConfig | None:
       'resnet18.a1_in1k'
     """
     return next((config for config in _configs().values() if config.hub_id == repo), None)
+
+
+def has_file(name: str) -> bool:
+    """Returns whether weights are published at an address that ends in this name.
+
+    Examples:
+      >>> has_file("alexnet-owt-7be5be79.pth"), has_file("model-20260101.pth")
+      (True, False)
+    """
+    return any((config.url or "").rpartition("/")[2] == name for config in _configs().values())
 
 
 def pretrained_names(pattern: str = "*") -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tl_jax import messages
+from tl_jax import files, messages
 from tl_jax.weights.checkpoint import names_in_order
 from tl_jax.weights.index import PretrainedConfig
 
@@ -67,7 +67,7 @@ def read(path: Path) -> Repository:
 def parse(text: str, where: str) -> Repository:
     """Reads the text of a config.json; `where` names it in messages."""
     try:
-        fields = json.loads(text.removeprefix("\ufeff"))
+        fields = files.parse_json(text.removeprefix("\ufeff"))
     except json.JSONDecodeError as error:
         raise RepositoryError(f"{where} is not JSON ({error}); fetch or write it again") from error
     if not isinstance(fields, dict):

@@ -20,6 +20,7 @@ from tl_jax.weights import (
     elsewhere,
     hub,
     index,
+    integrity,
     repository,
 )
 from tl_jax.weights.checkpoint import USUAL, CheckpointError, Reading
@@ -207,7 +208,8 @@ def read_file(
       The state dict, and the record with the file's hash and what was decided.
 
     Raises:
-      WeightsError: if the file is missing or damaged, or holds no state dict.
+      WeightsError: if the file is missing or damaged, has another hash than where it comes from
+        states, or holds no state dict.
     """
     file = Path(record.file)
     if not file.is_file():
@@ -221,10 +223,18 @@ def read_file(
                 names = checkpoint.names_in_metadata(safetensors_metadata(file))
                 contents = dataclasses.replace(contents, class_names=names)
         except (SafetensorsFileError, TorchFileError, CheckpointError) as error:
+            _check_hash(record.source, file, digest.result())
             message = str(error)
             raise WeightsError(message if str(file) in message else f"{file}: {message}") from error
+        _check_hash(record.source, file, digest.result())
         details = ", ".join(part for part in (record.details, contents.details) if part)
         return contents, dataclasses.replace(record, sha256=digest.result(), details=details)
+
+
+def _check_hash(source: str, file: Path, digest: str) -> None:
+    problem = integrity.problem(source, file, digest)
+    if problem is not None:
+        raise WeightsError(problem)
 
 
 def _locate(name: str | None, weights: str | os.PathLike[str] | None) -> tuple[WeightsRecord, Kind]:
@@ -409,14 +419,23 @@ def _published(config: PretrainedConfig, revision: str | None) -> WeightsRecord:
             "from fresh weights with create_model"
         )
     names = (config.hub_file,) if config.hub_file else _HUB_FILES[:2]
-    return _in_repository(config.name, config.name, config.hub_id, names, revision)
+    sha256 = None
+    if revision in (None, config.revision):
+        revision, sha256 = config.revision, config.sha256
+    names = names if sha256 is None else names[:1]
+    return _in_repository(config.name, config.name, config.hub_id, names, revision, sha256)
 
 
 def _in_repository(
-    name: str, what: str, repo: str, names: tuple[str, ...], revision: str | None
+    name: str,
+    what: str,
+    repo: str,
+    names: tuple[str, ...],
+    revision: str | None,
+    sha256: str | None = None,
 ) -> WeightsRecord:
     try:
-        path = hub.find(what, repo, names, revision, package=PACKAGES.get(what))
+        path = hub.find(what, repo, names, revision, package=PACKAGES.get(what), sha256=sha256)
     except hub.HubError as error:
         raise WeightsError(str(error)) from error
     # The cache stores each file under models--OWNER--REPO/snapshots/COMMIT/.

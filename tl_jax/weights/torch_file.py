@@ -5,7 +5,6 @@ import math
 import mmap
 import os
 import pickle
-import pickletools
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,9 @@ import ml_dtypes
 import numpy as np
 
 from tl_jax.weights import elsewhere, stand_ins
+from tl_jax.weights.pickles import TorchFileError, checked
+
+__all__ = ["TorchFileError", "load_torch_file"]
 
 # The first object in every file of the format that torch wrote before version 1.6.
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -60,32 +62,8 @@ _DTYPES = {
     "complex128": np.complex128,
     "complex64": np.complex64,
 }
-# Every opcode that torch's pickles use. Besides the check of globals, this list excludes opcodes
-# that build other objects (INST, OBJ, EXT*) and text opcodes that no checkpoint holds.
-_OPCODES = frozenset(
-    "PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4 "
-    "BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINSTRING SHORT_BINSTRING BINBYTES "
-    "SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS "
-    "EMPTY_DICT SETITEM SETITEMS EMPTY_SET ADDITEMS FROZENSET BINGET LONG_BINGET BINPUT "
-    "LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL REDUCE NEWOBJ NEWOBJ_EX BUILD BINPERSID".split()
-)
-# The C unpickler reserves memory for the largest memo index, so an index needs a limit.
-_MEMO_OPCODES = frozenset({"BINPUT", "LONG_BINPUT"})
 # A tensor with strides of 0 can have any size. Whoever copies or adds it up needs memory and time.
 _MAX_EXPANDED_BYTES = 2**24
-
-
-class TorchFileError(ValueError):
-    """A file is not one that `torch.save` wrote, is damaged, or asks for more than tensors.
-
-    Attributes:
-      is_refusal: whether it asks for what no checkpoint needs, so that somebody may have tampered
-        with it.
-    """
-
-    def __init__(self, message: str, *, is_refusal: bool = False) -> None:
-        super().__init__(message)
-        self.is_refusal = is_refusal
 
 
 def load_torch_file(path: str | os.PathLike[str]) -> Any:
@@ -283,27 +261,6 @@ class _Content(mmap.mmap):
         return True
 
 
-def _pickled(stream: io.BytesIO | _Content, file: Path) -> bytes:
-    """Reads one pickle at the stream's position, and checks its opcodes without running any."""
-    start = stream.tell()
-    largest_index = 0
-    for opcode, argument, _ in pickletools.genops(cast(BinaryIO, stream)):
-        if opcode.name not in _OPCODES:
-            raise TorchFileError(
-                f"{file} holds the pickle opcode {opcode.name}, which no state dict needs; refused",
-                is_refusal=True,
-            )
-        if opcode.name in _MEMO_OPCODES and argument is not None:
-            largest_index = max(largest_index, int(argument))
-    length = stream.tell() - start
-    if largest_index > length:
-        raise TorchFileError(
-            f"{file} is damaged: its pickle of {length} bytes has memo index {largest_index}"
-        )
-    stream.seek(start)
-    return stream.read(length)
-
-
 def _read_zip(stream: BinaryIO, file: Path) -> Any:
     with (
         _Content(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
@@ -342,7 +299,7 @@ def _read_zip(stream: BinaryIO, file: Path) -> Any:
             data[:] = np.frombuffer(archive.read(record), np.uint8)
             return data
 
-        pickled = _pickled(io.BytesIO(archive.read(root + "data.pkl")), file)
+        pickled = checked(io.BytesIO(archive.read(root + "data.pkl")), file)
         return _Unpickler(pickled, file, storage).load()
 
 
@@ -360,19 +317,23 @@ def _read_legacy_pickles(
     content: _Content, stream: BinaryIO, file: Path
 ) -> tuple[Any, list[_Storage]]:
     """Returns the saved object, and its storages in the order of their bytes, yet to be filled."""
-    magic = _Unpickler(_pickled(content, file), file).load()
+
+    def next_pickle() -> bytes:
+        return checked(cast(BinaryIO, content), file)
+
+    magic = _Unpickler(next_pickle(), file).load()
     if magic != _MAGIC:
         raise TorchFileError(
             f"{file} is a pickle, but not one that torch.save wrote; if you trust it, load it in "
             "Python and give its state dict: from_state_dict(model, state_dict)"
         )
-    version = _Unpickler(_pickled(content, file), file).load()
+    version = _Unpickler(next_pickle(), file).load()
     if version != _PROTOCOL_VERSION:
         raise TorchFileError(f"{file} has protocol {version}, expected {_PROTOCOL_VERSION}")
-    _pickled(content, file)  # Facts about the machine; storages are always little-endian.
-    unpickler = _Unpickler(_pickled(content, file), file, _reserve_within(stream, file))
+    next_pickle()  # Facts about the machine; storages are always little-endian.
+    unpickler = _Unpickler(next_pickle(), file, _reserve_within(stream, file))
     result = unpickler.load()
-    keys = _Unpickler(_pickled(content, file), file).load()
+    keys = _Unpickler(next_pickle(), file).load()
     if sorted(keys) != sorted(unpickler.storages):
         raise TorchFileError(f"{file} is damaged: it lists other storages than its tensors use")
     return result, [unpickler.storages[key] for key in keys]
