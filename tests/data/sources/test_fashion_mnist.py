@@ -144,6 +144,35 @@ def test_a_package_packed_otherwise_says_to_unpack_it(tmp_path, files):
         debian.read_files(path, lambda name: True)
 
 
+@pytest.mark.parametrize("size", [b"-60", b"many", b""])
+def test_a_package_with_an_impossible_length_ends_at_once(tmp_path, size):
+    header = b"debian-binary".ljust(48) + size.ljust(10) + b"`\n"
+    (tmp_path / "a.deb").write_bytes(b"!<arch>\n" + header)
+    with pytest.raises(ValueError, match=r"a\.deb has no data\.tar: it is not a complete"):
+        debian.read_files(tmp_path / "a.deb", lambda name: True)
+
+
+def test_members_that_lead_elsewhere_are_read_in_memory_or_passed_over(tmp_path):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE):
+            link = tarfile.TarInfo(f"link{kind.decode()}")
+            link.type, link.linkname = kind, str(tmp_path / "secret")
+            archive.addfile(link)
+        for name in ("../outside", str(tmp_path / "absolute")):
+            file = tarfile.TarInfo(name)
+            file.size = 2
+            archive.addfile(file, io.BytesIO(b"ab"))
+    (tmp_path / "secret").write_bytes(b"mine")
+    size = str(len(stream.getvalue())).encode()
+    header = b"data.tar".ljust(48) + size.ljust(10) + b"`\n"
+    (tmp_path / "a.deb").write_bytes(b"!<arch>\n" + header + stream.getvalue())
+    read = debian.read_files(tmp_path / "a.deb", lambda name: True)
+    assert set(read.values()) == {b"ab"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.deb", "secret"]
+    assert not (tmp_path.parent / "outside").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL, reason="needs Debian's package dataset-fashion-mnist")
 def test_the_real_set_is_what_is_published():

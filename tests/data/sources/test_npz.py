@@ -1,5 +1,10 @@
 """`.npz` files: as Keras and MedMNIST write them, split by split, and errors for the others."""
 
+import io
+import struct
+import tracemalloc
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -110,3 +115,52 @@ def test_damaged_files_are_named(tmp_path):
 def test_split_names_are_those_of_the_arrays(tmp_path):
     np.savez(tmp_path / "a.npz", x_train=0, y_train=0, x_val=0, y_val=0)
     assert split_names(f"npz:{tmp_path}/a.npz") == ("train", "validation")
+
+
+def member(shape, data=bytes(12)):
+    """Returns a .npy file whose header may promise more than there is."""
+    stream = io.BytesIO()
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)
+    return stream.getvalue() + data
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("shape", [(10**7, 1000, 1000, 3), (1000, 1000, 1000, 3)])
+def test_an_array_that_promises_more_than_the_file_holds_is_refused(tmp_path, shape, compression):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", compression) as archive:
+        archive.writestr("images.npy", member(shape))
+        archive.writestr("labels.npy", member((3,), bytes(3)))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"cannot read 'images' of .*a\.npz: its header promises"):
+        open_source(f"npz:{tmp_path / 'a.npz'}", "train")
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
+def test_a_list_of_members_cannot_promise_more_than_the_file_either(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("images.npy", member((1000, 1000, 1000, 3)))
+        archive.writestr("labels.npy", member((3,), bytes(3)))
+        size = archive.getinfo("images.npy").file_size
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    place = data.index(b"PK\x01\x02")  # The first entry of the list.
+    assert struct.unpack_from("<II", data, place + 20) == (size, size)
+    struct.pack_into("<II", data, place + 20, 2**32 - 9, 2**32 - 9)
+    (tmp_path / "a.npz").write_bytes(data)
+    with pytest.raises(ValueError, match="its header promises"):
+        open_source(f"npz:{tmp_path / 'a.npz'}", "train")
+
+
+def test_pickles_in_arrays_are_not_read(tmp_path):
+    proof = tmp_path / "proof"
+
+    class Call:
+        def __reduce__(self):
+            return open, (str(proof), "w")
+
+    images = pictures(4, 4, 4, 3)
+    np.savez(tmp_path / "a.npz", images=images, labels=np.array([Call()] * 4, object))
+    with pytest.raises(ValueError, match="cannot read 'labels' of .*dtype=str"):
+        open_source(f"npz:{tmp_path / 'a.npz'}", "train")
+    assert not proof.exists()

@@ -1,8 +1,11 @@
 """Prepared TFDS sets: opened by name without their code, and refused with a reason."""
 
+import functools
 import io
 import os
 import shutil
+import struct
+import zlib
 from typing import ClassVar
 
 import numpy as np
@@ -96,10 +99,51 @@ class Unsupervised(Several):
     SUPERVISED = None
 
 
+BOMB_SIDE = 60_000
+
+
+def bomb():
+    """Returns a PNG file whose header declares far more pixels than it has."""
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(stream, "PNG")
+    data = bytearray(stream.getvalue())
+    data[16:24] = struct.pack(">II", BOMB_SIDE, BOMB_SIDE)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+class Nested(Tiny):
+    """The same with images in lists and in groups of features, which are bombs."""
+
+    def _info(self):
+        image = functools.partial(tfds.features.Image, shape=(None, None, 3), encoding_format="png")
+        features = {
+            "image": image(),
+            "label": tfds.features.ClassLabel(names=["even", "odd"]),
+            "frames": tfds.features.Sequence(image()),
+            "objects": tfds.features.Sequence({"crop": image(), "area": np.int64}),
+            "more": {"depth": image(), "place": tfds.features.Text()},
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _generate_examples(self):
+        for i, example in super()._generate_examples():
+            frames, crops = ([io.BytesIO(bomb()) for _ in range(2)] for _ in range(2))
+            yield (
+                i,
+                {
+                    **example,
+                    "frames": frames,
+                    "objects": {"crop": crops, "area": [i, i]},
+                    "more": {"depth": io.BytesIO(bomb()), "place": "here"},
+                },
+            )
+
+
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     path = tmp_path_factory.mktemp("sets")
-    for builder in (Tiny, Photo, Several, Unsupervised):
+    for builder in (Tiny, Photo, Several, Unsupervised, Nested):
         builder(data_dir=path, file_format="array_record").download_and_prepare()
     return path
 
@@ -113,6 +157,15 @@ def test_a_prepared_set_opens_by_name(data_dir, name):
     for i, example in images.items():
         np.testing.assert_array_equal(example["image"], Tiny.IMAGES[i])
         assert example["label"] == i % 2
+
+
+def test_further_images_at_any_depth_are_not_decoded(data_dir):
+    source = open_source("tfds:nested", "train", data_dir=data_dir)
+    example = source[0]
+    assert example["image"].ndim == 3
+    assert list(example["frames"]) == [bomb()] * 2
+    assert example["more"] == {"depth": bomb(), "place": b"here"}
+    assert list(example["objects"]["crop"]) == [bomb()] * 2
 
 
 def test_slices_are_disjoint_and_complete(data_dir):

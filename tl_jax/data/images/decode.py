@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 
-from tl_jax.data.images import headers, values
+from tl_jax.data.images import headers, pixel_limit, values
 from tl_jax.data.images.values import Extremes, Range
 
 IMAGE_SUFFIXES = (
@@ -19,8 +19,6 @@ IMAGE_SUFFIXES = (
     *(".j2c", ".j2k", ".jp2", ".jpc", ".jpf", ".jpx", ".pbm", ".pgm", ".pnm", ".ppm"),
 )
 """Names of files in the formats that are decoded; ".pfm" is left out, whose pixels are floats."""
-MAX_PIXELS = 89_478_485
-"""Larger images count as decompression bombs: 256 MiB in RGB, where Pillow warns."""
 
 ImageLike = str | Path | bytes | Image.Image | np.ndarray
 
@@ -80,7 +78,7 @@ def decode(
     data: str | Path | bytes,
     *,
     name: str | None = None,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     value_range: Range | None = None,
 ) -> np.ndarray:
     """Decodes an image file, or its bytes, to uint8 RGB [H, W, 3], as a viewer would show it.
@@ -96,8 +94,7 @@ def decode(
     Args:
       data: path of the file, or its content.
       name: what messages call the image; the default is the path.
-      max_pixels: limit on height * width. Above twice the default Pillow has a limit of its own,
-        `PIL.Image.MAX_IMAGE_PIXELS`.
+      max_pixels: limit on height * width; the default is `pixel_limit.limit()`.
       value_range: the values of black and of white in an image of more than 8 bits or of floats,
         such as (0, 4095); values beyond it are clipped. Images of 8 bits are 0 to 255 always.
 
@@ -113,7 +110,7 @@ def decode_with_format(
     data: str | Path | bytes, *, name: str | None = None, value_range: Range | None = None
 ) -> Decoded:
     """Decodes an image as `decode` does, and returns what its file stores too."""
-    pixels, image, black_to_white = _decode(data, name, MAX_PIXELS, value_range)
+    pixels, image, black_to_white = _decode(data, name, None, value_range)
     if black_to_white is None:
         extremes = Extremes(int(pixels.min()), int(pixels.max()), values.EIGHT_BITS, False)
     else:
@@ -123,12 +120,13 @@ def decode_with_format(
 
 
 def _decode(
-    data: str | Path | bytes, name: str | None, max_pixels: int, value_range: Range | None
+    data: str | Path | bytes, name: str | None, max_pixels: int | None, value_range: Range | None
 ) -> tuple[np.ndarray, Image.Image, Range | None]:
     """Returns the pixels, the image as it is stored, and its values of black and white."""
     label = name or (f"{len(data)} bytes" if isinstance(data, bytes) else str(data))
+    most = pixel_limit.limit() if max_pixels is None else max_pixels
     try:
-        with open_image(data, max_pixels=max_pixels) as image:
+        with open_image(data, max_pixels=most) as image:
             black_to_white = values.range_of(image, value_range)
             return np.asarray(to_rgb(image, value_range)), image, black_to_white
     except FileNotFoundError:
@@ -142,7 +140,7 @@ def _decode(
         raise CorruptImageError(f"cannot decode image {label}: {reason}", reason) from error
 
 
-def open_image(data: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(data: str | Path | bytes, *, max_pixels: int | None = None) -> Image.Image:
     """Opens an image file, or its bytes, and reads only its header.
 
     Raises:
@@ -151,26 +149,40 @@ def open_image(data: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Ima
     """
     if not isinstance(data, bytes):
         check_file(Path(data))
+    most = pixel_limit.limit() if max_pixels is None else max_pixels
+    _check_size(pixel_limit.promised(data), most)
+    pixel_limit.let_pillow_open(most)
     try:
         image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, "r", _formats())
     except UnidentifiedImageError as error:
         raise _corrupt(f"cannot identify image file: {headers.describe(data)}") from error
     except Image.DecompressionBombError as error:
-        raise _corrupt(f"{error}; Pillow's limit is PIL.Image.MAX_IMAGE_PIXELS") from error
-    pixels = image.width * image.height
-    declared = f"it declares {image.width} x {image.height} pixels"
-    if pixels > max_pixels:
+        reason = pixel_limit.refusal(None, most, str(error))
+        raise _corrupt(reason or str(error)) from error
+    try:
+        _check_size(image.size, most)
+        _check_run_lengths(image, data)
+    except CorruptImageError:
         image.close()
-        raise _corrupt(
-            f"{declared}, more than {max_pixels}: it may be a decompression bomb; if it is not, "
-            "make it smaller"
-        )
-    if image.tile and image.tile[0][0] == "bmp_rle":
-        length = len(data) if isinstance(data, bytes) else Path(data).stat().st_size
-        if pixels > _MAX_PIXELS_PER_BYTE * length:
-            image.close()
-            raise _corrupt(f"{declared}, more than its {length} bytes hold")
+        raise
     return image
+
+
+def _check_size(size: tuple[int, int] | None, most: int) -> None:
+    reason = None if size is None else pixel_limit.refusal(size, most)
+    if reason is not None:
+        raise _corrupt(reason)
+
+
+def _check_run_lengths(image: ImageFile.ImageFile, data: str | Path | bytes) -> None:
+    """Raises CorruptImageError for a run-length coded BMP whose bytes cannot be all its pixels."""
+    if not image.tile or image.tile[0][0] != "bmp_rle":
+        return
+    length = len(data) if isinstance(data, bytes) else Path(data).stat().st_size
+    if image.width * image.height > _MAX_PIXELS_PER_BYTE * length:
+        raise _corrupt(
+            f"it declares {image.width} x {image.height} pixels, more than its {length} bytes hold"
+        )
 
 
 def check_file(path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 import numpy as np
 from PIL import ExifTags, Image
 
-from tl_jax.data.images import decode
+from tl_jax.data.images import decode, pixel_limit
 from tl_jax.data.images.values import Range
 
 _UPRIGHT = (None, 1)
@@ -77,7 +77,7 @@ def _decode_plain_jpeg(data: bytes, canvas: int) -> DecodedImage | None:
         return None
     try:
         height, width, colour_space, _ = simplejpeg.decode_jpeg_header(data)
-        too_large = height * width > decode.MAX_PIXELS
+        too_large = height * width > pixel_limit.limit()
         if too_large or colour_space not in _COLOUR_SPACES or not _is_upright_srgb(data):
             return None
         factor = next((each for each in _REDUCTIONS if min(height, width) >= each * canvas), 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tl_jax import files, messages
-from tl_jax.data.images import decode
+from tl_jax.data.images import decode, pixel_limit
 from tl_jax.data.images.values import Range
 
 Key = TypeVar("Key", bound=Hashable)
@@ -66,9 +66,10 @@ def corrupt_files(
       paths: image files; a missing file and a dead link count as corrupt.
       record: JSON file with the size and modification time of each file that was decoded before;
         only new and changed files are decoded. Several runs may share it.
-      value_range: as in `decode.decode`; each range has a record of its own.
+      value_range: as in `decode.decode`; each range has a record of its own, and so
+        has each limit on pixels.
     """
-    record = _of_range(record, value_range)
+    record = _of_options(record, value_range)
     decoded = _read_json(record)
     stamps = {path: _stamp(path) for path in paths}
     unknown = [path for path in paths if decoded.get(str(path)) != stamps[path]]
@@ -99,7 +100,7 @@ def corrupt_rows(
     """
     if not rows:
         return {}
-    record = _of_range(record, value_range)
+    record = _of_options(record, value_range)
     paths = [table] if isinstance(table, Path) else table
     stamps = [number for path in paths for number in _stamp(path)]
     key = hashlib.sha256(json.dumps([*stamps, list(rows)]).encode()).hexdigest()
@@ -129,18 +130,19 @@ def corrupt_error(place: str, problems: Sequence[str]) -> decode.CorruptImageErr
     )
 
 
-def _of_range(record: Path, value_range: Range | None) -> Path:
-    """Returns the record of one range: without it, a file of floats is corrupt."""
-    if value_range is None:
-        return record
-    black, white = value_range
-    return record.with_name(f"{record.stem}-{black:g}-{white:g}{record.suffix}")
+def _of_options(record: Path, value_range: Range | None) -> Path:
+    """Returns the record of one range and one limit on pixels: with others, others are corrupt."""
+    limit = pixel_limit.limit()
+    options = [] if limit == pixel_limit.MAX_PIXELS else [f"{limit}px"]
+    if value_range is not None:
+        options = [f"{value_range[0]:g}", f"{value_range[1]:g}", *options]
+    return record.with_name("-".join([record.stem, *options]) + record.suffix)
 
 
 def _read_json(record: Path) -> dict[str, Any]:
     """Returns the content of a record, or an empty one if it is missing or damaged."""
     try:
-        content = json.loads(record.read_text())
+        content = files.parse_json(record.read_text())
     except (FileNotFoundError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -1,6 +1,8 @@
 """Reads files out of Debian packages that are downloaded but not installed."""
 
+import lzma
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -27,7 +29,7 @@ def read_files(package: Path, is_wanted: Callable[[str], bool]) -> dict[str, byt
                         continue
                     if (content := archive.extractfile(member)) is not None:
                         contents[member.name] = content.read()
-        except tarfile.ReadError as error:
+        except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
             raise ValueError(
                 f"cannot read the files of {package}: {error}; unpack it (`dpkg-deb -x "
                 f"{package.name} FOLDER`) and name the folder"
@@ -42,7 +44,10 @@ def _seek_data(package: Path, file: IO[bytes]) -> None:
     while len(header := file.read(60)) == 60:
         if header.startswith(b"data.tar"):
             return
-        size = int(header[48:58])
+        stated = header[48:58].strip()
+        if not stated.isdigit():
+            break
+        size = int(stated)
         file.seek(size + size % 2, 1)  # Members begin at even offsets.
     raise ValueError(
         f"{package} has no data.tar: it is not a complete Debian package; fetch it again"

@@ -1,13 +1,12 @@
 """Reads the columns of a table that are inputs beside the image: numbers, names, texts, vectors."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tl_jax import messages
+from tl_jax import files, messages
 from tl_jax.data import class_names, inputs
 from tl_jax.data.sources import label_columns, manifest_columns, tables
 from tl_jax.data.sources.options import InputColumns
@@ -187,7 +186,8 @@ def _vector(cell: Any) -> np.ndarray | None:
     try:
         if isinstance(cell, str):
             text = cell.strip()
-            listed = json.loads(text) if text.startswith("[") else text.replace(",", " ").split()
+            is_json = text.startswith("[")
+            listed = files.parse_json(text) if is_json else text.replace(",", " ").split()
         else:
             listed = cell if isinstance(cell, list) else [cell]
         vector = np.asarray([float(each) for each in listed], np.float64)

@@ -135,7 +135,7 @@ def read(table: tables.Table, options: OpenOptions) -> tuple[Content, tuple[str,
         example_weights = manifest_views.weights_of(objects, example_weights)
         rows = None if rows is None else manifest_views.splits_of(objects, rows)
         bare, images = objects.table, objects.images
-    images, image_notes = manifest_images.with_suffixes(images)
+    images, image_notes = manifest_images.completed(images)
     if objects is not None:
         objects = dataclasses.replace(objects, images=images)
     notes = (

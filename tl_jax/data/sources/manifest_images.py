@@ -5,9 +5,10 @@ import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tl_jax.data.class_names import printable
-from tl_jax.data.sources import listing, tables
+from tl_jax.data.sources import listing, manifest_roots, tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,17 +38,14 @@ class ImageColumn:
         if isinstance(value, bytes) and value:
             return value, self.place(row)
         if isinstance(value, str) and value:
-            path = self._file(value)
+            path = self.file(value)
             return path, printable(str(path))
         raise ValueError(f"{self.table.place(row)}: got {cell!r}; expected a path or bytes")
 
     def path(self, row: int) -> Path | None:
         """Returns the file of a row's image, or None if the table has its bytes, or nothing."""
-        cell = self.cells[row]
-        value = (
-            (None if cell.get("bytes") else cell.get("path")) if isinstance(cell, dict) else cell
-        )
-        return self._file(value) if isinstance(value, str) and value else None
+        name = _name_in(self.cells[row])
+        return None if name is None else self.file(name)
 
     def key(self, row: int) -> str:
         """Returns what the table has for a row's image: its path, or the place of the row."""
@@ -66,8 +64,8 @@ class ImageColumn:
         """Returns what messages call a row's image in the table: "row 3 of birds.parquet"."""
         return f"{self.table.place(row)} of {self.table.path.name}"
 
-    def _file(self, value: str) -> Path:
-        """Returns the file that a cell means.
+    def file(self, value: str) -> Path:
+        """Returns the file that a name in the table means.
 
         Where there is none of that name, blanks around it are left out, and the separators of
         Windows are replaced.
@@ -80,27 +78,42 @@ class ImageColumn:
         return meant if meant.is_file() and not path.is_file() else path
 
 
-def with_suffixes(images: ImageColumn) -> tuple[ImageColumn, tuple[str, ...]]:
-    """Completes the names of files that a table has without their suffixes.
+def _name_in(cell: Any) -> str | None:
+    """Returns the name of a file that a cell holds, or None if it holds bytes, or nothing."""
+    value = (None if cell.get("bytes") else cell.get("path")) if isinstance(cell, dict) else cell
+    return value if isinstance(value, str) and value else None
+
+
+def completed(images: ImageColumn) -> tuple[ImageColumn, tuple[str, ...]]:
+    """Checks where the files of a table lie, and completes names that lack their suffixes.
 
     A name is completed if there is no such file, and one image that differs in the suffix alone.
 
     Returns:
       The column, and a note on how many names were completed.
+
+    Raises:
+      ValueError: if files are not where those of the table may be (`manifest_roots.check`).
     """
-    suffixes: dict[Path, dict[str, list[str]]] = {}
     cells = list[object]()
-    count = 0
+    names: dict[int, str] = {}
     for row in range(len(images.table)):
         cell = images.cells[row]
-        path = images.path(row) if isinstance(cell, str) and not listing.is_image(cell) else None
-        if path is not None and not path.exists():
+        cells.append(cell)
+        if (name := _name_in(cell)) is not None:
+            names[row] = name
+    paths = {row: images.file(name) for row, name in names.items()}
+    manifest_roots.check(images.table, names, paths)
+    suffixes: dict[Path, dict[str, list[str]]] = {}
+    count = 0
+    for row, path in paths.items():
+        cell = cells[row]
+        if isinstance(cell, str) and not listing.is_image(cell) and not path.exists():
             if path.parent not in suffixes:
                 suffixes[path.parent] = _suffixes_in(path.parent)
             found = suffixes[path.parent].get(path.name, [])
             if len(found) == 1:
-                cell, count = f"{cell}{found[0]}", count + 1
-        cells.append(cell)
+                cells[row], count = f"{cell}{found[0]}", count + 1
     if not count:
         return images, ()
     note = f"{count} names of images in {images.table.path.name} are completed by their suffixes"

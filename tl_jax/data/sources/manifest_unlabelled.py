@@ -62,7 +62,7 @@ def open_unlabelled(
         images = objects.images
     inputs.check_match(cells, meaning, name=str(path))
     _check_views(table, 0 if objects is None else objects.views, meaning.views)
-    images, completed = manifest_images.with_suffixes(images)
+    images, completed = manifest_images.completed(images)
     used = (*image_columns, *further.named)
     rows, said = _rows(table, split, used, images, objects)
     count = len(table) if objects is None else len(objects.members)

@@ -1,6 +1,7 @@
 """The source of images and labels in a `.npz` file of NumPy arrays."""
 
 import dataclasses
+import math
 import re
 import zipfile
 import zlib
@@ -8,6 +9,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.lib import format as np_format
 
 from tl_jax import files
 from tl_jax.data import splits
@@ -17,6 +19,9 @@ from tl_jax.data.sources.weights import checked_weights
 
 OPTIONS = frozenset({"value_range", "numbers", "ordered", "example_weights"})
 
+# Deflate makes at most 1,032 bytes of one.
+_MOST_BYTES_OF_ONE = 1032
+_HEADERS = {(1, 0): np_format.read_array_header_1_0, (2, 0): np_format.read_array_header_2_0}
 _IMAGES, _LABELS = "x|images?|data", "y|labels?|targets?"
 
 
@@ -50,6 +55,7 @@ def open(address: str, split: str, options: OpenOptions) -> arrays.ArraySource:
 
     def read(key: str) -> np.ndarray:
         try:
+            _check_size(path, key)
             return archive[key]
         except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(
@@ -107,6 +113,28 @@ def split_names(address: str, options: OpenOptions) -> tuple[str, ...]:
     path = _existing(address)
     with np.load(path, allow_pickle=False) as archive:
         return tuple(_find_keys(archive.files, path))
+
+
+def _check_size(path: Path, key: str) -> None:
+    """Checks that an array is no larger than the file can hold, before memory is reserved for it.
+
+    Raises:
+      ValueError: if it is.
+    """
+    with zipfile.ZipFile(path) as archive:
+        name = key if key in archive.namelist() else f"{key}.npy"
+        with archive.open(name) as stream:
+            read_header = _HEADERS.get(np_format.read_magic(stream))
+            if read_header is None:  # A later version; NumPy reads it.
+                return
+            shape, _, dtype = read_header(stream)
+        stored = min(archive.getinfo(name).file_size, _MOST_BYTES_OF_ONE * path.stat().st_size)
+    promised = math.prod(shape) * dtype.itemsize
+    if promised > stored and not dtype.hasobject:
+        raise ValueError(
+            f"its header promises an array {list(shape)} of {promised} bytes, and the file holds "
+            f"at most {stored}"
+        )
 
 
 def _existing(address: str) -> Path:

@@ -12,6 +12,7 @@ from tl_jax import files, messages
 from tl_jax.data.images.values import Range
 from tl_jax.data.source import Task
 from tl_jax.data.sources import tfds as tfds_source
+from tl_jax.data.sources import tfds_files
 from tl_jax.data.sources.options import OpenOptions
 
 OPTIONS = frozenset({"labels", "value_range", "numbers", "ordered", "example_weights"})
@@ -97,7 +98,7 @@ def _read_labels(folder: tfds.core.Path) -> tuple[dict[str, Task], Range | None]
     if not file.exists():
         return {}, None
     try:
-        content = json.loads(file.read_text())
+        content = files.parse_json(file.read_text())
         tasks = [
             Task(
                 each["name"],
@@ -122,6 +123,7 @@ def split_names(address: str, options: OpenOptions) -> tuple[str, ...]:
 def _builder_at(folder: tfds.core.Path) -> tfds.core.DatasetBuilder:
     if not (folder / "features.json").exists():
         raise ValueError(f"{folder} lacks features.json; copy the whole set, or prepare it again")
+    tfds_files.check_features(folder)
     try:
         return tfds.builder_from_directory(os.fspath(folder))
     except Exception as error:  # TFDS lets errors of JSON and of protocol buffers through.

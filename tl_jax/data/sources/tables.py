@@ -5,14 +5,13 @@ import csv
 import dataclasses
 import io
 import itertools
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tl_jax import messages
+from tl_jax import files, messages
 from tl_jax.data import splits
 
 if TYPE_CHECKING:
@@ -186,7 +185,7 @@ def _read_jsonl(path: Path, text: str) -> tuple[Table, list[str]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = files.parse_json(line)
         except ValueError as error:
             problems.append(f"line {number}: {error}")
             continue
@@ -287,7 +286,7 @@ class _Places(Sequence[str]):
 def _class_names(file: "pyarrow.parquet.ParquetFile") -> dict[str, tuple[str, ...]]:
     """Returns the names of classes that Hugging Face's library writes beside the schema."""
     try:
-        metadata = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+        metadata = files.parse_json((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
         features = metadata["info"]["features"].items()
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}  # Other metadata: the cells are taken as they are.

@@ -19,6 +19,7 @@ from tl_jax import files, messages
 from tl_jax.data import splits
 from tl_jax.data.images import decode
 from tl_jax.data.source import RESERVED, WEIGHT, Example, Source, Task, check_tasks, label_keys
+from tl_jax.data.sources import tfds_files
 from tl_jax.data.sources.options import LabelKinds, OpenOptions
 from tl_jax.data.sources.weights import checked_weights
 
@@ -41,6 +42,8 @@ class Records(Protocol):
 @dataclasses.dataclass(frozen=True)
 class TfdsSource(Source):
     """One split of a prepared set; examples hold `image`, `label` and the set's other features.
+
+    Further images stay encoded.
 
     Attributes:
       name, split, tasks, skipped, value_range: as in `Source`; nothing is skipped.
@@ -257,11 +260,11 @@ def write(builder: tfds.core.DatasetBuilder) -> None:
 
 def _builder(address: str, options: OpenOptions) -> tfds.core.DatasetBuilder:
     folder = expanded(options.data_dir or tfds.core.constants.DATA_DIR)
+    # Without a folder, TFDS also looks in those that were registered with it.
+    data_dir = None if options.data_dir is None else folder
+    tfds_files.check_found(address, data_dir)
     try:
-        # Without a folder, TFDS also looks in those that were registered with it.
-        return read_only_builder.builder_from_files(
-            address, data_dir=None if options.data_dir is None else folder
-        )
+        return read_only_builder.builder_from_files(address, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         root = tfds.core.Path(folder)
         present = [path.name for path in root.iterdir()] if root.is_dir() else []
@@ -320,18 +323,17 @@ def from_builder(
     tasks = _select_tasks(name, features, supervised[1], labels, kinds)
     check_tasks(name, tasks)
     own_split = _own_split(name, split, builder.info.splits)
+    parts = builder.info.splits[own_split].file_instructions
+    files = tuple(dict.fromkeys(os.fspath(part.filename) for part in parts))
+    tfds_files.check_inside(builder.data_path, files)
     try:
-        records = builder.as_data_source(
-            split=own_split, decoders={key: tfds.decode.SkipDecoding() for key in images}
-        )
+        records = builder.as_data_source(split=own_split, decoders=tfds_files.undecoded(features))
     except NotImplementedError as error:
         raise ValueError(
             f"{name} is prepared as {builder.info.file_format.value} files; expected "
             "array_record. Convert them: `tfds convert_format --out_file_format=array_record "
             f"--dataset_dir={builder.data_dir}`"
         ) from error
-    parts = builder.info.splits[own_split].file_instructions
-    files = tuple(dict.fromkeys(os.fspath(part.filename) for part in parts))
     levels = {
         task.name: tuple(float(fractions.Fraction(level)) for level in task.class_names)
         for task in tasks
