@@ -1,6 +1,7 @@
 """Tests of checkpoints: exact restoring, what is kept, and errors that are raised."""
 
 import json
+import os
 import resource
 import shutil
 import time
@@ -407,6 +408,72 @@ def test_a_damaged_step_is_passed_over_and_said(two_steps, trained, tmp_path, ki
         checkpoints.save(trained, METRICS)  # Its number is free again.
     assert str(directory / "2") in capfd.readouterr().err
     assert sorted(path.name for path in directory.iterdir()) == ["1", "2", "2.damaged1"]
+
+
+@pytest.fixture
+def never_hashed(monkeypatch, tmp_path):
+    """A file beside the run that must not be read."""
+    secret = tmp_path / "secret"
+    secret.write_text("{}")
+    real = checkpoint_folder.files.sha256
+
+    def sha256(path):
+        assert path.resolve() != secret.resolve(), f"{path} was read"
+        return real(path)
+
+    monkeypatch.setattr(checkpoint_folder.files, "sha256", sha256)
+    return secret
+
+
+@pytest.mark.parametrize(
+    "form", ["variables/../../../secret", "ABSOLUTE", "variables/../../nothing"]
+)
+def test_a_list_of_checksums_cannot_name_files_outside_the_step(
+    two_steps, tmp_path, never_hashed, form, capfd
+):
+    directory = shutil.copytree(two_steps, tmp_path / "copy")
+    name = str(never_hashed) if form == "ABSOLUTE" else form
+    file = directory / "2" / "checksums.json"
+    file.write_text(json.dumps({name: "0" * 64} | json.loads(file.read_text())))
+    assert steps_found(directory, read_only=True) == (1, 1)
+    assert f"checksums.json names {name!r}, which is not in it" in capfd.readouterr().err
+
+
+def link_file(step, secret):
+    (step / "variables" / "_METADATA").unlink()
+    (step / "variables" / "_METADATA").symlink_to(secret)
+
+
+def link_folder(step, secret):
+    shutil.move(step / "variables", secret.parent / "elsewhere")
+    (step / "variables").symlink_to(secret.parent / "elsewhere")
+
+
+def link_step(step, secret):
+    shutil.move(step, secret.parent / "elsewhere")
+    step.symlink_to(secret.parent / "elsewhere")
+
+
+def add_pipe(step, secret):
+    os.mkfifo(step / "variables" / "pipe")
+
+
+@pytest.mark.parametrize("change", [link_file, link_folder, link_step, add_pipe])
+def test_a_step_with_links_out_of_its_run_is_not_read(
+    two_steps, tmp_path, never_hashed, change, capfd
+):
+    directory = shutil.copytree(two_steps, tmp_path / "copy")
+    change(directory / "2", never_hashed)
+    assert steps_found(directory, read_only=True) == (1, 1)
+    assert "is a link that leads out of the run, or no file" in capfd.readouterr().err
+
+
+def test_links_within_a_run_and_to_its_checkpoints_are_followed(two_steps, tmp_path):
+    directory = shutil.copytree(two_steps, tmp_path / "disk")
+    shutil.move(directory / "2" / "variables", directory / "variables of 2")
+    (directory / "2" / "variables").symlink_to("../variables of 2")
+    (tmp_path / "run").symlink_to(directory)
+    assert steps_found(tmp_path / "run", read_only=True) == (2, 2)
 
 
 def test_if_all_are_damaged_a_reader_fails_and_a_run_begins_anew(two_steps, tmp_path):

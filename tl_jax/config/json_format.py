@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from tl_jax import messages, trees
+from tl_jax import files, messages, trees
 from tl_jax.config import field_types
 from tl_jax.config.experiment import Config
 
@@ -50,7 +50,7 @@ def read(kind: type[T], text: str, name: str) -> T:
     if not text.strip():
         raise ValueError(f"{name} is empty")
     try:
-        values = json.loads(text)
+        values = files.parse_json(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{name} is not JSON: {error}") from error
     return _read(kind, values, "", name)

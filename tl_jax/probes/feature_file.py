@@ -102,7 +102,7 @@ def write(path: Path, values: np.ndarray, labels: np.ndarray, facts: dict[str, A
 def read(path: Path, facts: dict[str, Any]) -> Features | None:
     """Returns the features in a file, or None if it is missing, damaged, or has other facts."""
     try:
-        with np.load(path) as arrays:
+        with np.load(path, allow_pickle=False) as arrays:
             if json.loads(str(arrays["facts"])) != facts:
                 return None
             values, labels = arrays["values"], arrays["labels"]

@@ -105,7 +105,7 @@ def read(path: Path) -> dict[str, Examples]:
     Without it a difference is still found, by the digests of `run.json`, but not by name.
     """
     try:
-        values = json.loads(gzip.decompress(path.read_bytes()))
+        values = files.parse_json(gzip.decompress(path.read_bytes()))
         return {split: Examples(**fields) for split, fields in values.items()}
     except (OSError, EOFError, ValueError, TypeError, AttributeError):
         return {}

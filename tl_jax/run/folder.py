@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -324,7 +323,8 @@ class RunFolder:
             return dict(report.get("calibration", {}))  # Reports of earlier versions have none.
         if not self._calibration_file.exists():
             return {}
-        return self._read(self._calibration_file, json.loads, "delete it, or write the run again")
+        remedy = "delete it, or write the run again"
+        return self._read(self._calibration_file, files.parse_json, remedy)
 
     def write_calibration(self, chosen: calibrate.Chosen) -> None:
         """Writes what was chosen for variables that were not trained here, such as a soup's."""
@@ -361,7 +361,7 @@ def _is_left_over(path: Path) -> bool:
 
 
 def _report(text: str) -> dict[str, Any]:
-    report = json.loads(text)
+    report = files.parse_json(text)
     if not isinstance(report, dict) or not {"epochs", "metrics"} <= report.keys():
         raise ValueError("it is no report of a run")
     return report

@@ -1,6 +1,5 @@
 """The journal of a run: `metrics.jsonl` and TensorBoard events of its metrics by step."""
 
-import json
 import math
 import os
 import time
@@ -135,7 +134,7 @@ def read(workdir: Path) -> list[dict[str, Any]]:
 def _parse(line: bytes) -> dict[str, Any] | None:
     """Returns the record of a line, or None if it is damaged."""
     try:
-        record = json.loads(line)
+        record = files.parse_json(line)
     except ValueError:
         return None
     if not (isinstance(record, dict) and all(field in record for field in _FIELDS)):

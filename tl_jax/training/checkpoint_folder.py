@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tl_jax import files
@@ -196,12 +196,19 @@ def damage(folder: Path, items: tuple[str, ...]) -> str | None:
     Returns:
       What is damaged, or None.
     """
+    if (foreign := _foreign(folder)) is not None:
+        return (
+            f"{foreign} is a link that leads out of the run, or no file; if you made the link, "
+            "copy the run with the files in the place of links: cp -rL"
+        )
     if not (folder / _CHECKSUMS).exists():
         return None if folder.is_dir() else "it is gone"
     hashes = _read_json(folder / _CHECKSUMS)
     if not isinstance(hashes, dict):
         return f"{_CHECKSUMS} cannot be read"
     for name, expected in hashes.items():
+        if not _is_inside(name):
+            return f"{_CHECKSUMS} names {name!r}, which is not in it"
         if name.split("/")[0] not in (*items, _MANIFEST):
             continue
         try:
@@ -229,12 +236,28 @@ def _numbered(directory: Path) -> list[tuple[int, Path]]:
 def _missing(folder: Path) -> list[str]:
     """Returns files that a step should have and has not, or has without content."""
     hashes, fields = _read_json(folder / _CHECKSUMS), _read_json(folder / _RECORD)
-    names = list(hashes) if isinstance(hashes, dict) else []
+    names = [name for name in hashes if _is_inside(name)] if isinstance(hashes, dict) else []
     if isinstance(fields, dict) and "history" in fields:
         names.append(_CHECKSUMS)
     missing = [name for name in names if not (folder / name).is_file()]
     empty = [name for name in _NEEDED if not _has_content(folder / name)]
     return missing + empty
+
+
+def _is_inside(name: str) -> bool:
+    """Returns whether a name in the list of checksums is of a file in the step's folder."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def _foreign(folder: Path) -> Path | None:
+    """Returns what a step has that it must not: a link out of the folder of all steps, a pipe."""
+    root = folder.parent.resolve()
+    for path in [folder, *sorted(folder.rglob("*"))] if folder.exists() else []:
+        leads_out = path.is_symlink() and not path.resolve().is_relative_to(root)
+        if leads_out or not (path.is_file() or path.is_dir()):
+            return path
+    return None
 
 
 def _has_content(path: Path) -> bool:
@@ -262,7 +285,9 @@ def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def _read_json(path: Path) -> Any:
     """Returns the content of a file, or None if it cannot be read."""
+    if not path.is_file():  # A pipe would block.
+        return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return files.parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
