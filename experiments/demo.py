@@ -52,6 +52,7 @@ def main() -> None:
     workdir, run = (shlex.quote(str(path)) for path in (arguments.workdir, pretrained))
     print(f"TensorBoard       tensorboard --logdir {workdir}")
     print(f"predict           {shlex.quote(sys.executable)} -m tl_jax predict {run} IMAGE...")
+    print(f"in a browser      {shlex.quote(sys.executable)} -m tl_jax demo {run}")
 
 
 def from_scratch(config: Config) -> Config:

@@ -61,6 +61,7 @@ FLOORS = (
     ("tl_jax/analysis/",),
     ("tl_jax/explanations/",),
     ("tl_jax/selection/",),
+    ("tl_jax/serving/",),
     ("tl_jax/cli/",),
     ("tl_jax/__main__.py", "tl_jax/__init__.py"),
     ("configs/",),

@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # For type checkers and editors; at run time `__getattr__` im
     from tl_jax.run.phases import gradual, lp_ft
     from tl_jax.run.stops import StoppedError
     from tl_jax.selection.rank import rank
+    from tl_jax.serving.demo import demo
     from tl_jax.transfer.hyper_rule import hyper_rule
     from tl_jax.transfer.soups import greedy_soup, interpolate, uniform_soup, wise_ft_curve
     from tl_jax.weights.index import PretrainedConfig, pretrained_config
@@ -114,6 +115,7 @@ _MODULES = {
     "explain": "tl_jax.explanations.explain",
     "Explainer": "tl_jax.explanations.explain",
     "Explanation": "tl_jax.explanations.explain",
+    "demo": "tl_jax.serving.demo",
     "FromBoundary": "tl_jax.probes.boundary",
     "interpolate": "tl_jax.transfer.soups",
     "wise_ft_curve": "tl_jax.transfer.soups",

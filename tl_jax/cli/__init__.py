@@ -13,6 +13,7 @@ from tl_jax import distributed, files, interrupt, messages
 from tl_jax.cli import (
     analysis,
     data,
+    demo,
     explain,
     machine,
     networks,
@@ -46,6 +47,7 @@ _USAGE = """usage: python -m tl_jax COMMAND [ARGUMENTS]
   probe RUN_OR_MODEL SOURCE [--method METHOD]                   classify frozen features
   predict RUN_OR_MODEL IMAGE_OR_FOLDER... [--to FILE]           tell what images show
   explain RUN_OR_MODEL IMAGE_OR_FOLDER... [--methods METHOD..]  draw what speaks for a class
+  demo RUN_OR_MODEL [--port PORT] [--method METHOD]             drop pictures on a local page
   soup RUN RUN... --to FOLDER [--kind KIND]                     average the weights of runs
   wise-ft RUN [--alphas ALPHA ...] [--to FOLDER]                weights between initial and tuned
   models [PATTERN] [--pretrained] [--FILTER VALUE ...]          list the networks
@@ -79,6 +81,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "probe": runs.probe,
     "predict": prediction.predict,
     "explain": explain.explain,
+    "demo": demo.demo,
     "soup": runs.soup,
     "wise-ft": runs.wise_ft,
     "models": networks.models,
@@ -108,6 +111,7 @@ _OTHER_NAMES = {
     "resume": "train",
     "run": "train",
     "score": "evaluate",
+    "serve": "demo",
     "test": "evaluate",
     "trace": "profile",
     "tune": "train",
