@@ -60,6 +60,7 @@ FLOORS = (
     ("tl_jax/evaluation/",),
     ("tl_jax/analysis/",),
     ("tl_jax/explanations/",),
+    ("tl_jax/reporting/",),
     ("tl_jax/selection/",),
     ("tl_jax/serving/",),
     ("tl_jax/cli/",),

@@ -51,6 +51,7 @@ if TYPE_CHECKING:  # For type checkers and editors; at run time `__getattr__` im
     from tl_jax.models.registry import architecture, create_model, list_models
     from tl_jax.models.variables import from_state_dict
     from tl_jax.probes.boundary import FromBoundary
+    from tl_jax.reporting.report import report
     from tl_jax.run.describe import describe_plan
     from tl_jax.run.fit import fit
     from tl_jax.run.folder import load_run
@@ -111,6 +112,7 @@ _MODULES = {
     "export_timm": "tl_jax.evaluation.export",
     "errors": "tl_jax.analysis.errors",
     "robustness": "tl_jax.analysis.robustness",
+    "report": "tl_jax.reporting.report",
     "rank": "tl_jax.selection.rank",
     "explain": "tl_jax.explanations.explain",
     "Explainer": "tl_jax.explanations.explain",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tl_jax.objectives import bootstrap
-from tl_jax.objectives.main_intervals import main_intervals
+from tl_jax.objectives.main_intervals import main_differences, main_intervals
 from tl_jax.objectives.multi_label import MultiLabel
 from tl_jax.objectives.multi_task import MultiTask
 from tl_jax.objectives.objective import example_rows
@@ -110,3 +110,43 @@ def test_ten_thousand_examples_take_seconds_at_most():
     statistics = {"mask": np.ones(10_000, bool), "label": labels, "logits": logits}
     main_intervals(MultiLabel(20), statistics)
     assert time.process_time() - start < 6
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_differences_are_of_the_same_draws_for_both(name):
+    objective, statistics, names = CASES[name]
+    other = dict(statistics)
+    for key in other.keys() & {"predicted", "logits"}:
+        other[key] = np.concatenate([other[key][:20], np.roll(other[key][20:], 1, axis=0)])
+    found = main_differences((objective, other), (objective, statistics), draws=60, seed=3)
+    rows, others = example_rows(statistics), example_rows(other)
+    draws = np.random.default_rng(3)
+    values = {metric: [] for metric in names}
+    for _ in range(60):
+        chosen = draws.integers(0, COUNT, COUNT)
+        one, two = (
+            objective.metrics({key: row[chosen] for key, row in each.items()})
+            for each in (others, rows)
+        )
+        for metric in names:
+            values[metric].append(one[metric] - two[metric])
+    for metric in names:
+        expected = bootstrap.percentiles(np.array(values[metric]), 0.95)
+        assert found[metric] == pytest.approx(expected, abs=1e-6), metric
+
+
+def test_differences_of_other_examples_are_refused():
+    objective, statistics, _ = CASES["classes"]
+    shuffled = {key: row[::-1] for key, row in statistics.items()}
+    with pytest.raises(ValueError, match="expected the same examples in the same order"):
+        main_differences((objective, statistics), (objective, shuffled))
+
+
+def test_differences_of_several_tasks_have_the_names_of_the_tasks():
+    _, statistics, _ = CASES["classes"]
+    both = MultiTask({"a": SingleLabel(CLASSES), "b": SingleLabel(CLASSES, label_key="b")})
+    rows = {"mask": statistics["mask"]} | {
+        f"{task}.{key}": row for task in "ab" for key, row in statistics.items() if key != "mask"
+    }
+    found = main_differences((both, rows), (both, rows))
+    assert found["a.accuracy"] == found["b.accuracy"] == [0.0, 0.0]

@@ -3,6 +3,7 @@
 import json
 import resource
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,30 @@ def test_tensorboard_is_told_what_a_resumed_run_replaces(tmp_path):
 def test_a_record_that_is_not_enabled_writes_nothing(tmp_path):
     write(tmp_path, [1], enabled=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_times_are_those_of_each_start(tmp_path):
+    before = time.time()
+    write(tmp_path, [1, 2])
+    between = time.time()
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    path.rename(f"{path}.first")  # In the same second the next file has the same name.
+    write(tmp_path, [3], after_step=2)
+    (first, last), (again, end) = journal.times(tmp_path)
+    assert before <= first <= last <= between < again <= end <= time.time()
+    # Those that say where the run went on have no time.
+    clock = [event.wall_time for event in events(tmp_path) if event.wall_time]
+    assert (min(clock), max(clock)) == (first, end)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 40])
+def test_times_of_a_file_that_is_cut_off_are_read_as_far_as_it_goes(tmp_path, kept):
+    write(tmp_path, [1, 2])
+    ((first, _),) = journal.times(tmp_path)
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    path.write_bytes(path.read_bytes()[:kept])
+    assert journal.times(tmp_path) == ([(first, first)] if kept == 40 else [])
+
+
+def test_a_run_without_events_has_no_times(tmp_path):
+    assert journal.times(tmp_path) == []

@@ -1,5 +1,6 @@
 """Errors by class: the most confused pairs, and the metrics of each class with intervals."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,14 +32,41 @@ def confused_pairs(rows: TaskRows, *, most: int = 10) -> list[dict[str, Any]] | 
     cells = labels.astype(np.int64) * len(task.class_names) + predicted
     found, counts = np.unique(cells[labels != predicted], return_counts=True)
     totals = np.bincount(labels, minlength=len(task.class_names))
+    return _pairs(found, counts, totals, task.class_names, most)
+
+
+def pairs_of_matrix(
+    confusion: np.ndarray, class_names: Sequence[str], *, most: int = 10
+) -> list[dict[str, Any]]:
+    """Returns the pairs as `confused_pairs`, of a confusion matrix.
+
+    Args:
+      confusion: counts [C, C], true by predicted class.
+      class_names: of the C classes.
+      most: how many pairs.
+
+    Examples:
+      >>> [pair] = pairs_of_matrix(np.array([[4, 1], [0, 5]]), ["cat", "dog"])
+      >>> pair["true"], pair["predicted"], pair["count"], pair["share"]
+      ('cat', 'dog', 1, 0.2)
+    """
+    counts = (confusion - np.diag(np.diag(confusion))).ravel()
+    found = np.flatnonzero(counts)
+    return _pairs(found, counts[found], confusion.sum(1), class_names, most)
+
+
+def _pairs(
+    found: np.ndarray, counts: np.ndarray, totals: np.ndarray, names: Sequence[str], most: int
+) -> list[dict[str, Any]]:
+    """Returns the pairs of the cells `found`, row by row, of a confusion matrix."""
     pairs = []
     for place in np.argsort(-counts, kind="stable")[:most]:
-        true, guess = divmod(int(found[place]), len(task.class_names))
+        true, guess = divmod(int(found[place]), len(names))
         count, total = int(counts[place]), int(totals[true])
         pairs.append(
             {
-                "true": task.class_names[true],
-                "predicted": task.class_names[guess],
+                "true": names[true],
+                "predicted": names[guess],
                 "count": count,
                 "share": count / total,
                 "interval": wilson_interval(count, total),

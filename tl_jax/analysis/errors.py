@@ -261,7 +261,7 @@ def _task(
         "metrics": {name: metrics.get(name) for name in MAIN[rows.task.kind]},
         "intervals": main_intervals(rows.objective, rows.rows),
         "calibration": calibration,
-        "top_losses": [_described(rows, names, index) for index in top_losses(rows, top)],
+        "top_losses": [described(rows, names, index) for index in top_losses(rows, top)],
         "confused_pairs": classes.confused_pairs(rows),
         "classes": classes.by_class(rows),
         "slices": {name: slices.measure_slices(rows, each) for name, each in groups.items()},
@@ -277,7 +277,7 @@ def top_losses(rows: TaskRows, most: int) -> list[int]:
     return [int(index) for index in order]
 
 
-def _described(rows: TaskRows, names: Sequence[str], index: int) -> dict[str, Any]:
+def described(rows: TaskRows, names: Sequence[str], index: int) -> dict[str, Any]:
     """Returns one example as JSON: what it is labelled with, and what the run says."""
     said: dict[str, Any] = {
         "index": index,
@@ -336,7 +336,7 @@ def _neighbours(analysed: Analysed, shown: Sequence[int], k: int) -> list[dict[s
     labels, names = analysed.train.labels(), analysed.train.identities()
     return [
         {
-            **_described(rows, analysed.examples.identities(), index),
+            **described(rows, analysed.examples.identities(), index),
             "neighbours": [
                 {
                     "index": other,

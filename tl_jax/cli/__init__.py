@@ -19,6 +19,7 @@ from tl_jax.cli import (
     networks,
     options,
     prediction,
+    reporting,
     runs,
     selection,
     streams,
@@ -43,6 +44,7 @@ _USAGE = """usage: python -m tl_jax COMMAND [ARGUMENTS]
   prepare SOURCE OUT [--max-side PIXELS]                        check a set of images, and pack it
   evaluate RUN [--split SPLIT]                                  measure a run
   errors RUN --to FOLDER [--slices-by COLUMN ...]               find what a run gets wrong, and why
+  report RUN... [--to FILE.html] [--gallery N]                  a page on a run, or on several
   robustness RUN --to FOLDER [--baseline RUN] [--foreign SET]   measure it on corrupted images
   probe RUN_OR_MODEL SOURCE [--method METHOD]                   classify frozen features
   predict RUN_OR_MODEL IMAGE_OR_FOLDER... [--to FILE]           tell what images show
@@ -77,6 +79,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "prepare": data.prepare,
     "evaluate": runs.evaluate,
     "errors": analysis.errors,
+    "report": reporting.report,
     "robustness": analysis.robustness,
     "probe": runs.probe,
     "predict": prediction.predict,

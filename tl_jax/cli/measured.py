@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tl_jax.objectives.metric_names import in_words
 from tl_jax.probes.probe import ProbeResult
 
 _SHOWN: dict[str, tuple[str, ...]] = {
@@ -10,14 +11,6 @@ _SHOWN: dict[str, tuple[str, ...]] = {
     "multi_label": ("mean_average_precision", "macro_f1", "micro_f1", "exact_match", "loss"),
     "ordinal": ("quadratic_kappa", "mae", "accuracy", "balanced_accuracy", "loss"),
     "regression": ("mae", "rmse", "r2", "loss"),
-}
-_IN_WORDS = {
-    "mean_average_precision": "mAP",
-    "macro_f1": "macro F1",
-    "micro_f1": "micro F1",
-    "mae": "MAE",
-    "rmse": "RMSE",
-    "r2": "R2",
 }
 # What temperatures and thresholds change, of what is shown.
 _CALIBRATED = {
@@ -85,8 +78,7 @@ def _task(
 def _metric(name: str, metrics: Mapping[str, Any], intervals: Mapping[str, Sequence[float]]) -> str:
     bounds = metrics.get(f"{name}_interval") or intervals.get(name)
     said = f"  (95%: {bounds[0]:.4f} to {bounds[1]:.4f})" if bounds else ""
-    words = _IN_WORDS.get(name, name.replace("_", " "))
-    return f"  {words:<17}  {_number(metrics[name])}{said}"
+    return f"  {in_words(name):<17}  {_number(metrics[name])}{said}"
 
 
 def _class(task: Mapping[str, Any], index: int, *, absent: bool) -> str:

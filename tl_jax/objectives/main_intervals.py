@@ -89,24 +89,78 @@ def main_intervals(
       >>> main_intervals(SingleLabel(2), rows)["accuracy"]
       [0.4, 0.6]
     """
+    bootstrap.check(level, draws)
+    return _percentiles(_drawn(objective, statistics, draws, seed), level)
+
+
+def main_differences(
+    one: tuple[Objective, Rows],
+    other: tuple[Objective, Rows],
+    *,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> dict[str, list[float]]:
+    """Returns intervals of the main metrics of one network minus those of another.
+
+    Both are measured on the same examples, and each draw takes the same of these for both: what the
+    two find hard alike cancels.
+
+    Args:
+      one, other: objective and statistics of each, as in `main_intervals`.
+      level, draws, seed: as in `main_intervals`.
+
+    Returns:
+      The intervals of the metrics that both have, by name.
+
+    Raises:
+      ValueError: if an argument is out of range, or the examples have other labels.
+
+    Examples:
+      >>> rows = {"mask": np.ones(100, bool), "label": np.arange(100) % 2}
+      >>> right, half = ({**rows, "predicted": p} for p in (rows["label"], np.zeros(100, int)))
+      >>> main_differences((SingleLabel(2), right), (SingleLabel(2), half))["accuracy"]
+      [0.4, 0.6]
+    """
+    bootstrap.check(level, draws)
+    _check_same(one[1], other[1])
+    first, second = (_drawn(*each, draws, seed) for each in (one, other))
+    both = {name: first[name] - second[name] for name in first if name in second}
+    return _percentiles(both, level)
+
+
+def _check_same(one: Rows, other: Rows) -> None:
+    for name in one.keys() & other.keys():
+        if name.rpartition(".")[2] != "label":
+            continue
+        if one[name].shape != other[name].shape or not np.allclose(
+            one[name], other[name], equal_nan=True
+        ):
+            raise ValueError(
+                f"got statistics of {len(one[name])} and {len(other[name])} examples with other "
+                "labels; expected the same examples in the same order"
+            )
+
+
+def _drawn(objective: Objective, statistics: Rows, draws: int, seed: int) -> Values:
+    """Returns the main metrics of each draw, [draws] by name."""
     if isinstance(objective, MultiTask):
         return {
-            f"{task}.{name}": bounds
+            f"{task}.{name}": values
             for task, of_one in objective.tasks.items()
-            for name, bounds in main_intervals(
-                of_one,
-                objective.task_statistics(statistics, task),
-                level=level,
-                draws=draws,
-                seed=seed,
+            for name, values in _drawn(
+                of_one, objective.task_statistics(statistics, task), draws, seed
             ).items()
         }
     sums = _sums(objective, example_rows(statistics))
     if sums is None or not len(sums.columns):
         return {}
-    bootstrap.check(level, draws)
     parts = list(sums.of_draws(draws, seed))
-    values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _percentiles(values: Values, level: float) -> dict[str, list[float]]:
+    """Returns the intervals of metrics; none of one that exists in no draw."""
     finite = {name: found[np.isfinite(found)] for name, found in values.items()}
     return {
         name: bootstrap.percentiles(found, level) for name, found in finite.items() if len(found)

@@ -64,6 +64,30 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 """All metrics by name."""
 
 
+_IN_WORDS = {
+    "mean_average_precision": "mAP",
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "macro_auc": "macro AUC",
+    "micro_auc": "micro AUC",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "r2": "R2",
+    "f1": "F1",
+    "auc": "AUC",
+    "brier": "Brier score",
+}
+
+
+def in_words(name: str) -> str:
+    """Returns a metric's name as a person writes it.
+
+    >>> in_words("macro_f1"), in_words("exact_match")
+    ('macro F1', 'exact match')
+    """
+    return _IN_WORDS.get(name, name.replace("_", " "))
+
+
 def is_needed(costly: Collection[str] | None, names: Iterable[str]) -> bool:
     """Returns whether one of some costly metrics is to be computed.
 

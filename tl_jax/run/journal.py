@@ -2,8 +2,9 @@
 
 import math
 import os
+import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 _FILE = "metrics.jsonl"
 _FIELDS = ("split", "step", "epoch")
+_FIRST_DOUBLE = 0x09  # Before a double that is the first field of a message.
 
 
 class Journal:
@@ -102,6 +104,32 @@ class Journal:
                 event = Event(step=step, wall_time=time.time(), summary=scalar(name, value))
                 self._events.write_event(event)
         self._events.flush()
+
+
+def times(workdir: Path) -> list[tuple[float, float]]:
+    """Returns when each start of a run was recorded: its first and its last event, in their order.
+
+    They are seconds since 1970, of the events of TensorBoard; the journal itself has no clock in
+    it, so that a resumed run's is that of a run that was never killed. A file that is damaged or
+    cut off counts as far as it can be read.
+    """
+    files_of_events = (Path(workdir) / "tensorboard").glob("events*")
+    clocks = [list(_wall_times(path.read_bytes())) for path in files_of_events]
+    return sorted((clock[0], clock[-1]) for clock in clocks if clock)
+
+
+def _wall_times(content: bytes) -> Iterator[float]:
+    """Yields the time of each event of a file.
+
+    An event is its length (8 bytes), a checksum (4), a message and a checksum (4). The message
+    begins with the field 1, a double.
+    """
+    place = 0
+    while place + 12 <= len(content):
+        (length,) = struct.unpack_from("<Q", content, place)
+        start, place = place + 12, place + 16 + length
+        if place <= len(content) and length >= 9 and content[start] == _FIRST_DOUBLE:
+            yield struct.unpack_from("<d", content, start + 1)[0]
 
 
 def read(workdir: Path) -> list[dict[str, Any]]:

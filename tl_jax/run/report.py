@@ -11,7 +11,7 @@ from tl_jax.objectives import main_intervals
 from tl_jax.objectives.metrics import Counts
 from tl_jax.run import calibrate, journal
 from tl_jax.run import metrics as run_metrics
-from tl_jax.run.describe import count_parameters
+from tl_jax.run.describe import count_parameters, describe_devices
 from tl_jax.run.experiment import Experiment
 from tl_jax.run.folder import RunFolder
 from tl_jax.training import sharding
@@ -66,9 +66,9 @@ def write_report(
     }
     shown = config.data.test_split or experiment.first_held_out.split
     records = journal.read(folder.path)
-    params = experiment.initial.variables["params"]
     report = {
         "model": config.model.name,
+        "device": describe_devices(experiment.mesh, config.model.dtype),
         "epochs": experiment.epoch_of(checkpoints, last_step),
         "stopped": stopped,
         "best_epoch": experiment.epoch_of(checkpoints, best_step),
@@ -80,10 +80,7 @@ def write_report(
         "intervals": _intervals(shown, results[shown]),
         "class_names": list(experiment.train.class_names),
         "tasks": _tasks(experiment),
-        "trained_parameters": {
-            phase.name: count_parameters(freeze.split(phase.plan, params)[0])
-            for phase in experiment.phases
-        },
+        "trained_parameters": _trained_parameters(experiment),
         "zero_shot": next((r for r in records if r["split"] == ZERO_SHOT), None),
     }
     if config.train.on_divergence == "skip":
@@ -106,6 +103,15 @@ def _tasks(experiment: Experiment) -> list[dict[str, Any]]:
         {"name": task.name, "kind": task.kind, "class_names": list(task.class_names)}
         for task in experiment.info.tasks
     ]
+
+
+def _trained_parameters(experiment: Experiment) -> dict[str, int]:
+    """Returns how many parameters each phase trains, by its name."""
+    params = experiment.initial.variables["params"]
+    return {
+        phase.name: count_parameters(freeze.split(phase.plan, params)[0])
+        for phase in experiment.phases
+    }
 
 
 def _draw(

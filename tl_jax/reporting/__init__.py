@@ -1,0 +1,1 @@
+"""A page on one run, or on several that are compared."""
