@@ -5,7 +5,7 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -22,7 +22,9 @@ from tl_jax.objectives.metric_names import METRICS
 class Workers:
     """Processes that make one run after the other: one for each core, or one for all of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, measure: Callable[[Job], dict[str, Any]] | None = None) -> None:
+        """Starts no process yet; `measure` is that of `perform`."""
+        self._measure = measure
         self._pools = dict[int | None, ProcessPoolExecutor]()
 
     def launch(self, job: Job) -> int:
@@ -30,7 +32,7 @@ class Workers:
         if job.core not in self._pools:
             self._pools[job.core] = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         try:
-            return self._pools[job.core].submit(perform, job).result()
+            return self._pools[job.core].submit(perform, job, self._measure).result()
         except BrokenProcessPool:  # It was killed, as by a lack of memory.
             del self._pools[job.core]
             return 1
@@ -41,13 +43,21 @@ class Workers:
             pool.shutdown()
 
 
-def perform(job: Job) -> int:
-    """Makes a run in this process and writes its row; returns 0, or 1 if it failed."""
+def perform(job: Job, measure: Callable[[Job], dict[str, Any]] | None = None) -> int:
+    """Makes a run in this process and writes its row.
+
+    Args:
+      job: the run and its files.
+      measure: a module's function that makes it and returns the row; None for `measured`.
+
+    Returns:
+      0, or 1 if it failed; the log then says why.
+    """
     if job.core is not None:  # Before JAX counts the cores.
         os.sched_setaffinity(0, {job.core})
     with job.log.open("w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         try:
-            row = measured(job)
+            row = (measure or measured)(job)
         except Exception:  # The next run may do better; the log says what happened.
             traceback.print_exc()
             return 1
