@@ -37,6 +37,31 @@ def test_the_joint_is_that_of_the_formula(seed):
     assert (confident.confident_joint(labels, p) == joint_of_the_paper(labels, p)).all()
 
 
+def test_a_likely_class_below_its_own_threshold_is_passed_over():
+    """Where a class is always told with much confidence, only more than that counts."""
+    labels, p, _ = noisy(4)
+    p = p**0.3 * [3, 1, 1, 1, 1]
+    p /= p.sum(1, keepdims=True)
+    thresholds = np.array([p[labels == j, j].mean() for j in range(5)])
+    passed_over = p[np.arange(len(p)), p.argmax(1)] < thresholds[p.argmax(1)] - 1e-6
+    assert (passed_over & (p >= thresholds).any(1)).sum() > 5
+    assert (confident.confident_joint(labels, p) == joint_of_the_paper(labels, p)).all()
+
+
+def test_a_pair_is_pruned_by_the_margin_between_its_classes():
+    rows = [
+        *[[0.9, 0.05, 0.05]] * 5,
+        *[[0.2, 0.6, 0.2]] * 2,
+        [0.45, 0.46, 0.09],  # As likely to be right as wrong.
+        [0.05, 0.40, 0.55],  # A smaller probability of class 1, and by far a larger margin.
+        *[[0.2, 0.6, 0.2]] * 4,
+        *[[0.05, 0.05, 0.9]] * 4,
+    ]
+    labels = np.repeat([0, 1, 2], [9, 4, 4])
+    # Of nine labels 2 of the 7 that are counted lie at class 1: 2.57, and thus three.
+    assert set(confident.find_issues(labels, np.array(rows)).indices) == {5, 6, 8}
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_most_planted_labels_are_found_and_few_others(seed):
     labels, p, planted = noisy(seed)
@@ -85,6 +110,14 @@ def test_a_probe_tells_of_each_example_without_having_seen_it():
     assert (found[:, 1] == 0).all()
     assert set(np.flatnonzero(found.argmax(1) != labels)) == {4, 33}
     assert set(confident.find_issues(labels, found).indices) == {4, 33}
+
+
+def test_a_probe_cannot_learn_labels_by_heart():
+    """More features than examples fit any labels, so only examples left out tell it is chance."""
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(60, 80)), np.arange(60) % 2
+    found = cross_validation.probabilities(features, labels, num_classes=2, l2=1e-3)
+    assert (found.argmax(1) == labels).mean() < 0.75
 
 
 def test_a_class_of_one_example_has_no_fold():

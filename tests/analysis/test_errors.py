@@ -35,6 +35,9 @@ def test_the_numbers_are_those_of_the_report(finished_run, found):
     assert sum(pair["count"] for pair in task["confused_pairs"]) == round(
         (1 - expected["accuracy"]) * 14
     )
+    totals = {each["name"]: each["count"] for each in task["classes"]}
+    for pair in task["confused_pairs"]:
+        assert pair["share"] == pytest.approx(pair["count"] / totals[pair["true"]])
 
 
 def test_largest_losses_are_told_with_their_files(finished_run, found):
@@ -115,6 +118,12 @@ def test_every_kind_of_task_is_told_what_it_has(task_folder, tmp_path, cache):
     assert set(parts) == {"missing", "round", "square"}
     assert sum(part["count"] for part in parts.values()) == tasks["grade"]["count"]
     assert parts["round"]["gap_interval"][0] <= parts["round"]["gap"]
+    of_weight = tasks["weight"]["slices"]["kind"]
+    for part in of_weight:  # The gap is to all others, of which the slice is none.
+        others = [each for each in of_weight if each is not part]
+        mean = np.average([o["error"] for o in others], weights=[o["count"] for o in others])
+        assert part["gap"] == pytest.approx(part["error"] - mean)
+    assert max(abs(part["gap"]) for part in of_weight) > 0
     assert sum("bias" in each for each in tasks["weight"]["classes"]) == len(
         tasks["weight"]["classes"]
     )

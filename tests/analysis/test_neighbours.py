@@ -65,6 +65,34 @@ def test_changed_copies_are_found_and_other_images_are_not():
     )
 
 
+def test_copies_that_features_do_not_propose_are_found_by_their_thumbnails():
+    rng = np.random.default_rng(3)
+    train = np.stack([picture(rng) for _ in range(12)])
+    test = np.stack([np.rot90(train[4]), np.rot90(train[6][:, ::-1], 3), picture(rng)])
+    first, second = (from_arrays(x, np.arange(len(x)) % 2) for x in (test, train))
+    wrong = neighbours.nearest(np.ones((3, 1)), np.ones((12, 1)), 1)
+    assert not set(wrong.indices.ravel().tolist()) & {4, 6}
+    found = neighbours.duplicates(first, second, wrong)
+    assert {(pair.index, pair.other, pair.moved, pair.similarity) for pair in found} == {
+        (0, 4, "rotated", None),
+        (1, 6, "mirrored and rotated", None),
+    }
+
+
+def test_what_all_images_of_a_set_have_in_common_makes_no_copies():
+    """As of photographs of one product, of which 0.99 of the variance is the same."""
+    rng = np.random.default_rng(2)
+    common = picture(rng).astype(float)
+    images = [np.clip(common + rng.normal(0, 4, common.shape), 0, 255) for _ in range(24)]
+    train, test = np.array(images[:16], np.uint8), np.array([*images[16:], images[3]], np.uint8)
+    grays = np.stack([train[0], train[1]]).mean(-1).reshape(2, -1)
+    assert np.corrcoef(grays)[0, 1] > neighbours.SAME
+    first, second = (from_arrays(x, np.arange(len(x)) % 2) for x in (test, train))
+    found = neighbours.nearest(np.ones((9, 2)), np.ones((16, 2)), 16)
+    pairs = neighbours.duplicates(first, second, found)
+    assert [(pair.index, pair.other) for pair in pairs] == [(8, 3)]
+
+
 def test_principal_components_equal_those_of_scikit_learn():
     from sklearn.decomposition import PCA
 

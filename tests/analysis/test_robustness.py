@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import special
 
 import tl_jax
 from tl_jax.analysis import corruptions, gaps, outliers
@@ -79,6 +80,23 @@ def test_blurs_keep_what_is_even_and_scale_with_the_image():
     assert spreads[1] / spreads[0] == pytest.approx(2, rel=0.2)
 
 
+def test_a_gaussian_blur_has_the_stated_width_at_any_size():
+    for side in (112, 224):
+        point = np.zeros((side, side, 1), np.uint8)
+        point[side // 2, side // 2] = 255
+        spread = corruptions.CORRUPTIONS["gaussian_blur"](point, 1, np.random.default_rng(0))
+        places = np.arange(side) - side // 2
+        width = np.sqrt((spread[..., 0].sum(0) * places**2).sum() / spread.sum())
+        assert width == pytest.approx(2 * side / 224, rel=0.05)
+
+
+def test_contrast_keeps_the_mean_colour():
+    image = picture() // np.array([1, 2, 3], np.uint8)
+    faded = corruptions.corrupt(image, "contrast", 5)
+    np.testing.assert_allclose(faded.mean((0, 1)), image.mean((0, 1)), atol=0.5)
+    assert faded.std((0, 1)) == pytest.approx(0.05 * image.std((0, 1)), abs=0.5)
+
+
 def test_gray_images_and_unknown_names():
     gray = picture()[..., :1]
     assert all(corruptions.corrupt(gray, n, 2).shape == gray.shape for n in corruptions.NAMES)
@@ -115,6 +133,27 @@ def test_gaps_and_mean_corruption_errors_are_those_of_their_formulas():
     base, other = clean[known].mean(), other_clean[known].mean()
     ratios = [total(ours[name], base) / total(theirs[name], other) for name in "ab"]
     assert relative["relative_mce"] == pytest.approx(np.mean(ratios))
+
+
+def test_a_gap_is_of_the_same_examples_in_each_draw():
+    """Chance in the choice of the examples moves both alike: a gap of 0 is 0 in every draw."""
+    wrong = (np.random.default_rng(0).random(50) < 0.5).astype(float)
+    found = gaps.measure(wrong, {"fog": [wrong]}, (1,))
+    assert found["corruptions"]["fog"][0]["gap_interval"] == [0, 0]
+    assert found["mean_gap_interval"] == [0, 0] and found["clean"]["interval"][0] < wrong.mean()
+
+
+def test_scores_of_logits_and_neighbours_are_those_of_their_formulas():
+    rng = np.random.default_rng(1)
+    logits = 3 * rng.normal(size=(20, 4))
+    found = outliers.of_logits(logits)
+    assert found["energy"] == pytest.approx(special.logsumexp(logits, axis=1))
+    assert found["maximum_softmax"] == pytest.approx(special.softmax(logits, axis=1).max(1))
+    train, features = rng.normal(size=(40, 6)), rng.normal(size=(15, 6))
+    units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (features, train)]
+    distances = np.sort(np.linalg.norm(units[0][:, None] - units[1][None], axis=-1), axis=1)
+    closeness = outliers.of_features(features, train, None)["neighbours"]
+    assert -closeness == pytest.approx(distances[:, outliers.NEIGHBOUR - 1], abs=1e-5)
 
 
 def test_scores_equal_those_of_scikit_learn():
@@ -194,7 +233,7 @@ def test_every_kind_of_task_has_an_error(task_folder):
         task_folder, split="validation", corruptions=["brightness"], severities=[2],
         foreign=["digits:test"], most=6,
     )  # fmt: skip
-    assert found["count"] == 6
+    assert found["count"] == found["foreign"]["digits:test"]["count"] == 6
     assert {name: task["meaning"] for name, task in found["tasks"].items()} == {
         "kind": gaps.MEANING["multi_class"],
         "tags": gaps.MEANING["multi_label"],

@@ -51,5 +51,5 @@ def test_a_mutation_that_does_not_apply_is_an_error(tree):
 @pytest.mark.full
 def test_the_list_is_up_to_date():
     listed = mutations.read_mutations(mutations.LIST)
-    assert len(listed) == 72
+    assert len(listed) == 104
     mutations.check(listed, mutations.ROOT)

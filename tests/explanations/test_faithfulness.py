@@ -157,6 +157,23 @@ def test_a_method_that_shows_edges_only_is_seen(tiny):
     assert (saliency.correlations[-1] < 0.8).all()
 
 
+def test_the_last_part_leaves_no_weight_as_it_was(tiny):
+    """Signed maps are compared by their size; the whole network is random in the end."""
+    key, index, method = jax.random.key(0), np.array([0, 2]), IntegratedGradients(2)
+    found = randomisation.cascade(key, TINY, tiny, IMAGES, index, method, stages=STAGES)
+    fresh = randomisation.randomised(key, TINY, tiny, IMAGES)
+    before, after = (
+        np.asarray(maps_of(variables, IMAGES, index, model=TINY, method=method)).reshape(2, -1)
+        for variables in (tiny, fresh)
+    )
+    expected = [
+        stats.spearmanr(*pair).statistic for pair in zip(*map(abs, (before, after)), strict=True)
+    ]
+    np.testing.assert_allclose(found.correlations[-1], expected, atol=1e-5)
+    head_only = found.correlations[0]
+    assert (np.abs(head_only - found.correlations[-1]) > 1e-3).all()
+
+
 class ZeroHead(nn.Module):
     """A network whose head starts at zero, as fresh heads do."""
 

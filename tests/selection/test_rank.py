@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from tests.support import objects
 from tests.support.runs import change
-from tl_jax import cli
+from tl_jax import cli, trees
 from tl_jax.config import to_json
 from tl_jax.data.preprocess import Preprocess
 from tl_jax.data.source import Task
@@ -50,11 +51,16 @@ def test_rows_equal_what_the_networks_give(config, tiny_weights, photos, tmp_pat
     knn = fit_probe(*splits, train.class_names, ProbeOptions("knn", k=20))
     assert value(stage, "knn") == pytest.approx(knn.accuracy)
     assert stage["width"] == 8 and whole["width"] == 16
-    assert stage["parameters"] < whole["parameters"] and stage["flops"] < whole["flops"]
+    sizes = {path: leaf.size for path, leaf in trees.flatten(variables["params"]).items()}
+    assert whole["parameters"] == sum(n for path, n in sizes.items() if path[0] != "fc")
+    upto = ("conv1", "bn1", "layer1")
+    assert stage["parameters"] == sum(n for path, n in sizes.items() if path[0] in upto)
+    assert stage["flops"] < whole["flops"]
     assert small["image_size"] == 24 and small["flops"] < whole["flops"]
     assert "does not fit" in failed["error"]  # Lite0 is a tiny ResNet here.
     assert "stage" in stage["scores"]["leep"]["undefined"]
-    assert set(found["order"]["logme"]) == set(MODELS[:3])
+    best_first = sorted(found["rows"][:3], key=lambda row: value(row, "logme"), reverse=True)
+    assert found["order"]["logme"] == [row["model"] for row in best_first]
     assert set(found["order"]["leep"]) == {"resnet18", "resnet18@24"}
     assert json.loads((tmp_path / "out" / "ranking.json").read_text())["order"] == found["order"]
     again = rank(config, MODELS[:1], timing=False, **options)
@@ -66,6 +72,29 @@ def test_rows_equal_what_the_networks_give(config, tiny_weights, photos, tmp_pat
 
 def value(row, score):
     return row["scores"][score]["value"]
+
+
+@pytest.mark.slow
+def test_the_seed_draws_the_start_of_the_clusters(config, tmp_path):
+    config = change(config, "data", source="digits", eval_split="validation", shots=20)
+    options = {"scores": ["nleep"], "timing": False, "cache_dir": tmp_path}
+    first, again, other = (
+        value(rank(config, ["resnet18"], seed=seed, **options)["rows"][0], "nleep")
+        for seed in (0, 0, 1)
+    )
+    assert first == pytest.approx(again) and first != pytest.approx(other, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_one_of_several_tasks_is_ranked(tiny_weights, tmp_path):
+    config = objects.make_config(objects.write(tmp_path), tiny_weights, tuple(objects.TASKS))
+    options = {"scores": ["knn", "logme"], "timing": False, "cache_dir": tmp_path / "cache"}
+    first = rank(config, ["resnet18"], **options)
+    other = rank(config, ["resnet18"], task="weight", **options)
+    assert (first["task"], other["task"]) == ("kind", "weight")
+    assert value(first["rows"][0], "knn") is not None and value(other["rows"][0], "knn") is None
+    with pytest.raises(ValueError, match="no task 'wait'"):
+        rank(config, ["resnet18"], task="wait", **options)
 
 
 @pytest.mark.slow
@@ -124,6 +153,19 @@ def test_several_classes_each_have_the_evidence_and_a_probe():
     assert found["logme"].value == logme(data.train, data.train_labels.astype(float))
     for name in ("knn", "h_score", "leep", "nleep"):
         assert found[name].value is None and "one class" in found[name].undefined
+
+
+@pytest.mark.slow
+def test_probes_are_tested_on_images_that_they_were_not_fitted_to():
+    """The held-out images have the opposite labels here, so what fits is always wrong."""
+
+    def labels(x):
+        return (x[:, 0] > 0).astype(np.int32)
+
+    data = seen(labels, lambda x: 1 - labels(x))
+    for name in ("knn", "linear_probe"):
+        found = measures.compute(name, data, Task("label", ("a", "b")), 0)
+        assert found.value < 0.4 and found.interval[0] < found.value < found.interval[1]
 
 
 def test_numbers_have_the_evidence_and_a_probe_whatever_their_unit():
