@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     (
         "tl_jax/allocator.py",
+        "tl_jax/determinism.py",
         "tl_jax/messages.py",
         "tl_jax/interrupt.py",
         "tl_jax/files.py",

@@ -34,6 +34,12 @@ def test_devices_and_precision_are_named(devices, dtype, text):
         assert "with" not in describe_devices(devices, dtype)
 
 
+def test_a_gpu_that_repeats_its_bits_says_so(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
+    assert describe_devices(mesh("gpu"), "bfloat16") == "a gpu x1, bfloat16, deterministic"
+    assert describe_devices(mesh("cpu"), "bfloat16") == "a cpu x1, bfloat16"
+
+
 def test_the_first_ten_classes_are_counted():
     names = [f"class{i}" for i in range(12)] + ["x" * 300]
     said = class_counts(names, [0, 0, 3])

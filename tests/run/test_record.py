@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,13 @@ from tl_jax.data.sources.open import open_source
 from tl_jax.run import examples
 from tl_jax.run.examples import Examples
 from tl_jax.run.objective import LabelStatistics
-from tl_jax.run.record import RunInfo, differences, is_divided_otherwise, version_notes
+from tl_jax.run.record import (
+    RunInfo,
+    differences,
+    is_divided_otherwise,
+    version_notes,
+    versions,
+)
 from tl_jax.weights.sources import WeightsRecord
 
 NAMES = ["a/0.png", "a/1.png", "b/0.png"]
@@ -185,6 +192,24 @@ def test_labels_of_other_kinds_are_compared():
 def test_other_versions_of_libraries_are_a_note():
     now = dataclasses.replace(INFO, versions={"jax": "2", "flax": "1"})
     assert version_notes(INFO, now) == ["jax 1 then, 2 now"]
+
+
+def test_a_gpu_records_whether_it_repeats_its_bits_and_another_value_is_a_note(monkeypatch):
+    of_platform = {
+        platform: SimpleNamespace(
+            devices=np.asarray([SimpleNamespace(platform=platform)], object), size=1
+        )
+        for platform in ("cpu", "gpu", "tpu")
+    }
+    recorded = {}
+    for flags in ("", "--xla_gpu_deterministic_ops=true"):
+        monkeypatch.setenv("XLA_FLAGS", flags)
+        recorded[flags] = dataclasses.replace(INFO, versions=versions(of_platform["gpu"]))
+        assert "determinism" not in {**versions(of_platform["cpu"]), **versions(of_platform["tpu"])}
+    off, on = recorded.values()
+    assert version_notes(off, on) == ["determinism off then, on now"]
+    assert version_notes(on, off) == ["determinism on then, off now"]
+    assert version_notes(INFO, on)[1:] == []  # Earlier versions did not record it.
 
 
 def test_a_record_of_an_earlier_version_is_compared_by_what_it_has():

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import jax
 from jax.sharding import Mesh
 
-from tl_jax import messages, onednn, trees
+from tl_jax import determinism, messages, onednn, trees
 from tl_jax.config import Config
 from tl_jax.data.source import Source
 from tl_jax.run import parallel
@@ -120,7 +120,7 @@ def _inputs(info: RunInfo) -> list[tuple[str, str]]:
 
 
 def describe_devices(mesh: Mesh, dtype: str) -> str:
-    """Returns the devices, and the precision that they compute with: "cpu x1, float32".
+    """Returns the devices, and how they compute: "cpu x1, float32".
 
     Args:
       mesh: the devices.
@@ -138,7 +138,8 @@ def describe_devices(mesh: Mesh, dtype: str) -> str:
         if products not in (None, "float32", "highest"):
             precision = f"float32 with products in {products}"
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
-    return f"{device.device_kind} x{mesh.size}{processes}, {precision}"
+    repeats = ", deterministic" if device.platform == "gpu" and determinism.is_on() else ""
+    return f"{device.device_kind} x{mesh.size}{processes}, {precision}{repeats}"
 
 
 def _repeated(num_images: int, batch_size: int) -> list[tuple[str, str]]:

@@ -3,14 +3,13 @@
 import dataclasses
 import itertools
 from collections.abc import Generator, Iterator, Mapping
-from importlib import metadata
 from typing import Any, Self
 
 import jax
 import optax
 from jax.sharding import Mesh
 
-from tl_jax import onednn, trees
+from tl_jax import trees
 from tl_jax.config import Config
 from tl_jax.data.augment import mixing
 from tl_jax.data.augment.augment import make_augment_fn
@@ -25,7 +24,7 @@ from tl_jax.models.model import Model, abstract_inputs, new_parts
 from tl_jax.objectives import metric_names
 from tl_jax.objectives.objective import Objective
 from tl_jax.objectives.single_label import SingleLabel
-from tl_jax.run import data, defaults, describe, examples, objective, parallel, shared
+from tl_jax.run import data, defaults, describe, examples, objective, parallel, record, shared
 from tl_jax.run.examples import Examples
 from tl_jax.run.initial import Initial, initial_variables, read_weights, with_architecture
 from tl_jax.run.model import build_model, stage_names
@@ -41,8 +40,6 @@ from tl_jax.training.state import TrainState
 from tl_jax.training.stopping import Stopping
 from tl_jax.transfer import carry_over, freeze
 from tl_jax.transfer.carry_over import MatchedOnly, ZeroShot
-
-_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -399,14 +396,6 @@ class Experiment:
         return (evaluation_input(batch, mean, std) for batch in on_devices)
 
 
-def _versions(mesh: Mesh) -> dict[str, str]:
-    """Returns the versions of the libraries that numbers depend on."""
-    versions = {library: metadata.version(library) for library in _LIBRARIES}
-    if mesh.devices.flat[0].platform == "cpu":
-        versions["onednn"] = onednn.used_version(mesh.size) or "not used"
-    return versions
-
-
 def _facts(config: Config, train: Source) -> tuple[ExampleFacts, tuple[LabelStatistics, ...]]:
     """Returns what the training split says of the network, and of the labels of each task."""
     tasks, inputs = data.learned_tasks(config, train), train.inputs
@@ -443,7 +432,7 @@ def _record(
             for split, source in splits.items()
             if isinstance(source, Subset)
         },
-        versions=_versions(mesh),
+        versions=record.versions(mesh),
         digests={split: each.digest for split, each in listed.items()},
         head={
             trees.dotted(path): list(leaf.shape)

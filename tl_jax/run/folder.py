@@ -226,7 +226,7 @@ class RunFolder:
                 "classes and the numbers of images were compared"
             )
         for note in record.version_notes(before, info):
-            log(f"note: the run was begun with other libraries: {note}")
+            log(f"note: the run was begun with other libraries or settings: {note}")
 
     def claim(
         self, config: Config, info: RunInfo, examples_now: Mapping[str, Examples] | None = None

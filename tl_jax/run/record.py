@@ -2,9 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
+from importlib import metadata
 from typing import Any, Self
 
-from tl_jax import files
+from jax.sharding import Mesh
+
+from tl_jax import determinism, files, onednn
 from tl_jax.config import Config, checks, json_format
 from tl_jax.data.preprocess import Preprocess
 from tl_jax.data.source import ONE_IMAGE, Inputs, Task
@@ -14,6 +17,8 @@ from tl_jax.run.examples import Examples
 from tl_jax.run.objective import LabelStatistics
 from tl_jax.run.task_network import ExampleFacts
 from tl_jax.weights.sources import WeightsRecord
+
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +35,7 @@ class RunInfo:
       examples: number of examples by split.
       skipped: corrupt images that were left out, by split.
       subsets: which examples of a split were chosen (`Subset.record`), by split.
-      versions: of the libraries that the numbers depend on.
+      versions: what `versions` returned.
       digests: `Examples.digest` of each split: identity, label and order of its examples.
       head: shape of each parameter of the classifier, by dotted name.
       resolved: what was chosen for options that depend on the data, by dotted name.
@@ -132,8 +137,22 @@ def is_divided_otherwise(config: Config, before: RunInfo) -> bool:
     return is_listed and not own_splits(config.data.source, data_dir=config.data.data_dir)
 
 
+def versions(mesh: Mesh) -> dict[str, str]:
+    """Returns the versions of the libraries that numbers depend on, and what is switched on.
+
+    "onednn" says whether a CPU computes by it, "determinism" whether a GPU repeats its bits.
+    """
+    found = {library: metadata.version(library) for library in _LIBRARIES}
+    platform = mesh.devices.flat[0].platform
+    if platform == "cpu":
+        found["onednn"] = onednn.used_version(mesh.size) or "not used"
+    if platform == "gpu":
+        found["determinism"] = "on" if determinism.is_on() else "off"
+    return found
+
+
 def version_notes(before: RunInfo, now: RunInfo) -> list[str]:
-    """Lists the libraries whose version is another one than when the run was trained."""
+    """Lists the libraries and switches that are other ones than when the run was trained."""
     return [
         f"{library} {before.versions[library]} then, {version} now"
         for library, version in now.versions.items()
