@@ -74,6 +74,7 @@ def test_differences_are_named_in_all_processes(pair):
         assert "does not have the data of process 0" in each["other data"][1]
         assert "train.digest" in each["other data"][1]
         assert "versions.jax: 0 != 1" in each["other libraries"][1]
+        assert "does not have the initial variables of process 0" in each["other variables"][1]
         assert "process 1 on" in each["not shared"][1]
         assert "a folder that all of them share" in each["not shared"][1]
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.runs import change, without_speed
 from tl_jax.run import epochs, journal
+from tl_jax.run.experiment import Experiment
 from tl_jax.run.fit import fit
 from tl_jax.run.folder import load_run
 from tl_jax.training.checkpoint import CheckpointError
@@ -86,6 +87,42 @@ def test_such_parameters_stop_a_run_that_is_not_evaluated_too(tiny_config, tmp_p
     config = change(change(tiny_config, "data", eval_split=None), "train", best_metric="loss")
     with pytest.raises(FloatingPointError, match="hold NaN or infinity"):
         fit(config, tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_such_parameters_are_not_saved_within_an_epoch_either(tiny_config, tmp_path, monkeypatch):
+    """The loss of the step that spoils them is finite, and so is that of every step before."""
+    compile_step = Experiment.compile_step
+
+    def spoiled(experiment, phase):
+        train_step = compile_step(experiment, phase)
+
+        def step(state, batch):
+            state, metrics = train_step(state, batch)
+            nan = jax.tree.map(lambda leaf: leaf * float("nan"), state.params)
+            return state.replace(params=nan), metrics
+
+        return step
+
+    monkeypatch.setattr(Experiment, "compile_step", spoiled)
+    with pytest.raises(FloatingPointError, match="hold NaN or infinity"):
+        fit(change(tiny_config, "train", save_every=1), tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_such_parameters_are_not_saved_where_the_evaluation_is_stopped(
+    tiny_config, tmp_path, monkeypatch
+):
+    train = epochs.train
+
+    def spoil(*args, **options):
+        state = train(*args, **options)
+        return state.replace(params=jax.tree.map(lambda leaf: leaf * float("nan"), state.params))
+
+    monkeypatch.setattr(epochs, "train", spoil)
+    questions = iter([False] * 3 + [True])  # After each of three steps, and the first batch.
+    with pytest.raises(FloatingPointError, match="hold NaN or infinity"):
+        fit(tiny_config, tmp_path / "run", should_stop=lambda: next(questions))
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 

@@ -1,6 +1,7 @@
 """What each process of a job of several does in tests; they are real processes over loopback."""
 
 import contextlib
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -121,6 +122,7 @@ def check_all(folder: Path, index: int, place: str) -> None:
         "other data": _raised(lambda: _check_data(index)),
         "other libraries": _raised(lambda: _check_info(index)),
         "not shared": _raised(lambda: _check_folder(folder, index)),
+        "other variables": _raised(lambda: _fit_other_variables(folder, index)),
     }
     distributed.same(tree, "the tree")
     distributed.barrier("checked")
@@ -138,6 +140,7 @@ def _other_decisions() -> Iterator[None]:
 
     with (
         mock.patch.object(RunFolder, "_is_finished", lambda *_: True),
+        mock.patch.object(RunFolder, "read_report", lambda *_: {"metrics": "of a run before"}),
         mock.patch.object(Stopping, "decide", lambda *_: "enough"),
     ):
         yield
@@ -164,6 +167,23 @@ def _check_folder(folder: Path, index: int) -> None:
     own = folder / f"own {index}"
     own.mkdir()
     shared.check_shared(own)
+
+
+def _fit_other_variables(folder: Path, index: int) -> None:
+    import jax
+
+    from tl_jax.run import experiment
+    from tl_jax.run.fit import fit
+
+    make = experiment.initial_variables
+
+    def make_other(*arguments: Any, **options: Any) -> Any:
+        initial = make(*arguments, **options)
+        other = jax.tree.map(lambda leaf: leaf + index, initial.variables)
+        return dataclasses.replace(initial, variables=other)
+
+    with mock.patch.object(experiment, "initial_variables", make_other):
+        fit(digits(), folder / "other variables")
 
 
 def _raised(function: Callable[[], Any]) -> list[str]:

@@ -48,6 +48,25 @@ def identity_step(label_smoothing: float = 0.0):
     return made(initial, {"image": LOGITS, "label": LABELS})
 
 
+def test_weights_of_examples_count_in_slices_as_in_the_whole_batch():
+    """A loss is divided by the number of examples, which is the same in each slice."""
+    variables = Identity().init(SEED_KEY, LOGITS)
+    initial, tx, plan = first_state(variables, head="bias")
+    weights = np.array([3.0, 0.25, 0.0, 1.0], np.float32)
+    given = {"image": LOGITS, "label": LABELS, "example_weight": weights}
+    whole, slices = (
+        step.make_train_step(
+            Identity(), tx, plan,
+            augment_fn=images_unchanged, seed_key=SEED_KEY, accumulate=accumulate,
+        )(initial, given)
+        for accumulate in (1, 2)
+    )  # fmt: skip
+    losses = -np.asarray(jax.nn.log_softmax(LOGITS))[np.arange(4), LABELS]
+    np.testing.assert_allclose(whole[1]["loss"], (weights * losses).mean(), rtol=1e-6)
+    np.testing.assert_allclose(slices[1]["loss"], whole[1]["loss"], rtol=1e-6)
+    np.testing.assert_allclose(slices[0].params["bias"], whole[0].params["bias"], rtol=1e-5)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_loss_accuracy_gradient_and_update_are_those_by_hand(smoothing):
     after, values = identity_step(smoothing)

@@ -4,7 +4,7 @@
 number of processes. A mapped step computes the same, to rounding, if it is given the network of
 `over_axis`, with these exceptions: dropout and augmentation draw other numbers on each device;
 mixup and CutMix draw one share for each device; where labels are missing, a device's loss is the
-mean over its own labelled examples.
+mean over its own labelled examples. Weights of examples count as in the whole batch.
 """
 
 import dataclasses

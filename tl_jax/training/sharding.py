@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tl_jax import distributed
@@ -181,12 +182,14 @@ def by_device(mesh: Mesh) -> Callable[[GradientFn], GradientFn]:
     """Returns the `around` of a step in which each device computes the gradient of its own part.
 
     Gradients, metrics and running statistics of the devices are then averaged, in float32 whatever
-    the network's `dtype`, which the compiler combines into few collectives. BatchNorm sees its
-    device's part of a batch, unless the network averages over `AXES` (`pmap.over_axis`).
+    the network's `dtype`; all of them as one array where parameters are not split. BatchNorm sees
+    its device's part of a batch, unless the network averages over `AXES` (`pmap.over_axis`).
 
     It differs from the gradient of the whole batch where parts of it cannot be averaged: dropout
-    draws other numbers; and where labels are missing, each device's loss is the mean over its own
-    labelled examples.
+    draws other numbers; where labels are missing, each device's loss is the mean over its own
+    labelled examples; and tasks whose gradients are scaled to one norm take that of the device,
+    unless the network averages over `AXES`. Weights of examples are no such case: a loss is divided
+    by the number of examples, which is the same on every device.
     """
     whole_spec, part_spec = PartitionSpec(), PartitionSpec(AXES)
 
@@ -197,7 +200,11 @@ def by_device(mesh: Mesh) -> Callable[[GradientFn], GradientFn]:
             key = jax.random.wrap_key_data(key_data)
             key = jax.random.fold_in(key, jax.lax.axis_index(AXES))
             found = gradient_fn(trained, frozen, batch_stats, examples, key)
-            return jax.lax.pmean(found, AXES)
+            if mesh.shape[_FSDP] > 1:  # Each device may then be sent its part alone.
+                return jax.lax.pmean(found, AXES)
+            # The compiler does not join all arrays by itself, and divides each of them on its own.
+            joined, divide = ravel_pytree(found)
+            return divide(jax.lax.pmean(joined, AXES))
 
         mapped = jax.shard_map(
             of_device,

@@ -96,7 +96,8 @@ def make_train_step(
         gradients and metrics are averaged before the update, so memory is that of a slice. A slice
         holds every `accumulate`-th example. BatchNorm that is trained with "update" sees the
         statistics of a slice and moves its running ones with each; where labels are missing, the
-        loss of a slice is the mean over its own labelled examples.
+        loss of a slice is the mean over its own labelled examples (weights of examples change
+        nothing: a loss is divided by the number of examples, not by their weights).
       rematerialise: dotted names of modules that the backward pass computes again, so that nothing
         inside them is kept (`layers.rematerialising`).
       around: wraps the function of the gradients, such as `sharding.by_device`.
