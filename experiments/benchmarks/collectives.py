@@ -43,13 +43,13 @@ class Links:
 def collectives(text: str) -> list[Collective]:
     """Returns the collective operations of a compiled program, from XLA's text of it.
 
-    An asynchronous operation is counted where it starts. The start of an all-reduce has the shape
-    of its result; those of other kinds are a pair of operands and results, of which the results,
-    the second half, are counted.
+    An asynchronous operation is counted where it starts. The shape of a start is a pair of operands
+    and results, of which the results, the second half, are counted; that of an all-reduce may be
+    the results alone.
     """
     found = []
     for shape, kind, start in _COLLECTIVE.findall(text):
-        paired = start and kind != "all-reduce"
+        paired = start and (kind != "all-reduce" or shape.startswith("(("))
         found.append(Collective(kind, num_bytes(_results(shape) if paired else shape)))
     return found
 

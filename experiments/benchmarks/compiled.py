@@ -6,15 +6,16 @@
     env/bin/python -m experiments.benchmarks.compiled [--only resnet50-head ...]
 
 It needs that environment of its own: the plugin compiles for a described card and runs nothing, so
-no driver and none of NVIDIA's libraries are installed. Every program is compiled as it is and then
-without one of tl_jax's faster forms at a time (`experiments/benchmarks/switches.py`). The figures
-are kernels, gigabytes that they read and write, and temporary memory. A bfloat16 program of an
-ImageNet network is bound by memory on such a card, so its gigabytes over the bandwidth, "floor",
-bound its time from below. Convolutions are given to cuDNN without trying its algorithms, so their
-workspace is not in the figures.
+no driver and none of NVIDIA's libraries are installed. Every program is compiled as it is, then
+without one of tl_jax's faster forms at a time (`experiments/benchmarks/switches.py`), and training
+of all layers as with TL_JAX_DETERMINISTIC=1. The figures are kernels, gigabytes that they read and
+write, and temporary memory. A bfloat16 program of an ImageNet network is bound by memory on such a
+card, so its gigabytes over the bandwidth, "floor", bound its time from below. Convolutions are
+given to cuDNN without trying its algorithms, so their workspace is not in the figures, nor what it
+costs to do without the trial.
 
 The result goes to `experiments/results/benchmarks/compiled-h100.json`, and is rewritten after each
-program; `--only` keeps the other programs' results.
+program; `--only` and `--variants` keep the others' results.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from jax.sharding import Mesh
 
 from experiments.benchmarks import hlo_report, report, switches
 from experiments.benchmarks.programs import Setting, batch_shapes, make_program, variable_shapes
+from tl_jax import determinism
 from tl_jax.models import layers
 from tl_jax.training import sharding
 from tl_jax.transfer.peft import lora, low_rank
@@ -40,8 +42,9 @@ from tl_jax.transfer.peft import lora, low_rank
 LIBRARIES = ("jax", "jaxlib", "jax-cuda13-pjrt", "flax", "optax")
 CARD = Path(__file__).with_name("h100_sxm.txtpb")
 BYTES_PER_SECOND = 3.35e12
+AS_IT_IS, DETERMINISTIC, WITHOUT = "as it is", "deterministic", "without "
 # The program, and the forms that it is compiled without, one at a time.
-PROGRAMS: dict[str, tuple[str, ...]] = {
+FORMS: dict[str, tuple[str, ...]] = {
     "resnet50-full": ("pool_gradient", "norm_gradient", "gradient_norm"),
     "resnet50-head": ("folding",),
     "resnet50-forward": ("folding",),
@@ -51,7 +54,14 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "efficientnet_b0-head": ("folding",),
     "convnext_tiny-full": ("gelu_memory",),
 }
-AS_IT_IS = "as it is"
+PROGRAMS: dict[str, tuple[str, ...]] = {
+    name: (
+        AS_IT_IS,
+        *(f"{WITHOUT}{form}" for form in forms),
+        *((DETERMINISTIC,) if name.endswith("-full") else ()),
+    )
+    for name, forms in FORMS.items()
+}
 
 
 def h100_mesh() -> Mesh:
@@ -73,8 +83,10 @@ def as_on_a_gpu() -> Iterator[None]:
         yield
 
 
-def compile_program(setting: Setting, mesh: Mesh, off: Sequence[str] = ()) -> dict[str, Any]:
-    """Compiles a program without some forms; returns its report and the seconds of each stage."""
+def compile_program(setting: Setting, mesh: Mesh, variant: str) -> dict[str, Any]:
+    """Compiles a variant of a program; returns its report and the seconds of each stage."""
+    off = [variant.removeprefix(WITHOUT)] if variant.startswith(WITHOUT) else []
+    flags = determinism.FLAGS if variant == DETERMINISTIC else {}
     with as_on_a_gpu(), switches.without(off) as options:
         program = make_program(setting, mesh, **options)
         first = jax.eval_shape(program.first, variable_shapes(setting))
@@ -83,7 +95,7 @@ def compile_program(setting: Setting, mesh: Mesh, off: Sequence[str] = ()) -> di
         lowered = traced.lower(lowering_platforms=("cuda",))
         stages = {"trace_and_lower": time.perf_counter() - start}
         start = time.perf_counter()
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=flags)
         stages["compile"] = time.perf_counter() - start
     result = hlo_report.summary(compiled)
     floor = 1e12 * result["gigabytes"] / BYTES_PER_SECOND
@@ -93,13 +105,13 @@ def compile_program(setting: Setting, mesh: Mesh, off: Sequence[str] = ()) -> di
 def table(programs: Mapping[str, Mapping[str, Any]]) -> str:
     """Returns the results as a Markdown table."""
     lines = [
-        "| program | without | kernels | GB | floor, ms | temporary, GB | compile, s |",
+        "| program | variant | kernels | GB | floor, ms | temporary, GB | compile, s |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, variants in programs.items():
         for variant, result in variants.items():
             lines.append(
-                f"| {name} | {'' if variant == AS_IT_IS else variant} | {result['kernels']} "
+                f"| {name} | {variant} | {result['kernels']} "
                 f"| {result['gigabytes']:.1f} | {result['floor_milliseconds']:.1f} "
                 f"| {result['temporary_gigabytes']:.2f} | {result['seconds']['compile']:.0f} |"
             )
@@ -112,8 +124,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
+    variants = dict.fromkeys(variant for each in PROGRAMS.values() for variant in each)
     parser.add_argument(
-        "--without", nargs="*", choices=switches.SWITCHES, help="default: those of each program"
+        "--variants", nargs="+", choices=variants, default=list(variants), help="default: all"
     )
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--image-size", type=int, default=224)
@@ -131,10 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.only:
         model, _, mode = name.rpartition("-")
         setting = Setting("gpu", model, mode, options.batch_size, options.image_size)
-        off = PROGRAMS[name] if options.without is None else options.without
-        for variant in (AS_IT_IS, *off):
-            forms = () if variant == AS_IT_IS else (variant,)
-            found = compile_program(setting, mesh, forms)
+        for variant in (each for each in PROGRAMS[name] if each in options.variants):
+            found = compile_program(setting, mesh, variant)
             programs.setdefault(name, {})[variant] = found
             sizes = {"batch_size": options.batch_size, "image_size": options.image_size}
             report.write(

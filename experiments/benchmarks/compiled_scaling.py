@@ -16,7 +16,8 @@ a box of 8; 400 Gb/s of InfiniBand for each GPU between boxes) and TPU v5e (819 
 50 GB/s in one direction, of which one ring uses one).
 
 The result goes to `experiments/results/benchmarks/compiled-scaling.json` and `.md`, and is
-rewritten after each program; `--only` and `--cards` keep the others' results.
+rewritten after each program; `--only`, `--cards`, `--devices` and `--parallel` keep the others'
+results.
 """
 
 import argparse
@@ -162,13 +163,32 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         )
         lines.append(
             f"| {result['card']} | {result['model']} | {result['devices']} "
-            f"| {result['parallel'] or 'as usual'} | {count} | {small} | {size:.1f} "
+            f"| {result['parallel']} | {count} | {small} | {size:.1f} "
             f"| {result['memory_milliseconds']:.1f} "
             f"| {result['sent_milliseconds_with_latency']:.2f} "
             f"| {result['efficiency']:.3f} | {result['efficiency_with_overlap']:.3f} "
             f"| {result['argument_gigabytes']:.2f} | {result['temporary_gigabytes']:.2f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _in_order(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns results in the order of the table, whatever order they were made in."""
+    names = (
+        _row_name(card, model, count, changes)
+        for card in CARDS
+        for model in MODELS
+        for count, changes in VARIANTS
+    )
+    return {name: results[name] for name in names if name in results}
+
+
+def _row_name(card: str, model: str, count: int, changes: Mapping[str, Any]) -> str:
+    return f"{card} {model} {count} {_said(changes)}"
+
+
+def _said(changes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{option}={value}" for option, value in changes.items()) or "as usual"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -179,6 +199,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--cards", nargs="+", choices=CARDS, default=list(CARDS))
     parser.add_argument("--devices", nargs="+", type=int, choices=(1, 8, 64), default=[1, 8, 64])
+    said = list(dict.fromkeys(_said(changes) for _, changes in VARIANTS))
+    parser.add_argument("--parallel", nargs="+", choices=said, default=said, help="default: all")
     parser.add_argument("--results", type=Path, default=report.RESULTS)
     return parser.parse_args(arguments)
 
@@ -194,12 +216,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in options.cards:
             card = CARDS[name]
             for count, changes in VARIANTS:
-                if count not in options.devices:
+                said = _said(changes)
+                if count not in options.devices or said not in options.parallel:
                     continue
-                said = ", ".join(f"{option}={value}" for option, value in changes.items())
                 found = compile_step(model, card, count, ParallelConfig(**changes))
                 row = {"card": name, "model": model, "devices": count, "parallel": said, **found}
-                results[f"{name} {model} {count} {said}".strip()] = row
+                results = _in_order(results | {_row_name(name, model, count, changes): row})
                 images = {key: each.images for key, each in CARDS.items()}
                 setting = {"image_size": IMAGE_SIZE, "images_on_each_device": images}
                 report.write(

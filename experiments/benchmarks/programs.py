@@ -172,7 +172,7 @@ def make_program(
 
 
 def compile_program(
-    program: Program, setting: Setting, options: Mapping[str, str] | None = None
+    program: Program, setting: Setting, options: Mapping[str, str | bool] | None = None
 ) -> tuple[Any, dict[str, float]]:
     """Compiles a program for the devices of its mesh; returns it and the seconds of each stage."""
     first = jax.eval_shape(program.first, variable_shapes(setting))

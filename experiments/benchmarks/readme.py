@@ -257,11 +257,11 @@ def _stages(result: Mapping[str, Any]) -> str:
 
 
 def _compiled(result: Mapping[str, Any]) -> str:
-    columns = ["program", "without", "kernels", "GB", "floor, ms", "temporary GB"]
+    columns = ["program", "variant", "kernels", "GB", "floor, ms", "temporary GB"]
     rows = [
         [
             name,
-            "" if variant == "as it is" else variant,
+            variant,
             str(one["kernels"]),
             f"{one['gigabytes']:.1f}",
             f"{one['floor_milliseconds']:.1f}",

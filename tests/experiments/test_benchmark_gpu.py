@@ -144,3 +144,33 @@ def test_every_case_has_a_name_of_its_own_and_a_module():
 def test_a_large_error_is_the_headline():
     result = {"TF32": {"too_large": []}, "bfloat16": {"too_large": ["logits"]}}
     assert pages.headline("correctness", result) == "too large an error: bfloat16"
+
+
+def bits_cases(hashes):
+    result = {"leaves": 5, "different": 0, "switch": True}
+    walls = {"wall": 0.03, "wall_ratio": {"median": 0.8, "least": 0.7, "largest": 0.9}}
+    timed = {"timing": {"deterministic": walls, "without": walls | {"wall": 0.024}}}
+    first, second = (result | {"sha256": each} for each in hashes)
+    return {
+        "bits resnet50 full": {"result": result | {"switch": False, "sha256": "x"}},
+        "bits resnet50 full determinism": {"result": first},
+        "determinism resnet50 full": {"result": second | timed},
+    }
+
+
+@pytest.mark.parametrize(("hashes", "verdict"), [("aa", "the same bits"), ("ab", "other bits")])
+def test_bits_are_compared_between_processes_with_the_switch(hashes, verdict):
+    cases = bits_cases(hashes)
+    ended = {"status": "done", "seconds": 1.0}
+    whole = {"date": "", "seconds": 1.0, "versions": {}}
+    page = pages.render(whole | {"cases": {name: case | ended for name, case in cases.items()}})
+    assert f"| deterministic | two processes |  |  |  |  | {verdict} |" in page
+    assert "| resnet50 full | TL_JAX_DETERMINISTIC=1 | 30.00 | 24.00 | 0.80 [0.70, 0.90] |" in page
+    said = pages.headline("determinism", cases["determinism resnet50 full"]["result"])
+    assert said == "0 of 5 leaves differ; 0.80 [0.70, 0.90] times as fast with it"
+
+
+def test_only_deterministic_cases_have_the_switch():
+    on = [case.name for case in all_cases() if gpu.switch(case)]
+    assert on == ["bits resnet50 full determinism", "determinism resnet50 full"]
+    assert gpu.switch(Case("bits", deterministic=True)) == {"TL_JAX_DETERMINISTIC": "1"}

@@ -17,6 +17,8 @@ ENTRY %main {
   %all-reduce.1 = f32[64]{0} all-reduce(%x), replica_groups=[1,8]<=[8], to_apply=%sum
   %ar = (f32[64]{0:T(128)}, bf16[131072]{0}) all-reduce-start(%x, %y), to_apply=%sum
   %ard = (f32[64]{0:T(128)}, bf16[131072]{0}) all-reduce-done(%ar)
+  %ar2 = ((f32[640]{0}), f32[640]{0}) all-reduce-start(%p), replica_groups=[1,8]<=[8], to_apply=%sum
+  %ard2 = f32[640]{0} all-reduce-done(%ar2)
   %ag = (f32[128]{0}, f32[1024]{0}) all-gather-start(%p), dimensions={0}
   %agd = f32[1024]{0} all-gather-done(%ag)
   %ag2 = ((f32[8]{0}, f32[2,8]{1,0}), (f32[64]{0}, f32[16,8]{1,0})) all-gather-start(%p, %q)
@@ -30,6 +32,7 @@ def test_each_collective_is_found_once_with_the_bytes_of_its_result():
     assert collectives.collectives(TEXT) == [
         Collective("all-reduce", 256),
         Collective("all-reduce", 256 + 262144),
+        Collective("all-reduce", 2560),
         Collective("all-gather", 4096),
         Collective("all-gather", 256 + 512),
         Collective("all-reduce", 256),
@@ -39,8 +42,8 @@ def test_each_collective_is_found_once_with_the_bytes_of_its_result():
 
 def test_the_summary_counts_small_ones():
     found = collectives.summary(collectives.collectives(TEXT))["all-reduce"]
-    assert (found["count"], found["below_64_KiB"]) == (3, 2)
-    assert found["megabytes"] == pytest.approx(0.262912)
+    assert (found["count"], found["below_64_KiB"]) == (4, 3)
+    assert found["megabytes"] == pytest.approx(0.265472)
 
 
 def test_a_gather_and_a_scatter_take_as_long_as_the_all_reduce_that_they_make():

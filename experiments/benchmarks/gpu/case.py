@@ -22,7 +22,7 @@ class Case:
       mode: what is done with it, or another word that the kind takes.
       seconds: the most that it may take.
       shares: it may run beside others of its kind, because nothing is timed that they disturb.
-      xla_flags: flags of XLA in its process.
+      deterministic: its process has TL_JAX_DETERMINISTIC=1.
     """
 
     kind: str
@@ -30,7 +30,7 @@ class Case:
     mode: str = ""
     seconds: int = 90
     shares: bool = False
-    xla_flags: str = ""
+    deterministic: bool = False
 
     @property
     def name(self) -> str:

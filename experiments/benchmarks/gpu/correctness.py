@@ -1,4 +1,4 @@
-"""Whether the card computes what a CPU does: outputs, own gradients, folding, equal bits."""
+"""Whether the card computes what a CPU does: outputs, own gradients, folding."""
 
 import copy
 import dataclasses
@@ -17,10 +17,7 @@ OWN_FORMS = ("norm_gradient", "pool_gradient", "gelu_memory", "own_convolutions"
 
 
 def measure(case: Case, scale: Scale) -> Iterator[dict[str, Any]]:
-    """Yields a case of "correctness" or of "bits"."""
-    if case.kind == "bits":
-        yield from _bits(case, scale)
-        return
+    """Yields the errors of outputs and gradients, by precision and form."""
     import torch
 
     from experiments.benchmarks import agreement, switches, torch_sides
@@ -80,23 +77,3 @@ def _folding(setting: Any, variables: Any) -> dict[str, Any]:
             logits.append(jax.device_get(jax.jit(layers.folded(model.apply))(variables, images)))
     error = agreement.relative_error(logits[:1], logits[1:])
     return {"logits": error, "too_large": [] if error <= FOLDING else ["logits"]}
-
-
-def _bits(case: Case, scale: Scale) -> Iterator[dict[str, Any]]:
-    """Yields whether two steps from the same state, compiled once, end with the same bits."""
-    import jax
-    import numpy as np
-
-    from experiments.benchmarks import programs
-    from tl_jax.training import sharding
-
-    setting = scale.setting(case, mode=case.mode.split()[0])
-    program = programs.make_program(setting, sharding.data_mesh(jax.devices()[:1]))
-    compiled, _ = programs.compile_program(program, setting)
-    variables = programs.random_variables(setting)
-    results = []
-    for _ in range(2):
-        state, _ = compiled(*programs.ready(program, setting, variables))
-        results.append(jax.device_get(jax.tree.leaves(state)))
-    equal = [np.array_equal(one, other) for one, other in zip(*results, strict=True)]
-    yield {"leaves": len(equal), "different": equal.count(False)}

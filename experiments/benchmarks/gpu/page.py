@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 OURS, PEER = "tl_jax", "torch"
+ON, OFF = "deterministic", "without"
 
 
 def headline(kind: str, result: Mapping[str, Any]) -> str:
@@ -17,8 +18,10 @@ def headline(kind: str, result: Mapping[str, Any]) -> str:
     if kind == "correctness":
         large = [name for name, part in result.items() if part.get("too_large")]
         return f"too large an error: {', '.join(large)}" if large else "errors as allowed"
-    if kind == "bits" and result:
-        return f"{result['different']} of {result['leaves']} leaves differ"
+    if kind in ("bits", "determinism") and "different" in result:
+        said = f"{result['different']} of {result['leaves']} leaves differ"
+        timed = result.get("timing")
+        return f"{said}; {_ratio(timed[ON])} times as fast with it" if timed else said
     return str(result.get("device", ""))
 
 
@@ -120,6 +123,10 @@ def _switches(cases: Mapping[str, Any]) -> Iterator[list[str]]:
                 timed = part["timing"]
                 walls = [_milliseconds(timed[side]["wall"]) for side in (OURS, "without")]
                 yield [name, form, *walls, _ratio(timed[OURS])]
+    for name, result in _of(cases, "determinism"):
+        if "timing" in result:
+            walls = [_milliseconds(result["timing"][side]["wall"]) for side in (ON, OFF)]
+            yield [name, "TL_JAX_DETERMINISTIC=1", *walls, _ratio(result["timing"][ON])]
 
 
 def _heads(cases: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -173,12 +180,24 @@ def _correctness(cases: Mapping[str, Any]) -> Iterator[list[str]]:
                 f"{worst} {groups[worst]:.1e}" if worst else "",
                 f"too large: {large}" if large else "as allowed" if "too_large" in part else "",
             ]
-    for name, result in _of(cases, "bits"):
-        verdict = f"{result['different']} of {result['leaves']} leaves differ"
-        yield [name, "two steps", "", "", "", "", verdict]
+    yield from _bits(cases)
 
 
 _ERRORS = ("logits", "gradients", "statistics")
+
+
+def _bits(cases: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yields whether two steps of a process, and those of two processes, have the same bits."""
+    hashes = []
+    for kind in ("bits", "determinism"):
+        for name, result in _of(cases, kind):
+            verdict = f"{result['different']} of {result['leaves']} leaves differ"
+            yield [f"{kind} {name}", "two steps", "", "", "", "", verdict]
+            if result["switch"]:
+                hashes.append(result["sha256"])
+    if len(hashes) > 1:
+        verdict = "the same bits" if len(set(hashes)) == 1 else "other bits"
+        yield ["deterministic", "two processes", "", "", "", "", verdict]
 
 
 def _ends(cases: Mapping[str, Any]) -> Iterator[list[str]]:

@@ -7,10 +7,10 @@
 It needs jax, flax, optax, orbax, torch, torchvision and timm, a C compiler for `torch.compile`, and
 some 16 cores. It measures the card and its libraries; whether outputs, gradients and statistics are
 those of a CPU; training steps of three networks beside torch's; forward passes of 1, 32 and 256
-images; augmentation; cached features and many heads; and each of our faster forms on and off. The
-peer is compiled, under autocast to bfloat16 and in channels_last; the backbone under its head is
-under `no_grad`, with BatchNorm folded. Batches are 256 images of 224 pixels that lie on the device.
-Each side takes 10 warm-ups, then 5 blocks of 20 steps in turn.
+images; augmentation; cached features and many heads; each of our faster forms on and off; and what
+TL_JAX_DETERMINISTIC=1 costs. The peer is compiled, under autocast to bfloat16 and in channels_last;
+the backbone under its head is under `no_grad`, with BatchNorm folded. Batches are 256 images of 224
+pixels that lie on the device. Each side takes 10 warm-ups, then 5 blocks of 20 steps in turn.
 
 Every case (`table.py`, the most important first) is a process with a time limit. One that fails or
 runs out of memory is written down with its last line, and the others go on. A case is imported
@@ -58,7 +58,7 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **caches(case), **flags(case)},
+                env={**os.environ, **caches(case), **switch(case)},
                 start_new_session=True,
             )
 
@@ -114,10 +114,9 @@ def caches(case: Case) -> dict[str, str]:
     }
 
 
-def flags(case: Case) -> dict[str, str]:
-    """Returns the variable with the flags of XLA that a case adds to the user's."""
-    given = os.environ.get("XLA_FLAGS", "")
-    return {"XLA_FLAGS": f"{given} {case.xla_flags}".strip()} if case.xla_flags else {}
+def switch(case: Case) -> dict[str, str]:
+    """Returns the variable that a deterministic case has."""
+    return {"TL_JAX_DETERMINISTIC": "1"} if case.deterministic else {}
 
 
 class Suite:

@@ -7,7 +7,8 @@ from experiments.benchmarks.gpu.case import NETWORKS, Case
 MODULES = {
     "facts": "facts",
     "correctness": "correctness",
-    "bits": "correctness",
+    "bits": "determinism",
+    "determinism": "determinism",
     "torch alone": "steps",
     "tl_jax alone": "steps",
     "steps": "steps",
@@ -16,7 +17,6 @@ MODULES = {
     "images": "images",
     "heads": "heads",
 }
-DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 # The forms that a program is timed without, one at a time.
 SWITCHES = {
     ("resnet50", "full"): ("pool_gradient", "norm_gradient", "gradient_norm"),
@@ -68,7 +68,8 @@ def _cases() -> Iterator[Case]:
     for case in list(SWITCHES)[2:4]:
         yield Case("switches", *case, 90)
     yield Case("bits", first, "full", 60, shares=True)
-    yield Case("bits", first, "full deterministic", 60, shares=True, xla_flags=DETERMINISTIC)
+    yield Case("bits", first, "full determinism", 60, shares=True, deterministic=True)
+    yield Case("determinism", first, "full", 150, deterministic=True)
     for network in others:
         yield Case("correctness", network, "full", 150, shares=True)
     for network in NETWORKS:
