@@ -16,8 +16,8 @@ class Terminal(io.StringIO):
         return True
 
 
-class Notebook(io.TextIOBase):
-    """A standard error as a notebook's: writable, no terminal, without a file descriptor."""
+class Captured(io.TextIOBase):
+    """A standard error that is captured: writable, no terminal, without a file descriptor."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -34,6 +34,12 @@ class Notebook(io.TextIOBase):
 
     def getvalue(self) -> str:
         return self.text
+
+
+class Notebook(Captured):
+    """A standard error as a notebook's, by the module of its class."""
+
+    __module__ = "ipykernel.iostream"
 
 
 class Broken(io.StringIO):
@@ -70,11 +76,19 @@ def run(stream, monkeypatch, time, *, seconds_per_step: float, first: float = 0,
             bar.update()
             if i == 2:
                 bar.finish(0.5, i + 1)
-                sleep(0.11 if stream.isatty() else 0)  # a bar is drawn ten times a second
+                # A bar is drawn ten times a second.
+                sleep(0.11 if stream.isatty() or isinstance(stream, Notebook) else 0)
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("stream", [io.StringIO, Notebook])
+def test_in_a_notebook_it_is_one_line_that_is_drawn_anew(monkeypatch, time):
+    text = run(Notebook(), monkeypatch, time, seconds_per_step=8.0)
+    assert "\n" not in text
+    assert "loss 0.5000" in text
+    assert all("epoch 1/2" in drawn for drawn in text.split("\r") if drawn.strip())
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Captured])
 def test_outside_a_terminal_it_is_a_line_every_15_seconds(stream, monkeypatch, time):
     text = run(stream(), monkeypatch, time, seconds_per_step=8.0)
     assert "\r" not in text

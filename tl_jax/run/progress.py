@@ -39,8 +39,8 @@ def log(text: str) -> None:
 class Progress:
     """Shows steps done, loss, images a second and the time left of one epoch.
 
-    Use as a context manager and call `update` after each step. In a terminal it is a bar on
-    standard error; elsewhere (a file, a pipe, a notebook) a line every 15 seconds.
+    Use as a context manager and call `update` after each step. In a terminal or a notebook it is a
+    bar on standard error; elsewhere (a file, a pipe) a line every 15 seconds.
 
     Attributes:
       loss: the last loss that is known; set it when one is.
@@ -76,7 +76,7 @@ class Progress:
         self._start_time = self._last_line_time = now
         # Times at which so many steps were done; the rate is measured between the outermost.
         self._measured = collections.deque([(now, 0)])
-        shows_bar = enabled and _is_terminal()
+        shows_bar = enabled and _can_show_bar()
         self._prints_lines = enabled and not shows_bar
         self._stream = _Unfailing(sys.stderr)
         self._bar = tqdm(
@@ -207,11 +207,18 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def _is_terminal() -> bool:
-    """Returns whether standard error can show a bar: notebooks, pipes and files cannot."""
+def _can_show_bar() -> bool:
+    """Returns whether standard error can show a bar: pipes and files cannot."""
+    if _is_notebook(sys.stderr):
+        return True
     if sys.stderr is None or os.environ.get("TERM") == "dumb":
         return False
     try:
         return sys.stderr.isatty()
     except (AttributeError, ValueError):  # a stand-in, or closed
         return False
+
+
+def _is_notebook(stream: object) -> bool:
+    """Returns whether a stream leads to a notebook's page, on which a line may be drawn anew."""
+    return type(stream).__module__.partition(".")[0] == "ipykernel"
