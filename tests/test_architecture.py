@@ -209,7 +209,8 @@ def ill_kept_files(sources: Sources) -> list[str]:
     for path, source in sources.items():
         tree = ast.parse(source)
         opening = (ast.get_docstring(tree) or "").partition("\n")[0]
-        if not opening.endswith("."):
+        is_notebook = source.startswith("# ---\n# jupyter:")  # It opens with a title.
+        if not opening.endswith(".") and not is_notebook:
             breaches.append(f"{path} does not open with one sentence that says what it owns")
         if PurePosixPath(path).name in ("utils.py", "helpers.py", "misc.py", "common.py"):
             breaches.append(f"{path}: name the file after what it owns")

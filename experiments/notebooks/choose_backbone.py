@@ -22,7 +22,7 @@ from IPython.display import Image
 import tl_jax
 
 # %% [markdown]
-# The candidates: two sizes of image, a wider network, and earlier stages of the first one, which cost
+# The candidates: two sizes of image, a deeper network, and earlier stages of the first one, which cost
 # less. A stage is named `NAME:stageK`, the side of the images `NAME@SIZE`.
 
 # %%
@@ -43,7 +43,8 @@ print(Path("runs/ranking/ranking.txt").read_text())
 Image("runs/ranking/ranking.png", width=800)
 
 # %% [markdown]
-# The best by each score. Where the scores disagree, fine-tune the first of each.
+# The first two by each score. The probe and k-NN, which are accuracies on held-out images, take Lite0 at 96
+# pixels; LogME prefers an early stage and H-score smaller images. Where scores disagree, fine-tune the first of each.
 
 # %%
 {score: order[:2] for score, order in found["order"].items()}

@@ -32,7 +32,8 @@ few, many = 3e-3, 3e-4  # Rates for few trained parameters, and for all.
 added = "head+added"
 
 # %% [markdown]
-# Each strategy is a change of the sections `transfer` and `optim`; nothing else differs.
+# Each strategy is a change of the sections `transfer` and `optim`; the phases of LP-FT have their own epochs,
+# also five. Nothing else differs.
 
 # %%
 strategies = {
@@ -84,4 +85,4 @@ plt.grid(alpha=0.3)
 # %% [markdown]
 # The intervals overlap: on so few images no strategy can be told from the next by one run, and the
 # head alone, with a thousandth of the parameters, is as good as any. `docs/strategies.md` compares
-# sixteen methods with three seeds on two sets.
+# more of them, with several seeds.

@@ -109,7 +109,7 @@ class IntegratedGradients(Method):
         """As in `Method`; the maps have the size of the images."""
         gradient, images = gradient_fn(model, variables, inputs, target), images_of(inputs)
         nodes, weights = np.polynomial.legendre.leggauss(self.steps)
-        points = jnp.asarray(np.stack([(1 + nodes) / 2, weights / 2], 1), jnp.float32)
+        points = jnp.asarray(np.stack([(1 + nodes) / 2, weights / 2], 1), images.dtype)
 
         def add(total: jax.Array, point: jax.Array) -> tuple[jax.Array, None]:
             share, weight = point
