@@ -70,7 +70,7 @@ def test_rows_that_are_done_are_not_measured_again(tmp_path, monkeypatch):
 
 
 def test_the_forms_that_benchmarks_name_are_switches():
-    named = [name for names in compiled.PROGRAMS.values() for name in names]
+    named = [name for names in compiled.FORMS.values() for name in names]
     named += [name for names in SWITCHES.values() for name in names]
     named += [name for variant in cpu.VARIANTS.values() for name in variant.off]
     assert set(named) <= set(switches.SWITCHES)
