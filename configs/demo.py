@@ -4,7 +4,7 @@ Command:
     python -m tl_jax train configs/demo.py --workdir runs/solar
 
 Expect a test accuracy near 0.86 and a balanced one near 0.78 (654 photographs, of which 450 are of
-functional cells), after two minutes on two CPU cores. `make demo` runs it beside the same budget
+functional cells), after one minute on two CPU cores. `make demo` runs it beside the same budget
 from random weights, which ends near 0.79 and 0.69.
 """
 
