@@ -38,7 +38,9 @@ from typing import Any
 
 if __name__ == "__main__":  # Before JAX is imported, here and in the processes that are killed.
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="faults-cache-"))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        _cache = tempfile.TemporaryDirectory(prefix="faults-cache-")  # Removed at the end.
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
     # Each process imports this module twice, and one that is killed cannot clean up.
