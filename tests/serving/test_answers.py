@@ -179,7 +179,9 @@ def test_what_is_no_picture_is_named(answers, photo):
             answers(data, name="notes.txt")
     large = io.BytesIO()
     Image.new("1", (10_000, 9_000)).save(large, "PNG")
-    with pytest.raises(ValueError, match=r"declares 10000 x 9000 = 90000000 pixels.*decompression bomb"):
+    with pytest.raises(
+        ValueError, match=r"declares 10000 x 9000 = 90000000 pixels.*decompression bomb"
+    ):
         answers(large.getvalue())
     assert answers(photo.read_bytes())["tasks"]
 
