@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tests.support import runs
+from tests.support import objects, runs
 from tl_jax.config import Config
 from tl_jax.run import plots
 
@@ -29,6 +29,12 @@ def blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     """
     if request.node.get_closest_marker("draws") is None:
         monkeypatch.setattr(plots, "Figure", Blank)
+
+
+@pytest.fixture(scope="session")
+def object_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of small objects with every kind of label and input; tests must not change it."""
+    return objects.write(tmp_path_factory.mktemp("objects"))
 
 
 @pytest.fixture
@@ -76,3 +82,19 @@ def shared_run(shared_weights, shared_photos, tmp_path_factory) -> runs.Finished
 def finished_run(tiny_networks, shared_run) -> runs.FinishedRun:
     """A finished run that all tests share; they must not change its folder."""
     return shared_run
+
+
+@pytest.fixture(scope="session")
+def shared_task_run(object_table, shared_weights, tmp_path_factory) -> runs.FinishedRun:
+    config = objects.make_config(object_table, shared_weights, tuple(objects.TASKS), epochs=2)
+    config = runs.change(config, "data", test_split="train")  # So that thresholds are applied.
+    return runs.finish_run(config, tmp_path_factory.mktemp("runs") / "tasks")
+
+
+@pytest.fixture
+def task_run(tiny_networks, shared_task_run) -> runs.FinishedRun:
+    """A finished run of four tasks of one image, reported on `validation` and `train`.
+
+    They are classes, several classes each, levels and numbers; tests must not change the run.
+    """
+    return shared_task_run

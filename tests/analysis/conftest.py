@@ -12,11 +12,10 @@ from tl_jax.run.folder import write_run
 
 
 @pytest.fixture(scope="session")
-def shared_task_folder(shared_weights, tmp_path_factory) -> Path:
-    table = objects.write(tmp_path_factory.mktemp("objects"))
+def shared_task_folder(object_table, shared_weights, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("untrained") / "run"
     with runs.tiny_networks():
-        config = objects.make_config(table, shared_weights, tuple(objects.TASKS))
+        config = objects.make_config(object_table, shared_weights, tuple(objects.TASKS))
         experiment = Experiment.from_config(config)
         rng = np.random.default_rng(0)
         variables = jax.tree.map(

@@ -7,27 +7,8 @@ import numpy as np
 import pytest
 
 from tests.support import objects, runs
-from tests.support.runs import change
 from tl_jax.run.experiment import Experiment
 from tl_jax.run.folder import write_run
-
-
-@pytest.fixture(scope="session")
-def object_table(tmp_path_factory) -> Path:
-    return objects.write(tmp_path_factory.mktemp("objects"))
-
-
-@pytest.fixture(scope="session")
-def shared_task_run(object_table, shared_weights, tmp_path_factory) -> runs.FinishedRun:
-    config = objects.make_config(object_table, shared_weights, tuple(objects.TASKS), epochs=2)
-    config = change(config, "data", test_split="train")
-    return runs.finish_run(config, tmp_path_factory.mktemp("runs") / "tasks")
-
-
-@pytest.fixture
-def task_run(tiny_networks, shared_task_run) -> runs.FinishedRun:
-    """A finished run of four tasks of one image, reported on `validation` and `train`."""
-    return shared_task_run
 
 
 @pytest.fixture(scope="session")

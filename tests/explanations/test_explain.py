@@ -29,28 +29,23 @@ def networks(tiny_networks):
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory) -> Path:
-    return objects.write(tmp_path_factory.mktemp("objects"))
-
-
-@pytest.fixture(scope="module")
-def classes_run(table, shared_weights, tmp_path_factory) -> Path:
+def classes_run(object_table, shared_weights, tmp_path_factory) -> Path:
     """A run of one class of one image."""
-    config = objects.make_config(table, shared_weights, ("multi_class",))
+    config = objects.make_config(object_table, shared_weights, ("multi_class",))
     return runs.write_untrained(config, tmp_path_factory.mktemp("runs") / "classes")
 
 
 @pytest.fixture(scope="module")
-def attention_run(table, shared_weights, tmp_path_factory) -> Path:
+def attention_run(object_table, shared_weights, tmp_path_factory) -> Path:
     """A run of four tasks of two views at two scales, whose maps are pooled by attention."""
     options = {"views": ("front", "side"), "scales": (1.0, 0.5), "pooling": "attention"}
-    config = objects.make_config(table, shared_weights, KINDS, **options)
+    config = objects.make_config(object_table, shared_weights, KINDS, **options)
     return runs.write_untrained(config, tmp_path_factory.mktemp("runs") / "attention")
 
 
 @pytest.fixture
-def photo(table) -> Path:
-    return table.parent / "validation0front.png"
+def photo(object_table) -> Path:
+    return object_table.parent / "validation0front.png"
 
 
 def test_the_predicted_class_is_explained_over_the_image_as_the_network_saw_it(classes_run, photo):
@@ -98,9 +93,9 @@ def test_any_class_and_stage_may_be_explained_and_a_batch_is_as_its_images(class
         for kind in KINDS
     ],
 )
-def test_every_task_of_views_and_scales_is_explained(attention_run, table, kind):
+def test_every_task_of_views_and_scales_is_explained(attention_run, object_table, kind):
     explainer, task = Explainer(attention_run), objects.TASKS[kind].name
-    views = [[table.parent / f"validation0{view}.png" for view in ("front", "side")]]
+    views = [[object_table.parent / f"validation0{view}.png" for view in ("front", "side")]]
     [said] = explainer.predictor(views)
     [found] = explainer(views, task=task)
     assert found.image.shape == (2, 16, 16, 3)
@@ -116,9 +111,9 @@ def test_every_task_of_views_and_scales_is_explained(attention_run, table, kind)
         assert found.target in (of_task.predicted or of_task.probabilities)
 
 
-def test_attention_is_where_the_pooling_looks(attention_run, table):
+def test_attention_is_where_the_pooling_looks(attention_run, object_table):
     explainer = Explainer(attention_run)
-    views = [[table.parent / "validation1front.png", None]]
+    views = [[object_table.parent / "validation1front.png", None]]
     [weights] = explainer.predictor.attention(views)
     [found] = explainer(views, method=["attention", "saliency", "grad_cam"])
     # The maps of layer2 have 2 x 2 places at the whole size, and 1 at half of it.

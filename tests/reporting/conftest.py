@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import tl_jax
-from tests.support import objects, runs
+from tests.support import runs
 from tests.support.browser import open_browser
 from tests.support.runs import change
 
@@ -36,20 +36,6 @@ def shared_other_run(shared_run, tmp_path_factory) -> runs.FinishedRun:
 def other_run(tiny_networks, shared_other_run) -> runs.FinishedRun:
     """A run as `finished_run` that has learned little; tests must not change its folder."""
     return shared_other_run
-
-
-@pytest.fixture(scope="session")
-def shared_task_run(shared_weights, tmp_path_factory) -> runs.FinishedRun:
-    table = objects.write(tmp_path_factory.mktemp("objects"))
-    config = objects.make_config(table, shared_weights, tuple(objects.TASKS), epochs=2)
-    config = change(config, "data", test_split="train")  # So that thresholds are applied.
-    return runs.finish_run(config, tmp_path_factory.mktemp("runs") / "tasks")
-
-
-@pytest.fixture
-def task_run(tiny_networks, shared_task_run) -> runs.FinishedRun:
-    """A run of classes, several classes each, levels and numbers; tests must not change it."""
-    return shared_task_run
 
 
 @pytest.fixture(scope="session")

@@ -30,14 +30,9 @@ def networks(tiny_networks):
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory) -> Path:
-    return objects.write(tmp_path_factory.mktemp("objects"))
-
-
-@pytest.fixture(scope="module")
-def make_run(table, shared_weights, tmp_path_factory):
+def make_run(object_table, shared_weights, tmp_path_factory):
     def make(*kinds, **inputs) -> Path:
-        config = objects.make_config(table, shared_weights, kinds, **inputs)
+        config = objects.make_config(object_table, shared_weights, kinds, **inputs)
         return runs.write_untrained(config, tmp_path_factory.mktemp("runs") / "run")
 
     return make
@@ -60,8 +55,8 @@ def answers(shared_answers) -> Answers:
 
 
 @pytest.fixture
-def photo(table) -> Path:
-    return table.parent / "validation1front.png"
+def photo(object_table) -> Path:
+    return object_table.parent / "validation1front.png"
 
 
 def pixels(text: str) -> np.ndarray:
