@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
-import jax
-
 from tl_jax import onednn
 from tl_jax.models.layers import activations, batch_statistics, convolution, folding, max_pool
 from tl_jax.transfer.peft import lora
@@ -21,11 +19,13 @@ class Switch:
       about: what the form is, in a few words.
       off: makes contexts; what is traced, lowered and compiled in them goes without the form.
       step_options: options of the training step without the form.
+      compiler_options: of XLA, without the form.
     """
 
     about: str
     off: Callable[[], Sequence[contextlib.AbstractContextManager[Any]]] = tuple
     step_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    compiler_options: Mapping[str, bool] = dataclasses.field(default_factory=dict)
 
 
 # Where the product has no switch, because nobody would turn it off, the function that has a
@@ -49,8 +49,8 @@ SWITCHES: dict[str, Switch] = {
     "gelu_memory": Switch(
         "GELU that keeps its input alone",
         lambda: (
-            mock.patch.object(activations, "_gelu", _plain_gelu),
-            mock.patch.object(activations, "_gelu_tanh", jax.nn.gelu),
+            mock.patch.object(activations, "_gelu", activations._plain_gelu),
+            mock.patch.object(activations, "_gelu_tanh", activations._plain_gelu_tanh),
         ),
     ),
     "folding": Switch(
@@ -71,12 +71,16 @@ SWITCHES: dict[str, Switch] = {
         "the library's depthwise convolutions; shifted products in their place",
         lambda: (convolution.convolution_form("shifted"),),
     ),
+    "cublas_products": Switch(
+        "matrix products of cuBLAS; XLA chooses between it and Triton in their place",
+        compiler_options={"xla_gpu_enable_triton_gemm": True},
+    ),
+    "fusion_autotuner": Switch(
+        "XLA's trial of two compilers for each fusion",
+        compiler_options={"xla_gpu_experimental_enable_fusion_autotuner": False},
+    ),
     "onednn": Switch("oneDNN's convolutions", lambda: (onednn.switched("off"),)),
 }
-
-
-def _plain_gelu(x: jax.Array) -> jax.Array:
-    return jax.nn.gelu(x, approximate=False)
 
 
 def _never(*args: Any, **kwargs: Any) -> bool:
@@ -93,3 +97,10 @@ def without(names: Sequence[str]) -> Iterator[dict[str, Any]]:
                 stack.enter_context(context)
             options |= SWITCHES[name].step_options
         yield options
+
+
+def compiler_options(names: Sequence[str]) -> dict[str, bool]:
+    """Returns the options of XLA with which programs are compiled without some forms."""
+    return {
+        option: value for name in names for option, value in SWITCHES[name].compiler_options.items()
+    }

@@ -47,6 +47,15 @@ def test_activations_and_their_gradients_equal_torchs(results, name):
 
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_tanh"])
+def test_gelu_in_half_precision_rounds_its_result_alone(name):
+    x = jnp.asarray(X, jnp.bfloat16)
+    found = getattr(layers, name)(x)
+    exact = THEIRS[name](torch.from_numpy(np.asarray(x, np.float64))).numpy()
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(found, np.float64), exact, rtol=2**-8, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh"])
 def test_gelu_keeps_its_input_alone_for_the_gradient(name):
     _, backward = jax.vjp(getattr(layers, name), jnp.asarray(X))
     kept = [leaf for leaf in jax.tree.leaves(backward) if leaf.size == X.size]

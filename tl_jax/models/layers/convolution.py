@@ -19,7 +19,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from tl_jax import messages, onednn
-from tl_jax.models.layers import cpu_convolution
+from tl_jax.models.layers import cpu_convolution, gpu_convolution
 from tl_jax.models.layers.general import general_form
 from tl_jax.models.layers.geometry import Function, Geometry, Kind
 from tl_jax.models.layers.padding import Pads
@@ -37,11 +37,11 @@ def convolution_form(form: Form) -> Iterator[None]:
     A function that was traced before, by `jax.jit` for instance, keeps its form.
 
     Args:
-      form: `"fastest"` is what was measured to be fastest on each platform: XLA's convolution on
-        accelerators, the forms of `cpu_convolution` on CPUs. `"general"` is XLA's convolution on
-        every platform, which compiles faster on a CPU and runs slower. `"shifted"` is the fastest
-        form, and depthwise convolutions become sums of shifted products on accelerators as well;
-        whether that pays on a GPU depends on the card and on cuDNN.
+      form: `"fastest"` is what was measured to be fastest on each platform: the forms of
+        `cpu_convolution` and `gpu_convolution`, else XLA's convolution. `"general"` is XLA's
+        convolution on every platform, which compiles faster on a CPU and runs slower. `"shifted"`
+        is the fastest form, and depthwise convolutions become sums of shifted products on
+        accelerators as well; on an H200 that is slower in most shapes.
 
     Examples:
       >>> with convolution_form("general"):
@@ -192,6 +192,19 @@ def _default(
     return general_form(kind, geometry, precision)(a, b)
 
 
+def _lower_on_cuda(
+    kind: Kind, ctx: Any, a: Any, b: Any, *, geometry: Geometry, form: Form, precision: str
+) -> Any:
+    function = None
+    if form != "general":
+        function = gpu_convolution.fastest_form(kind, geometry, *ctx.avals_in, precision=precision)
+    if function is None:
+        function = functools.partial(
+            _default, kind, geometry=geometry, form=form, precision=precision
+        )
+    return mlir.lower_fun(function, multiple_results=False)(ctx, a, b)
+
+
 def _lower_on_cpu(
     kind: Kind, ctx: Any, a: Any, b: Any, *, geometry: Geometry, form: Form, precision: str
 ) -> Any:
@@ -236,6 +249,8 @@ def _define(primitive: Primitive, kind: Kind) -> None:
     mlir.register_lowering(primitive, mlir.lower_fun(default, multiple_results=False))
     on_cpu = functools.partial(_lower_on_cpu, kind)
     mlir.register_lowering(primitive, on_cpu, platform="cpu")
+    on_cuda = functools.partial(_lower_on_cuda, kind)
+    mlir.register_lowering(primitive, on_cuda, platform="cuda")
     batching.primitive_batchers[primitive] = functools.partial(_batched, primitive, kind)
 
 

@@ -1,5 +1,7 @@
 """XLA's own convolution and its gradients: the form of accelerators."""
 
+from collections.abc import Callable
+
 import jax
 from jax import lax
 
@@ -19,6 +21,20 @@ def general_form(kind: Kind, geometry: Geometry, precision: str) -> Function:
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             precision=precision,
         )
+
+    return of_kind(kind, geometry, forward)
+
+
+def of_kind(
+    kind: Kind, geometry: Geometry, forward: Callable[[jax.Array, jax.Array], jax.Array]
+) -> Function:
+    """Returns a convolution, or the gradient of it that JAX derives, as a function of two operands.
+
+    Args:
+      kind: which of them.
+      geometry: of the convolution.
+      forward: computes it from map and kernel, each of which it is linear in.
+    """
 
     # The type of the result is that of `g` with another shape: it varies over the same devices.
     def input_gradient(g: jax.Array, kernel: jax.Array) -> jax.Array:
