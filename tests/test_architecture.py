@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     (
         "tl_jax/allocator.py",
-        "tl_jax/determinism.py",
+        "tl_jax/xla_flags.py",
         "tl_jax/messages.py",
         "tl_jax/interrupt.py",
         "tl_jax/files.py",
@@ -40,6 +40,7 @@ FLOORS = (
     (
         "tl_jax/compilation_cache.py",
         "tl_jax/agreement.py",
+        "tl_jax/determinism.py",
         "tl_jax/peers.py",
         "tl_jax/process.py",
         "tl_jax/trees.py",

@@ -1,10 +1,10 @@
 """The switch TL_JAX_DETERMINISTIC: programs that give the same bits each time on a GPU."""
 
 import os
-import shlex
-from pathlib import Path
 
 import jax
+
+from tl_jax import xla_flags
 
 VARIABLE = "TL_JAX_DETERMINISTIC"
 FLAGS = {"xla_gpu_deterministic_ops": True, "xla_gpu_enable_triton_gemm": False}
@@ -13,7 +13,6 @@ on the order in which threads come, and chooses no algorithm by timing it. It sw
 too, but products are still prepared for it, and then have no kernel; the second leaves them to
 cuBLAS."""
 
-_ENVIRONMENT = "XLA_FLAGS"
 _ON, _OFF = ("true", "1", ""), ("false", "0")
 # What a user may say beside the switch: these flags, and what the first one implies.
 _MEANS = {
@@ -45,13 +44,13 @@ def enable(*, started: bool) -> None:
         )
     if wanted == "0":
         return
-    given = _given()
+    given = xla_flags.given()
     _check(given)
     if not started:
         lacking = [
             f"--{name}={str(value).lower()}" for name, value in FLAGS.items() if name not in given
         ]
-        os.environ[_ENVIRONMENT] = " ".join([_text(), *lacking]).strip()
+        os.environ[xla_flags.VARIABLE] = " ".join([xla_flags.text(), *lacking]).strip()
     elif not is_on() and jax.default_backend() == "gpu":
         raise ValueError(
             f"got {VARIABLE}=1 after JAX had started its GPU (its devices were listed, or an array "
@@ -66,7 +65,7 @@ def is_on() -> bool:
       >>> is_on()
       False
     """
-    return _given().get("xla_gpu_deterministic_ops") in _ON
+    return xla_flags.given().get("xla_gpu_deterministic_ops") in _ON
 
 
 def _check(given: dict[str, str]) -> None:
@@ -74,20 +73,6 @@ def _check(given: dict[str, str]) -> None:
     for name, values in _MEANS.items():
         if name in given and given[name] not in values:
             raise ValueError(
-                f"got {VARIABLE}=1 and --{name}={given[name]} in {_ENVIRONMENT}, which says the "
-                f"contrary; take it out of {_ENVIRONMENT}, or unset {VARIABLE}"
+                f"got {VARIABLE}=1 and --{name}={given[name]} in XLA_FLAGS, which says the "
+                f"contrary; take it out of XLA_FLAGS, or unset {VARIABLE}"
             )
-
-
-def _given() -> dict[str, str]:
-    """Returns the values of the flags that XLA_FLAGS set, by name; of several the last counts."""
-    words = (word.lstrip("-").partition("=") for word in shlex.split(_text()))
-    return {name: value.lower() for name, _, value in words}
-
-
-def _text() -> str:
-    """Returns the flags in one line; as in XLA, the variable may name a file that holds them."""
-    text = os.environ.get(_ENVIRONMENT, "").strip()
-    if text and not text.startswith("--"):
-        text = Path(text).read_text(encoding="utf-8")
-    return " ".join(text.split())

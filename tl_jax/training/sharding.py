@@ -10,7 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tl_jax import distributed
+from tl_jax import distributed, xla_flags
 from tl_jax.data.loading import device_batches
 from tl_jax.training.step import GradientFn
 
@@ -240,6 +240,7 @@ def jit_train_step(
         in_shardings=(state_sharding, sharded(mesh)),
         out_shardings=(state_sharding, whole_sharding),
         donate_argnums=0,
+        compiler_options=_compiler_options(mesh),
     )
 
 
@@ -258,6 +259,7 @@ def jit_keyed_train_step(
         in_shardings=(whole_sharding, state_sharding, sharded(mesh)),
         out_shardings=(state_sharding, whole_sharding),
         donate_argnums=1,
+        compiler_options=_compiler_options(mesh),
     )
     return functools.partial(compiled, put(seed_key, whole_sharding))
 
@@ -269,4 +271,9 @@ def jit_eval_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
         step,
         in_shardings=(variables_sharding, sharded(mesh)),
         out_shardings=variables_sharding,
+        compiler_options=_compiler_options(mesh),
     )
+
+
+def _compiler_options(mesh: Mesh) -> dict[str, bool]:
+    return xla_flags.of_program(mesh.devices.flat[0].platform)
