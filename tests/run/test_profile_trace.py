@@ -59,6 +59,13 @@ def test_operations_have_their_own_time_per_step(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_kernel_that_begins_before_the_last_one_ends_is_not_part_of_it(tmp_path):
+    write(tmp_path, [event("dot.3", 0, 100), event("add.1", 99, 50), event("call.2", 148.5, 20)])
+    found = operations(tmp_path, HLO, modules=MODULES, steps=1)
+    microseconds = {op.name: round(op.seconds * 1e6, 6) for op in found}
+    assert microseconds == {"dot.3": 100, "add.1": 50, "call.2": 20}
+
+
 @pytest.mark.parametrize(
     ("op_name", "module"),
     [

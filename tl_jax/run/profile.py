@@ -21,6 +21,9 @@ from tl_jax.training import sharding
 
 Program = Literal["train", "evaluate"]
 
+# The fewest operations that XLA launches as a graph on a GPU: more than any program has.
+NO_GRAPHS: dict[str, str | bool] = {"xla_gpu_graph_min_graph_size": str(2**30)}
+
 _WARM_UP_STEPS = 2
 _OUTSIDE = "(outside the network)"
 # Operands of the measured peaks: beyond caches, and small enough for any device.
@@ -35,6 +38,19 @@ class _Compiled:
 
     executable: jax.stages.Compiled
     run: Callable[[], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lowered:
+    """A program with its inputs: `run(executable)` computes one step and waits for it."""
+
+    lowered: jax.stages.Lowered
+    run: Callable[[jax.stages.Compiled], None]
+
+    def compile(self, options: dict[str, str | bool] | None = None) -> _Compiled:
+        """Returns the program compiled with options of XLA."""
+        executable = self.lowered.compile(compiler_options=options)
+        return _Compiled(executable, functools.partial(self.run, executable))
 
 
 def profile(
@@ -78,17 +94,19 @@ def profile(
             f"the run has {len(experiment.phases)} phase(s); got phase={phase}, counted from 1"
         )
     target.mkdir(parents=True, exist_ok=True)
-    compiled = _training(experiment, phase) if program == "train" else _evaluation(experiment)
+    lowered = _training(experiment, phase) if program == "train" else _evaluation(experiment)
+    compiled = lowered.compile()
     seconds = timed(compiled.run, steps)
+    traceable = _traceable(lowered, compiled)
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # Calls in Python would fill the trace.
     with jax.profiler.trace(str(target), profiler_options=options):
         for _ in range(steps):
-            compiled.run()
+            traceable.run()
     listed = profile_trace.operations(
         target,
-        compiled.executable.as_text() or "",
-        modules=_modules(experiment.initial.variables["params"]),
+        traceable.executable.as_text() or "",
+        modules=module_names(experiment.initial.variables["params"]),
         steps=steps,
     )
     result = {
@@ -108,8 +126,21 @@ def profile(
     return result
 
 
-def _training(experiment: Experiment, phase: int) -> _Compiled:
-    """Compiles the training step of a phase, with its first batch."""
+def _traceable(lowered: _Lowered, compiled: _Compiled) -> _Compiled:
+    """Returns a program that can be traced operation by operation, ready to run.
+
+    On a GPU many operations are launched as one graph, and a trace names the graph alone: the
+    program is compiled again without them.
+    """
+    if jax.default_backend() != "gpu":
+        return compiled
+    separate = lowered.compile(NO_GRAPHS)
+    separate.run()
+    return separate
+
+
+def _training(experiment: Experiment, phase: int) -> _Lowered:
+    """Lowers the training step of a phase, with its first batch."""
     chosen = experiment.phases[phase - 1]
     train_step = experiment.compile_step(chosen)
     assert isinstance(train_step, functools.partial)  # The compiled step with its random key.
@@ -118,23 +149,22 @@ def _training(experiment: Experiment, phase: int) -> _Compiled:
     batch = next(batches)
     batches.close()
     jitted = cast(jax.stages.Wrapped, train_step.func)
-    executable = jitted.lower(*train_step.args, current, batch).compile()
 
-    def run() -> None:
+    def run(executable: jax.stages.Compiled) -> None:
         nonlocal current
         current, metrics = executable(*train_step.args, current, batch)
         jax.block_until_ready((current, metrics))
 
-    return _Compiled(executable, run)
+    return _Lowered(jitted.lower(*train_step.args, current, batch), run)
 
 
-def _evaluation(experiment: Experiment) -> _Compiled:
-    """Compiles the step of evaluation, with the first batch of a split that is evaluated."""
+def _evaluation(experiment: Experiment) -> _Lowered:
+    """Lowers the step of evaluation, with the first batch of a split that is evaluated."""
     evaluator = experiment.evaluator
     batch = next(iter(evaluator.batches(experiment.first_held_out)))
     variables = jax.device_put(experiment.initial.variables, sharding.replicated(experiment.mesh))
-    executable = cast(jax.stages.Wrapped, evaluator.step).lower(variables, batch).compile()
-    return _Compiled(executable, lambda: jax.block_until_ready(executable(variables, batch)))
+    lowered = cast(jax.stages.Wrapped, evaluator.step).lower(variables, batch)
+    return _Lowered(lowered, lambda executable: jax.block_until_ready(executable(variables, batch)))
 
 
 def timed(run: Callable[[], Any], steps: int) -> float:
@@ -149,7 +179,7 @@ def timed(run: Callable[[], Any], steps: int) -> float:
     return statistics.median(seconds)
 
 
-def _modules(params: trees.Tree) -> set[str]:
+def module_names(params: trees.Tree) -> set[str]:
     """Returns the dotted names of all modules that have parameters, and of those around them."""
     return {
         trees.dotted(path[:length])

@@ -16,6 +16,8 @@ _OP_NAME = re.compile(r'op_name="([^"]*)"')
 # As in `%fused (p: f32[8]) -> f32[8] {` and in `calls=%fused`.
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?(?P<name>[\w.-]+) \(.*\{$")
 _CALLS = re.compile(r"(?:calls|to_apply)=%?(?P<name>[\w.-]+)")
+# Microseconds by which an operation may seem to outlast the one around it, as traces are rounded.
+_ROUNDING = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,13 +124,15 @@ def _self_seconds(
     for listed in threads.values():
         around: list[tuple[float, str]] = []  # End and name of the operations that are not over.
         for start, negative, name in sorted(listed):
-            while around and around[-1][0] <= start:
+            end = start - negative
+            # A kernel of a GPU may begin a little before the last one ends, and is not part of it.
+            while around and (around[-1][0] <= start or around[-1][0] + _ROUNDING < end):
                 around.pop()
             if around:
                 seconds[around[-1][1]] += negative * 1e-6
             seconds[name] -= negative * 1e-6
             counts[name] += 1
-            around.append((start - negative, name))
+            around.append((end, name))
     return seconds, counts
 
 
