@@ -74,6 +74,7 @@ def test_the_forms_that_benchmarks_name_are_switches():
     named += [name for names in SWITCHES.values() for name in names]
     named += [name for variant in cpu.VARIANTS.values() for name in variant.off]
     assert set(named) <= set(switches.SWITCHES)
+    assert set(switches.SWITCHES) == {*PROGRAM_OF, *OF_THE_COMPILER, "onednn"}
 
 
 # oneDNN is chosen when a program is lowered, and shows in no trace.
@@ -90,7 +91,20 @@ PROGRAM_OF = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(switches.SWITCHES.keys() - {"onednn"}))
+# What XLA alone does is not in the program either.
+OF_THE_COMPILER = {
+    name for name in switches.SWITCHES if switches.compiler_options([name])
+}
+
+
+def test_forms_of_the_compiler_are_options_that_it_takes():
+    assert OF_THE_COMPILER == {"cublas_products", "fusion_autotuner"}
+    options = switches.compiler_options(sorted(OF_THE_COMPILER))
+    assert jax.jit(jax.numpy.sin).lower(1.0).compile(compiler_options=options)(0.0) == 0
+    assert switches.compiler_options(["folding"]) == {}
+
+
+@pytest.mark.parametrize("name", sorted(PROGRAM_OF))
 def test_a_program_without_a_form_is_another(name):
     model, mode = PROGRAM_OF[name]
     setting = Setting("cpu", model, mode, 2, 64)

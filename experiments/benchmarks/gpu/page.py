@@ -40,6 +40,8 @@ def render(whole: Mapping[str, Any]) -> str:
         ("Cached features and many heads", _heads(cases)),
         ("Augmentation and stretching", _images(cases)),
         ("Compilation and memory of one side alone", _alone(cases)),
+        ("The longest operations", _profiles(cases)),
+        ("Depthwise convolutions, ms", _depthwise(cases)),
         ("Correctness", _correctness(cases)),
         ("How each case ended", _ends(cases)),
     ):
@@ -164,6 +166,33 @@ def _alone(cases: Mapping[str, Any]) -> Iterator[list[str]]:
                 "" if kind == "steps" else _gigabytes(result.get("peak_bytes")),
                 _gigabytes(part.get("temporary_bytes")),
             ]
+
+
+def _profiles(cases: Mapping[str, Any]) -> Iterator[list[str]]:
+    yield ["step", "module", "pass", "operation", "ms", "share"]
+    for name, result in _of(cases, "profile"):
+        for row in result["operations"][:_LONGEST]:
+            yield [
+                name,
+                row["module"],
+                "backward" if row["is_backward"] else "forward",
+                row["name"],
+                f"{1e3 * row['seconds']:.3f}",
+                f"{row['seconds'] / result['seconds']:.1%}",
+            ]
+
+
+_LONGEST = 12
+
+
+def _depthwise(cases: Mapping[str, Any]) -> Iterator[list[str]]:
+    yield ["convolution", "what", "library", "shifted", "own", "torch"]
+    for _, result in _of(cases, "depthwise"):
+        for shape, kinds in result.items():
+            for kind, seconds in kinds.items():
+                forms = [seconds.get(form) for form in ("library", "shifted", "own", PEER)]
+                cells = ["" if value is None else f"{1e3 * value:.3f}" for value in forms]
+                yield [shape, kind.replace("_", " "), *cells]
 
 
 def _correctness(cases: Mapping[str, Any]) -> Iterator[list[str]]:

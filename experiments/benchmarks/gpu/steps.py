@@ -52,7 +52,8 @@ def make_ours(
 
     with switches.without(off) as options:
         program = programs.make_program(setting, sharding.data_mesh(jax.devices()[:1]), **options)
-        compiled, stages = programs.compile_program(program, setting)
+        chosen = switches.compiler_options(off)
+        compiled, stages = programs.compile_program(program, setting, chosen)
     run = programs.make_run(program, compiled, setting, variables)
     start = time.perf_counter()
     loss = run(1)

@@ -7,10 +7,14 @@
 It needs jax, flax, optax, orbax, torch, torchvision and timm, a C compiler for `torch.compile`, and
 some 16 cores. It measures the card and its libraries; whether outputs, gradients and statistics are
 those of a CPU; training steps of three networks beside torch's; forward passes of 1, 32 and 256
-images; augmentation; cached features and many heads; each of our faster forms on and off; and what
-TL_JAX_DETERMINISTIC=1 costs. The peer is compiled, under autocast to bfloat16 and in channels_last;
-the backbone under its head is under `no_grad`, with BatchNorm folded. Batches are 256 images of 224
-pixels that lie on the device. Each side takes 10 warm-ups, then 5 blocks of 20 steps in turn.
+images; augmentation; cached features and many heads; each of our faster forms on and off; what
+TL_JAX_DETERMINISTIC=1 costs; the longest operations of a step; and depthwise convolutions one by
+one. The peer is compiled, under autocast to bfloat16 and in channels_last; the backbone under its
+head is under `no_grad`, with BatchNorm folded. Batches are 256 images of 224 pixels that lie on the
+device. Each side takes 10 warm-ups, then 5 blocks of 20 steps in turn.
+
+Nine minutes do for the first cases alone, because `torch.compile` takes one to three for a network:
+go on with `--resume`, or name the cases with `--only`.
 
 Every case (`table.py`, the most important first) is a process with a time limit. One that fails or
 runs out of memory is written down with its last line, and the others go on. A case is imported
@@ -130,12 +134,16 @@ class Suite:
             self.name = options.resume.stem
             earlier = json.loads(options.resume.read_text("utf-8"))["cases"]
             self.results = {
-                name: found for name, found in earlier.items() if found["status"] == "done"
+                name: found for name, found in earlier.items() if found["status"] != "not run"
             }
 
     def left(self) -> float:
         """Returns the seconds that are left of the budget."""
         return self.options.budget - (time.monotonic() - self.begin)
+
+    def is_done(self, case: Case) -> bool:
+        """Returns whether a case need not run: it came to its end in the run that is resumed."""
+        return self.results.get(case.name, {}).get("status") == "done"
 
     def add(self, case: Case, found: dict[str, Any]) -> None:
         """Adds the result of a case, and writes the files anew."""
@@ -166,12 +174,11 @@ class Suite:
 
 def run_suite(options: argparse.Namespace) -> None:
     """Runs the cases in their order, those that share the card several at a time."""
-    every = one_of_each() if options.tiny else all_cases()
-    cases = [case for case in every if case.kind == "facts" or options.only in case.name]
+    cases = chosen(one_of_each() if options.tiny else all_cases(), options.only)
     if not options.resume:
         shutil.rmtree(CACHE, ignore_errors=True)
     suite = Suite(options, cases)
-    waiting = [case for case in cases if case.name not in suite.results]
+    waiting = [case for case in cases if not suite.is_done(case)]
     running: list[Process] = []
     ready: Process | None = None  # Imported, and waits for its turn.
     try:
@@ -195,6 +202,18 @@ def run_suite(options: argparse.Namespace) -> None:
             process.stop()
         suite.write()
     print(f"written to {options.results / suite.name}.json and .md")
+
+
+def chosen(cases: Sequence[Case], words: Sequence[str]) -> list[Case]:
+    """Returns the cases whose name holds one of some words, in the words' order, after the facts.
+
+    Args:
+      cases: all of them.
+      words: none for all.
+    """
+    found = [case for case in cases if case.kind == "facts"]
+    found += [case for word in words or [""] for case in cases if word in case.name]
+    return list(dict.fromkeys(found))
 
 
 def may_start(case: Case, running: Sequence[Process]) -> bool:
@@ -232,7 +251,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--tiny", action="store_true", help="tiny networks, to try the suite itself"
     )
     parser.add_argument("--budget", type=float, default=520.0, help="seconds of the whole command")
-    parser.add_argument("--only", default="", help="cases whose name holds this, and facts")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="WORDS",
+        help='cases whose name holds one of these, in their order, and facts: "steps resnet50"',
+    )
     parser.add_argument("--resume", type=Path, help="result file whose finished cases are kept")
     parser.add_argument("--results", type=Path, default=report.RESULTS)
     parser.add_argument("--case", help=argparse.SUPPRESS)

@@ -14,18 +14,22 @@ MODULES = {
     "steps": "steps",
     "forward": "forward",
     "switches": "switch",
+    "profile": "profile",
+    "depthwise": "depthwise",
     "images": "images",
     "heads": "heads",
 }
 # The forms that a program is timed without, one at a time.
 SWITCHES = {
     ("resnet50", "full"): ("pool_gradient", "norm_gradient", "gradient_norm"),
-    ("resnet50", "head"): ("folding",),
-    ("convnext_tiny", "full"): ("gelu_memory",),
-    ("efficientnet_b0", "full"): ("norm_gradient", "library_depthwise"),
+    ("resnet50", "head"): ("own_convolutions", "folding"),
+    ("convnext_tiny", "full"): (
+        "fusion_autotuner", "cublas_products", "gelu_memory", "own_convolutions",
+    ),
+    ("efficientnet_b0", "full"): ("fusion_autotuner", "norm_gradient", "library_depthwise"),
     ("resnet50", "lora"): ("folding",),
-    ("efficientnet_b0", "head"): ("folding",),
-}
+    ("efficientnet_b0", "head"): ("own_convolutions", "folding"),
+}  # fmt: skip
 
 
 def all_cases() -> list[Case]:
@@ -54,32 +58,36 @@ def _cases() -> Iterator[Case]:
     yield Case("correctness", first, "full", 150, shares=True)
     for network in others:
         for mode in ("full", "head"):
-            yield Case("torch alone", network, mode, 150, shares=True)
+            yield Case("torch alone", network, mode, 240, shares=True)
     for mode in ("full", "head"):
         for network in NETWORKS:
-            yield Case("steps", network, mode, 110)
+            yield Case("steps", network, mode, 170)
     yield Case("forward", first, "forward", 90)
     yield Case("switches", first, "head", 70)
     yield Case("heads", first, "", 60)
+    yield Case("profile", first, "head", 60)
     yield Case("switches", first, "full", 110)
     yield Case("images", "", "", 60)
     yield Case("tl_jax alone", first, "full", 60)
     yield Case("tl_jax alone", first, "head", 60)
     for case in list(SWITCHES)[2:4]:
-        yield Case("switches", *case, 90)
+        yield Case("switches", *case, 300)
     yield Case("bits", first, "full", 60, shares=True)
     yield Case("bits", first, "full determinism", 60, shares=True, deterministic=True)
     yield Case("determinism", first, "full", 150, deterministic=True)
     for network in others:
         yield Case("correctness", network, "full", 150, shares=True)
     for network in NETWORKS:
-        yield Case("torch alone", network, "lora", 150, shares=True)
+        yield Case("torch alone", network, "lora", 240, shares=True)
     for network in NETWORKS:
-        yield Case("steps", network, "lora", 110)
+        yield Case("steps", network, "lora", 170)
     for network in others:
         yield Case("forward", network, "forward", 90)
     for case in list(SWITCHES)[4:]:
         yield Case("switches", *case, 90)
     for network in others:
         for mode in ("full", "head"):
-            yield Case("tl_jax alone", network, mode, 60)
+            yield Case("tl_jax alone", network, mode, 120)
+    for network in NETWORKS:
+        yield Case("profile", network, "full", 150)
+    yield Case("depthwise", "", "", 200)
