@@ -4,23 +4,22 @@ import os
 import shlex
 from pathlib import Path
 
+import jax
+
 VARIABLE = "XLA_FLAGS"
 # Every matrix product is left to cuBLAS, which adds the bias in the same kernel. XLA would prepare
 # it for Triton, time both, and choose cuBLAS for nearly all; the bias then is a kernel of its own.
-_ON_GPU = {"xla_gpu_enable_triton_gemm": False}
+_ON_NVIDIA = {"xla_gpu_enable_triton_gemm": False}
 
 
-def of_program(platform: str) -> dict[str, bool]:
-    """Returns the compiler's options of a program; what XLA_FLAGS say of one stands.
-
-    Args:
-      platform: that of the devices, as in `jax.Device.platform`.
+def of_program(device: jax.Device) -> dict[str, bool]:
+    """Returns the compiler's options of a program for a device; what XLA_FLAGS say of one stands.
 
     Examples:
-      >>> of_program("cpu")
+      >>> of_program(jax.devices("cpu")[0])
       {}
     """
-    options = _ON_GPU if platform in ("gpu", "cuda") else {}
+    options = _ON_NVIDIA if "NVIDIA" in device.device_kind else {}
     said = given()
     return {name: value for name, value in options.items() if name not in said}
 

@@ -92,9 +92,7 @@ PROGRAM_OF = {
 
 
 # What XLA alone does is not in the program either.
-OF_THE_COMPILER = {
-    name for name in switches.SWITCHES if switches.compiler_options([name])
-}
+OF_THE_COMPILER = {name for name in switches.SWITCHES if switches.compiler_options([name])}
 
 
 def test_forms_of_the_compiler_are_options_that_it_takes():

@@ -276,4 +276,4 @@ def jit_eval_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
 
 
 def _compiler_options(mesh: Mesh) -> dict[str, bool]:
-    return xla_flags.of_program(mesh.devices.flat[0].platform)
+    return xla_flags.of_program(mesh.devices.flat[0])

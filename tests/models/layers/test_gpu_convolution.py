@@ -32,6 +32,7 @@ OTHERS = {
     "an image, one step": (Geometry((8, 8), (3, 3), 1, ((1, 1), (1, 1)), 1), 3, 8),
     "large maps": (Geometry((8, 8), (7, 7), 1, ((3, 3), (3, 3)), 8), 8, 8),
     "small, of one group": (Geometry((3, 3), (3, 3), 1, ((1, 1), (1, 1)), 1), 8, 8),
+    "one pixel": (Geometry((1, 1), (1, 1), 1, ((0, 0), (0, 0)), 8), 8, 8),
     "small, two steps": (Geometry((4, 4), (3, 3), 2, ((1, 1), (1, 1)), 8), 8, 8),
     "nothing": (Geometry((2, 2), (7, 7), 2, ((0, 0), (0, 0)), 1), 3, 8),
 }

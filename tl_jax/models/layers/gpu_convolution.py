@@ -101,8 +101,9 @@ def _is_mistaken(geometry: Geometry) -> bool:
     Where the output is no larger than the kernel, it looks like a convolution whose kernel is the
     output's gradient, and cuDNN computes that one 40 times as slowly if it is depthwise.
     """
-    sides = zip(geometry.output, geometry.kernel, strict=True)
-    return geometry.groups > 1 and geometry.stride == 1 and all(o <= k for o, k in sides)
+    if geometry.groups == 1 or geometry.stride > 1 or geometry.kernel == (1, 1):
+        return False
+    return all(o <= k for o, k in zip(geometry.output, geometry.kernel, strict=True))
 
 
 def _widened_kernel_gradient(geometry: Geometry, precision: str) -> Function:
