@@ -39,7 +39,7 @@ def test_steps_are_compiled_with_the_options_of_their_devices(monkeypatch):
     assert asked == jax.devices()[:1] * 3
 
 
-def test_a_compiler_option_that_xla_does_not_know_is_its_error(monkeypatch):
+def test_the_options_reach_the_compiler(monkeypatch):
     monkeypatch.setattr(xla_flags, "of_program", lambda device: {"xla_no_such_option": True})
     step = sharding.jit_eval_step(lambda variables, batch: batch, sharding.data_mesh())
     with pytest.raises(Exception, match="xla_no_such_option"):
