@@ -133,6 +133,19 @@ def test_cases_are_chosen_by_words_in_their_order():
     assert gpu.chosen(cases, []) == cases
 
 
+def test_what_is_compiled_is_kept_in_a_folder_that_is_named(tmp_path):
+    kept = tmp_path / "caches" / "jax" / "program"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    named = ["--device", "cpu", "--tiny", "--results", str(tmp_path), "--budget", "0"]
+    gpu.main([*named, "--caches", str(tmp_path / "caches")])
+    assert kept.exists()
+    timed, shared = (gpu.caches(Case("steps", shares=shares), tmp_path) for shares in (False, True))
+    assert timed["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "jax")
+    assert "JAX_COMPILATION_CACHE_DIR" not in shared
+    assert shared["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "inductor")
+
+
 def test_timed_cases_have_the_card_for_themselves():
     shares, alone = Case("torch alone", shares=True), Case("steps")
     running = [type("Running", (), {"case": shares})()]

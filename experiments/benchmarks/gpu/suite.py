@@ -14,7 +14,8 @@ head is under `no_grad`, with BatchNorm folded. Batches are 256 images of 224 pi
 device. Each side takes 10 warm-ups, then 5 blocks of 20 steps in turn.
 
 Nine minutes do for the first cases alone, because `torch.compile` takes one to three for a network:
-go on with `--resume`, or name the cases with `--only`.
+go on with `--resume`, or name the cases with `--only`. `--caches FOLDER` keeps what is compiled, and
+another machine with the same card can use it; the seconds of compilation are then those of reading.
 
 Every case (`table.py`, the most important first) is a process with a time limit. One that fails or
 runs out of memory is written down with its last line, and the others go on. A case is imported
@@ -42,16 +43,16 @@ from experiments.benchmarks.gpu.table import MODULES, all_cases, one_of_each
 
 LANES = 4  # Cases that share the card at a time.
 LEAST_SECONDS = 15  # A case with less time left is not begun.
-CACHE = Path(tempfile.gettempdir()) / "tl_jax-gpu-benchmark"
+TEMPORARY = Path(tempfile.gettempdir()) / "tl_jax-gpu-benchmark"
 
 
 class Process:
     """The process of one case: imported at once, measuring from `start` on."""
 
     def __init__(self, case: Case, options: argparse.Namespace) -> None:
-        CACHE.mkdir(parents=True, exist_ok=True)
+        options.caches.mkdir(parents=True, exist_ok=True)
         self.case = case
-        self.out = CACHE / f"{case.name.replace(' ', '-')}.json"
+        self.out = options.caches / f"{case.name.replace(' ', '-')}.json"
         self.log = self.out.with_suffix(".log")
         self.out.unlink(missing_ok=True)
         command = [sys.executable, "-m", "experiments.benchmarks.gpu", "--case", case.name]
@@ -62,7 +63,7 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **caches(case), **switch(case)},
+                env={**os.environ, **caches(case, options.caches), **switch(case)},
                 start_new_session=True,
             )
 
@@ -103,16 +104,16 @@ class Process:
         return found
 
 
-def caches(case: Case) -> dict[str, str]:
-    """Returns the variables that let cases share what was compiled.
+def caches(case: Case, folder: Path) -> dict[str, str]:
+    """Returns the variables that let cases share what was compiled, in a folder.
 
     A program of ours that was compiled beside others, when the card was busy, may have the slower
     of two algorithms: such cases keep what they compile to themselves.
     """
-    jax_cache = {} if case.shares else {"JAX_COMPILATION_CACHE_DIR": str(CACHE / "jax")}
+    jax_cache = {} if case.shares else {"JAX_COMPILATION_CACHE_DIR": str(folder / "jax")}
     return {
-        "TORCHINDUCTOR_CACHE_DIR": str(CACHE / "inductor"),
-        "TRITON_CACHE_DIR": str(CACHE / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        "TRITON_CACHE_DIR": str(folder / "triton"),
         "TL_JAX_COMPILATION_CACHE_GB": "0",
         **jax_cache,
     }
@@ -175,8 +176,8 @@ class Suite:
 def run_suite(options: argparse.Namespace) -> None:
     """Runs the cases in their order, those that share the card several at a time."""
     cases = chosen(one_of_each() if options.tiny else all_cases(), options.only)
-    if not options.resume:
-        shutil.rmtree(CACHE, ignore_errors=True)
+    if options.caches == TEMPORARY and not options.resume:
+        shutil.rmtree(TEMPORARY, ignore_errors=True)
     suite = Suite(options, cases)
     waiting = [case for case in cases if not suite.is_done(case)]
     running: list[Process] = []
@@ -259,6 +260,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help='cases whose name holds one of these, in their order, and facts: "steps resnet50"',
     )
     parser.add_argument("--resume", type=Path, help="result file whose finished cases are kept")
+    parser.add_argument(
+        "--caches",
+        type=Path,
+        default=TEMPORARY,
+        help="folder of what both sides compile, kept and used again; by default a temporary one",
+    )
     parser.add_argument("--results", type=Path, default=report.RESULTS)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
