@@ -14,8 +14,8 @@ head is under `no_grad`, with BatchNorm folded. Batches are 256 images of 224 pi
 device. Each side takes 10 warm-ups, then 5 blocks of 20 steps in turn.
 
 Nine minutes do for the first cases alone, because `torch.compile` takes one to three for a network:
-go on with `--resume`, or name the cases with `--only`. `--caches FOLDER` keeps what is compiled, and
-another machine with the same card can use it; the seconds of compilation are then those of reading.
+go on with `--resume`, or name the cases with `--only`. `--caches FOLDER` keeps what is compiled;
+another machine with the same card can use it. Seconds of compilation are then those of reading it.
 
 Every case (`table.py`, the most important first) is a process with a time limit. One that fails or
 runs out of memory is written down with its last line, and the others go on. A case is imported
