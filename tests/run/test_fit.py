@@ -1,8 +1,10 @@
 """The loop: what a run leaves behind, exact resume, early stopping, and clear errors."""
 
+import gc
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -109,6 +111,32 @@ def test_fit_takes_the_steps_of_its_experiment(finished_run):
     batches.close()
     recorded = [record["loss"] for record in records_of(finished_run.workdir, "train")[:2]]
     assert recorded == [pytest.approx(np.mean(losses[:2])), pytest.approx(losses[2])]
+
+
+def test_parameters_are_kept_once_while_training(tiny_config, tmp_path):
+    """Their initial values are not held beside those that are trained, nor in a resumed run."""
+    flat = trees.flatten(Experiment.from_config(tiny_config).initial.variables["params"])
+    frozen = [leaf for path, leaf in flat.items() if path[0] != "fc" and path[-1] == "kernel"]
+    shapes = {leaf.shape for leaf in frozen}
+    num_bytes = sum(leaf.nbytes for leaf in frozen)
+    del flat, frozen
+
+    def held() -> int:
+        return sum(array.nbytes for array in jax.live_arrays() if array.shape in shapes)
+
+    def held_while_training(last_epoch: int) -> set[int]:
+        gc.collect()
+        before, found = held(), set[int]()
+        fit(
+            tiny_config,
+            tmp_path / "run",
+            stop_after_epoch=last_epoch,
+            should_stop=lambda: found.add(held() - before),
+        )
+        return found
+
+    # Two epochs of the head alone: the optimizer holds nothing of these shapes.
+    assert [held_while_training(epoch) for epoch in (1, 2)] == [{num_bytes}] * 2
 
 
 def test_the_plan_is_printed_before_each_phase(finished_run):

@@ -273,8 +273,7 @@ class Experiment:
     def place(self, train_state: TrainState) -> TrainState:
         """Copies a state to all devices, divided over them as `parallel.fsdp` says.
 
-        It never aliases, because a step donates its state and the initial variables are needed
-        again.
+        It never aliases, because a step donates its state and not what it was made from.
         """
         return sharding.put(train_state, sharding.layouts(self.mesh, train_state))
 

@@ -199,6 +199,7 @@ def _train(
             begins = numbers[0] == phase.start_epoch + 1 and not place.begun(numbers[0]).steps
             if state is None or begins:
                 state = experiment.begin(phase, state)
+            experiment.initial.release()
             train_step = experiment.compile_step(phase)
             for epoch in numbers:
                 with divergence.explained(experiment, checkpoints, epoch):

@@ -33,12 +33,12 @@ from tl_jax.weights.sources import WeightsRecord
 from tl_jax.weights.state_dict import to_state_dict
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Initial:
     """The variables that training starts from, and where they came from.
 
     Attributes:
-      variables: of the network.
+      variables: of the network; abstract arrays after `release`.
       weights: the file that the backbone came from; None if it is random.
       mapping: from the pretrained classifier's classes to the new ones, where it is used.
       trained_with: the preprocessing and classes that the weights were trained with; None if they
@@ -49,6 +49,12 @@ class Initial:
     weights: WeightsRecord | None
     mapping: ClassMapping | None = None
     trained_with: PretrainedConfig | None = None
+
+    def release(self) -> None:
+        """Frees the memory of the values, once training has a copy in its state; shapes stay."""
+        self.variables = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self.variables
+        )
 
 
 def with_architecture(config: Config) -> Config:

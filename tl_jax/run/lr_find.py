@@ -72,6 +72,7 @@ def lr_find(
         schedules = {name: _scaled(rising, rate / peak) for name, rate in chosen.peak_rates.items()}
         tx = phases.make_optimizer(config, spec, chosen.plan, schedules)
         first = experiment.place(state.create(experiment.initial.variables, tx, chosen.plan))
+        experiment.initial.release()
         return experiment.compile_step(chosen, tx), first
 
     with contextlib.closing(experiment.train_batches(0)) as batches:

@@ -145,6 +145,7 @@ def _training(experiment: Experiment, phase: int) -> _Lowered:
     train_step = experiment.compile_step(chosen)
     assert isinstance(train_step, functools.partial)  # The compiled step with its random key.
     current = experiment.begin(chosen, None)
+    experiment.initial.release()  # As `fit` does.
     batches = experiment.train_batches(0)
     batch = next(batches)
     batches.close()
