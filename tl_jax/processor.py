@@ -22,6 +22,18 @@ def description() -> str:
     return "\n".join(lines)
 
 
+def lacks_bfloat16() -> bool:
+    """Returns whether the processor has no instructions for products in bfloat16.
+
+    They are AVX-512 BF16 and AMX on x86_64, and BF16 on ARM. False where the system says nothing.
+    """
+    listed = [line.split() for line in description().splitlines()]
+    named = [
+        word for words in listed if words and words[0] in ("flags", "Features") for word in words
+    ]
+    return bool(named) and not {"avx512_bf16", "amx_bf16", "bf16"}.intersection(named)
+
+
 def num_cores() -> int:
     """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -9,6 +9,7 @@ is timed), and are timed in turn: float32, 128 pixels, batches of 16 (`--row res
 image). torch runs eagerly in channels_last, its fastest layout there. Where the backbone is frozen,
 a second torch side has its BatchNorm folded (`fuse_conv_bn_eval`), which a user may do by hand. The
 C library keeps memory for torch as it does for tl_jax; "torch without allocator" goes without.
+The variant "bfloat16" computes in bfloat16, and torch still in float32.
 
 A ratio is torch's time over ours in the same round. A round counts as quiet if no other process
 used more than 0.06 of a core during any of its blocks, by /proc/stat; the result has both the
@@ -71,11 +72,13 @@ class Variant:
       off: the forms that it goes without.
       options: of the compiler.
       keeps_memory: whether the C library keeps memory (`tl_jax.allocator`).
+      bfloat16: whether it computes in bfloat16.
     """
 
     off: tuple[str, ...] = ()
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     keeps_memory: bool = True
+    bfloat16: bool = False
 
 
 VARIANTS: dict[str, Variant] = {
@@ -91,6 +94,8 @@ VARIANTS: dict[str, Variant] = {
         ("onednn", "own_convolutions", "norm_gradient", "pool_gradient"), keeps_memory=False
     ),
     "vector width 512": Variant(options={"xla_cpu_prefer_vector_width": "512"}),
+    "bfloat16": Variant(bfloat16=True),
+    "bfloat16 without onednn": Variant(("onednn",), bfloat16=True),
 }
 
 
@@ -104,7 +109,9 @@ def variants_of(setting: Setting) -> list[str]:
         # XLA's own depthwise convolutions would take minutes a step.
         unused |= {"pool_gradient", "own_convolutions", "any"}
     if onednn.describe(1).startswith("XLA"):
-        unused.add("onednn")
+        unused |= {"onednn", "bfloat16 without onednn"}
+    if processor.lacks_bfloat16():
+        unused |= {"bfloat16", "bfloat16 without onednn"}
     return [name for name in VARIANTS if name.removeprefix("without ") not in unused]
 
 
@@ -127,8 +134,9 @@ def make_sides(
     about: dict[str, Any] = {name: {} for name in runs}
     mesh = sharding.data_mesh(jax.devices()[:1])
     for name, variant in variants.items():
+        in_its_type = dataclasses.replace(setting, bfloat16=variant.bfloat16)
         with switches.without(variant.off) as options:
-            program = programs.make_program(setting, mesh, **options)
+            program = programs.make_program(in_its_type, mesh, **options)
             compiled, stages = programs.compile_program(program, setting, variant.options)
         runs[name] = programs.make_run(program, compiled, setting, variables)
         about[name] = {"compile_seconds": stages}
@@ -203,8 +211,8 @@ def added_bytes(setting: Setting, name: str) -> int | None:
     if name == OURS:
         program = programs.make_program(setting, sharding.data_mesh(jax.devices()[:1]))
         compiled, _ = programs.compile_program(program, setting)
-        variables = programs.random_variables(setting)
-        run = programs.make_run(program, compiled, setting, variables)
+        # As in `fit` nothing holds the initial variables once the run has a state.
+        run = programs.make_run(program, compiled, setting, programs.random_variables(setting))
     else:
         model = torch_sides.import_timm().create_model(setting.model)
         if setting.mode == "lora":

@@ -39,13 +39,14 @@ class Setting:
     """What is timed.
 
     Attributes:
-      device: "cpu", in float32, or "gpu", in bfloat16.
+      device: "cpu", in float32 unless `bfloat16` is set, or "gpu", in bfloat16.
       model: timm's name of the architecture.
       mode: "full" trains everything, "head" the classifier alone, "lora" the factors of LoRA
         (rank 8) and the classifier; "forward" computes logits, "evaluation" the statistics of a
         batch.
       batch_size: images of a batch.
       image_size: side of the images, in pixels.
+      bfloat16: compute in bfloat16 on a CPU too.
     """
 
     device: str
@@ -53,11 +54,12 @@ class Setting:
     mode: str
     batch_size: int
     image_size: int
+    bfloat16: bool = False
 
     @property
     def dtype(self) -> Any:
         """Type of the computation."""
-        return jnp.bfloat16 if self.device == "gpu" else jnp.float32
+        return jnp.bfloat16 if self.bfloat16 or self.device == "gpu" else jnp.float32
 
     @property
     def trains(self) -> bool:

@@ -27,7 +27,7 @@ def test_the_result_of_a_row_is_written_with_its_machine_and_versions(
 ):
     for variable, value in (("JAX_PLATFORMS", "cpu"), ("TL_JAX_COMPILATION_CACHE_GB", "0")):
         monkeypatch.setenv(variable, value)  # `main` sets them; taken back after the test.
-    variants = ["tl_jax", "without allocator"]
+    variants = ["tl_jax", "without allocator", "bfloat16"]
     cpu.main(
         ["--row", "test_resnet-head", "--results", str(tmp_path), *SIZES, "--variants", *variants]
     )
@@ -35,8 +35,10 @@ def test_the_result_of_a_row_is_written_with_its_machine_and_versions(
     sides = {"torch", "torch, fused", "torch without allocator", *variants}
     assert set(result["timing"]["all"]) == set(result["sides"]) == sides
     assert len(result["timing"]["samples"]["torch"]) == 2
-    losses = [result["sides"][name]["first_loss"] for name in sides]
-    assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-4)
+    losses = {name: result["sides"][name]["first_loss"] for name in sides}
+    rounded, expected = losses.pop("bfloat16"), losses["tl_jax"]
+    assert list(losses.values()) == pytest.approx([expected] * len(losses), rel=1e-4)
+    assert rounded != expected and rounded == pytest.approx(expected, rel=1e-2)
     assert result["versions"]["jax"] == jax.__version__
     assert result["machine"]["cores"] >= 1
     assert set(result["peak_bytes"]) == {"tl_jax", "torch"}
@@ -67,6 +69,12 @@ def test_rows_that_are_done_are_not_measured_again(tmp_path, monkeypatch):
     assert "resnet50-full" not in left
     assert {"resnet50-head", "resnet50-forward"} <= set(left)
     assert "resnet50-forward" not in run(tmp_path, monkeypatch, "--since", "2020-01-01")
+
+
+@pytest.mark.parametrize("lacks", [True, False])
+def test_bfloat16_is_timed_where_the_processor_has_it(lacks, monkeypatch):
+    monkeypatch.setattr(cpu.processor, "lacks_bfloat16", lambda: lacks)
+    assert ("bfloat16" in cpu.variants_of(cpu.setting_of("resnet50-full"))) != lacks
 
 
 def test_the_forms_that_benchmarks_name_are_switches():

@@ -7,9 +7,17 @@ import jax
 import numpy as np
 import pytest
 
-from tests.support.runs import change
+from tests.support.runs import change, make_config, tiny_networks
+from tl_jax import processor
 from tl_jax.run.describe import class_counts, describe_devices
 from tl_jax.run.experiment import Experiment
+
+
+@pytest.fixture(scope="module")
+def tiny_experiment(shared_photos, shared_weights):
+    """What `tiny_config` makes, once for all cases."""
+    with tiny_networks():
+        yield Experiment.from_config(make_config(shared_photos, shared_weights))
 
 
 def mesh(platform: str, *, count: int = 1, **fields) -> SimpleNamespace:
@@ -68,3 +76,24 @@ def test_the_first_lines_say_what_was_read_and_decided(tiny_config):
     info = dataclasses.replace(experiment.info, warnings=("nearly black",))
     warned = dataclasses.replace(experiment, info=info).description
     assert "warning  nearly black" in warned.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype", "is_warned"),
+    [
+        ("fpu avx512f avx512_vnni", "bfloat16", True),
+        ("fpu avx512f avx512_vnni", "float32", False),
+        ("fpu avx512f avx512_bf16", "bfloat16", False),
+        ("fpu amx_bf16 amx_tile", "bfloat16", False),
+        ("", "bfloat16", False),  # As on systems that do not list them.
+    ],
+)
+def test_bfloat16_is_warned_of_where_the_processor_lacks_it(
+    tiny_experiment, monkeypatch, tmp_path, flags, dtype, is_warned
+):
+    table = tmp_path / "cpuinfo"
+    table.write_text(f"vendor_id\t: A\nflags\t\t: {flags}\n\n" if flags else "")
+    monkeypatch.setattr(processor, "_TABLE", table)
+    config = change(tiny_experiment.config, "model", dtype=dtype)
+    said = dataclasses.replace(tiny_experiment, config=config).description
+    assert ("no instructions for bfloat16" in said) == is_warned

@@ -32,7 +32,9 @@ class ModelConfig:
     drop_path: float = 0.0
     """Stochastic depth rate of the backbone, in families that have it."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the computation; parameters, statistics, logits and losses stay float32."""
+    """Type of the computation; parameters, statistics, logits and losses stay float32. bfloat16 is
+    for accelerators: on a CPU it is slower, but for some networks on processors that have
+    instructions for it, with oneDNN."""
     checkpoint_key: str = ""
     """Entry of a training checkpoint that holds the weights, such as "state_dict" or "teacher";
     empty: averaged weights (EMA) where there are any."""

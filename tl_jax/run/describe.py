@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import jax
 from jax.sharding import Mesh
 
-from tl_jax import determinism, messages, onednn, trees
+from tl_jax import determinism, messages, onednn, processor, trees
 from tl_jax.config import Config
 from tl_jax.data.source import Source
 from tl_jax.run import parallel
@@ -15,6 +15,10 @@ from tl_jax.run.record import RunInfo
 from tl_jax.transfer import freeze, groups
 
 _LONGEST_NAME = 30
+_SLOW_BFLOAT16 = (
+    "this processor has no instructions for bfloat16 and computes in it more slowly than in "
+    "float32; leave out model.dtype"
+)
 _COLUMNS = ("group", "parameters", "trained", "rate", "decay", "BatchNorm")
 
 
@@ -72,9 +76,12 @@ def describe_start(
         lines.append(("mapping", str(initial.mapping)))
     lines += [("default", text) for text in defaults]
     lines.append(("device", describe_devices(mesh, config.model.dtype)))
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    if on_cpu and config.model.dtype == "bfloat16" and processor.lacks_bfloat16():
+        lines.append(("warning", _SLOW_BFLOAT16))
     if divided := parallel.describe(config.parallel):
         lines.append(("parallel", divided))
-    if mesh.devices.flat[0].platform == "cpu":
+    if on_cpu:
         lines.append(("conv", onednn.describe(mesh.size)))
     return "\n".join(f"{name:<8} {text}" for name, text in lines)
 
