@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.support import objects, runs
 from tl_jax.cli import main
+from tl_jax.data.images import pixel_limit
 from tl_jax.data.preprocess import evaluation_input
 from tl_jax.data.sources.open import open_source
 from tl_jax.data.views import Views
@@ -284,6 +285,24 @@ def test_what_is_bad_in_a_source_is_called_as_the_source_does(image_run, photos)
     assert "2.png" in said[1].error and "gone.png" in said[2].error
     plain = list(predictor.stream(source="digits", split="test[:4]"))
     assert [each.paths for each in plain] == [(f"example {i} of digits",) for i in range(COUNT)]
+
+
+def test_a_wrong_limit_on_pixels_is_one_error_and_not_a_fault_of_every_image(
+    image_run, photos, monkeypatch, capsys
+):
+    made_before = Predictor(image_run)
+    monkeypatch.setenv(pixel_limit.VARIABLE, "many")
+    for call in (
+        lambda: Predictor(image_run),
+        lambda: predict(image_run, photos, on_corrupt="skip"),
+        lambda: made_before(photos, on_corrupt="skip"),
+        lambda: next(iter(made_before.stream(photos))),
+    ):
+        with pytest.raises(ValueError, match="^got TL_JAX_MAX_PIXELS=many; expected the most pix"):
+            call()
+    assert main(["predict", str(image_run), str(photos)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: got TL_JAX_MAX_PIXELS=many; expected the most pixels")
 
 
 def test_a_long_stream_reads_no_more_than_a_batch_ahead(image_run, photos, monkeypatch):

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from tl_jax import arguments, process
+from tl_jax.data.images import pixel_limit
 from tl_jax.data.images.decode import ImageLike
 from tl_jax.data.preprocess import as_images
 from tl_jax.data.source import Source
@@ -160,6 +161,7 @@ class Predictor:
     ) -> None:
         """Reads the network; arguments and errors are those of `predict`."""
         _check_network(run_or_model)
+        pixel_limit.limit()  # A wrong variable is an error before the network is read.
         process.prepare()
         reading = Reading(checkpoint_key, prefix, ignore)
         network = load(run_or_model, weights, reading, calibrated=calibrated)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from tl_jax import processor, trees
+from tl_jax.data.images import pixel_limit
 from tl_jax.data.preprocess import evaluation_input
 from tl_jax.data.views import ONE_VIEW, Views
 from tl_jax.evaluation.prediction_inputs import Arrays, Unread
@@ -64,7 +65,11 @@ class Batches:
           unread: the examples.
           raises: whether errors are to be raised.
           compute: what is computed of a batch; `predictions` by default.
+
+        Raises:
+          ValueError: if the variable of the limit on pixels is wrong (`pixel_limit.limit`).
         """
+        pixel_limit.limit()  # A wrong variable is one error, and not a fault of every image.
         compute = compute or self.predictions
         batch_size = min(1 << (len(unread) - 1).bit_length(), _BATCH_SIZE) if unread else 0
         failed, before = False, tuple[Any, ...]()
