@@ -18,6 +18,7 @@ from tl_jax.data.augment.mixing import make_mix_fn
 from tl_jax.models.families import resnet
 from tl_jax.run.fit import fit
 from tl_jax.training import optim, pmap, sharding, state, step
+from tl_jax.training.ahead import StepsAhead
 from tl_jax.training.checkpoint import Checkpoints
 from tl_jax.training.ema import with_ema
 from tl_jax.transfer import freeze
@@ -102,13 +103,21 @@ def images(seed: int) -> dict[str, Any]:
 def train(way: Way, steps: int) -> tuple[Any, Any]:
     """Returns the last state, and the metrics of each step."""
     run, current, put = make(way)
-    recorded = []
+    recorded, ahead = [], StepsAhead()
     for seed in range(steps):
         current, values = run(current, put(images(seed)))
         recorded.append(values)
+        ahead.add(values)
     if way.fsdp > 1:
         _check_split(current, way.fsdp)
-    return pmap.first((current, recorded)) if way.form == "pmap" else (current, recorded)
+    return _first(current, recorded) if way.form == "pmap" else (current, recorded)
+
+
+def _first(*results: Any) -> Any:
+    """Returns what the first device holds, which takes no program over several devices."""
+    found = pmap.first(results)
+    assert all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(found))
+    return found
 
 
 def _check_split(current: Any, fsdp: int) -> None:

@@ -16,6 +16,7 @@ from tl_jax.models.outputs import features
 from tl_jax.models.registry import create_model
 from tl_jax.models.variables import from_state_dict
 from tl_jax.training import recalibrate
+from tl_jax.training.ahead import STEPS_AHEAD
 from tl_jax.training.recalibrate import Moments
 
 pytestmark = pytest.mark.slow
@@ -43,6 +44,15 @@ def test_statistics_are_the_moments_of_all_values_and_a_smaller_batch_counts_les
     variables = randomised(model)
     found = recalibrate.recalibrate(model, variables, UNEQUAL)
     assert_moments(found["batch_stats"]["bn1"], inputs_of(model, variables, "conv1"))
+
+
+def test_it_waits_for_all_batches_but_the_last_ones(monkeypatch):
+    """On several CPU devices XLA can come to a standstill where too many programs are under way."""
+    model, waited = TinyNet(), []
+    wait = jax.block_until_ready
+    monkeypatch.setattr(jax, "block_until_ready", lambda x: waited.append(x) or wait(x))
+    recalibrate.recalibrate(model, randomised(model), 6 * UNEQUAL[:1])
+    assert len(waited) >= 6 - STEPS_AHEAD
 
 
 def test_a_chosen_layer_sees_what_the_others_give_in_evaluation_mode():

@@ -6,14 +6,16 @@ from typing import Any
 import jax
 
 # With two steps under way a device begins the next one while the host hears of the last. More would
-# only keep more batches in the devices' memory.
+# only keep more batches in the devices' memory. And programs over several CPU devices, which are
+# dispatched asynchronously whatever is set, can lock up XLA's threads: each device takes 32 of
+# them, and launching one more blocks a thread that a collective under way may need.
 STEPS_AHEAD = 2
 
 
 class StepsAhead:
     """The steps that were dispatched, of which the last ones may still be computing.
 
-    On a CPU whose dispatch is synchronous (`tl_jax.process`) all of them are computed.
+    On one CPU device whose dispatch is synchronous (`tl_jax.process`) all of them are computed.
 
     Attributes:
       dispatched: number of steps that were dispatched.

@@ -116,5 +116,13 @@ def split(batch: Mapping[str, Any], devices: Sequence[jax.Device] | None = None)
 
 
 def first(tree: Any) -> Any:
-    """Returns what the first device holds: a state, or metrics, as without `pmap`."""
+    """Returns what the first device holds: a state, or metrics, as without `pmap`.
+
+    The other devices take no part. `x[0]` would be a program over all of them for each array, and
+    on a CPU XLA can come to a standstill where more than 32 of these are under way.
+    """
+    return jax.jit(_unstacked)(jax.tree.map(lambda x: x.addressable_shards[0].data, tree))
+
+
+def _unstacked(tree: Any) -> Any:
     return jax.tree.map(lambda x: x[0], tree)

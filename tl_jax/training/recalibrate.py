@@ -14,6 +14,7 @@ from tl_jax.models import layers
 from tl_jax.models.layers.norm import BATCH_MOMENTS
 from tl_jax.models.model import Model
 from tl_jax.training import sharding
+from tl_jax.training.ahead import StepsAhead
 
 
 class Moments(NamedTuple):
@@ -83,9 +84,11 @@ def recalibrate(
     variables = sharding.whole(variables)
     pool_layers = jax.jit(lambda one, other: {path: pool(one[path], other[path]) for path in one})
     total: LayerMoments | None = None
+    ahead = StepsAhead()
     for inputs in batches:
         moments = step(variables, inputs)
         total = moments if total is None else pool_layers(total, moments)
+        ahead.add(moments)
     if total is None:
         raise ValueError("got no batch of images; pass at least one")
     if not total:
