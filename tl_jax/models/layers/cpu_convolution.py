@@ -40,11 +40,9 @@ def fastest_form(
       b: the second operand, alike.
       precision: of matrix products.
     """
-    result = geometry.result_shape(kind, a.shape, b.shape)
-    # An exported program may leave sizes open.
-    is_known = all(isinstance(size, int) for size in geometry.image)
-    if not is_known or 0 in (*a.shape, *b.shape, *result):
+    if not geometry.has_sizes(kind, a.shape, b.shape):
         return None
+    result = geometry.result_shape(kind, a.shape, b.shape)
     if geometry.is_depthwise(kind, a.shape, b.shape):
         return shifted_form(kind, geometry, on_cpu=True)
     if geometry.groups > 1:

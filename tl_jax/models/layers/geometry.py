@@ -42,6 +42,14 @@ class Geometry:
         )
         return height, width
 
+    def has_sizes(self, kind: Kind, a: Sequence[int], b: Sequence[int]) -> bool:
+        """Returns whether the map's sizes are numbers and nothing is empty.
+
+        An exported program may leave sizes open.
+        """
+        is_known = all(isinstance(size, int) for size in self.image)
+        return is_known and 0 not in (*a, *b, *self.result_shape(kind, a, b))
+
     def is_depthwise(self, kind: Kind, a: Sequence[int], b: Sequence[int]) -> bool:
         """Returns whether each output channel is computed from one channel of its own."""
         inputs = a[3] if kind == "kernel_gradient" else b[2] * self.groups

@@ -30,11 +30,9 @@ def fastest_form(
       b: the second operand, alike.
       precision: of matrix products.
     """
-    result = geometry.result_shape(kind, a.shape, b.shape)
-    # An exported program may leave sizes open.
-    is_known = all(isinstance(size, int) for size in geometry.image)
-    if not is_known or 0 in (*a.shape, *b.shape, *result):
+    if not geometry.has_sizes(kind, a.shape, b.shape):
         return None
+    result = geometry.result_shape(kind, a.shape, b.shape)
     channels = (result if kind == "input_gradient" else a.shape)[3]
     if geometry.groups == 1 and geometry.stride > 1 and channels <= _FEW_CHANNELS:
         return _block_form(kind, geometry, precision)
