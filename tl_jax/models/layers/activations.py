@@ -28,9 +28,9 @@ def _plain_gelu_tanh(x: jax.Array) -> jax.Array:
     return jnp.asarray(jax.nn.gelu(at_least_float32(x), approximate=True), x.dtype)
 
 
-# GELU keeps nothing but its input for the gradient. Else the values of erf or tanh would be kept as
-# maps of their own, which a GPU writes and reads: the compiler does not compute an exponential
-# twice by itself.
+# GELU keeps nothing but its input for the gradient. Else JAX would keep the values of erf or tanh
+# as maps of their own. XLA computes erf twice by itself rather than write and read such a map, but
+# not tanh.
 _gelu = jax.checkpoint(_plain_gelu)
 _gelu_tanh = jax.checkpoint(_plain_gelu_tanh)
 
