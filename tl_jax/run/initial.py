@@ -23,6 +23,7 @@ from tl_jax.models.variables import from_state_dict
 from tl_jax.models.weights_reader import Pretrained
 from tl_jax.probes import extract
 from tl_jax.run.data import load_options
+from tl_jax.training.arrays import abstract
 from tl_jax.transfer import carry_over
 from tl_jax.transfer.class_names import ClassMapping, match_classes
 from tl_jax.transfer.peft.base import Adapted
@@ -52,9 +53,7 @@ class Initial:
 
     def release(self) -> None:
         """Frees the memory of the values, once training has a copy in its state; shapes stay."""
-        self.variables = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self.variables
-        )
+        self.variables = abstract(self.variables)
 
 
 def with_architecture(config: Config) -> Config:

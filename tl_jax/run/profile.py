@@ -98,17 +98,8 @@ def profile(
     compiled = lowered.compile()
     seconds = timed(compiled.run, steps)
     traceable = _traceable(lowered, compiled)
-    options = jax.profiler.ProfileOptions()
-    options.python_tracer_level = 0  # Calls in Python would fill the trace.
-    with jax.profiler.trace(str(target), profiler_options=options):
-        for _ in range(steps):
-            traceable.run()
-    listed = profile_trace.operations(
-        target,
-        traceable.executable.as_text() or "",
-        modules=module_names(experiment.initial.variables["params"]),
-        steps=steps,
-    )
+    params = experiment.initial.variables["params"]
+    listed = traced(traceable.executable, traceable.run, target, params=params, steps=steps)
     result = {
         "model": experiment.config.model.name,
         "program": program,
@@ -168,6 +159,33 @@ def _evaluation(experiment: Experiment) -> _Lowered:
     return _Lowered(lowered, lambda executable: jax.block_until_ready(executable(variables, batch)))
 
 
+def traced(
+    executable: jax.stages.Compiled,
+    run: Callable[[], Any],
+    folder: Path,
+    *,
+    params: trees.Tree,
+    steps: int,
+) -> list[Operation]:
+    """Returns the operations of a program, the longest first, and leaves their trace in a folder.
+
+    Args:
+      executable: the compiled program.
+      run: computes one step of it, and waits.
+      folder: gets the trace.
+      params: of the network; they name its modules.
+      steps: number of steps to trace.
+    """
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # Calls in Python would fill the trace.
+    with jax.profiler.trace(str(folder), profiler_options=options):
+        for _ in range(steps):
+            run()
+    return profile_trace.operations(
+        folder, executable.as_text() or "", modules=_modules(params), steps=steps
+    )
+
+
 def timed(run: Callable[[], Any], steps: int) -> float:
     """Returns the median seconds of a call, after some that are not counted."""
     for _ in range(_WARM_UP_STEPS):
@@ -180,7 +198,7 @@ def timed(run: Callable[[], Any], steps: int) -> float:
     return statistics.median(seconds)
 
 
-def module_names(params: trees.Tree) -> set[str]:
+def _modules(params: trees.Tree) -> set[str]:
     """Returns the dotted names of all modules that have parameters, and of those around them."""
     return {
         trees.dotted(path[:length])

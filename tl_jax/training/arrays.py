@@ -8,8 +8,8 @@ from jax.sharding import Sharding
 from tl_jax import trees
 
 
-def abstract(tree: Any, sharding: Sharding) -> Any:
-    """Returns a tree of arrays as abstract arrays, to be restored with a sharding."""
+def abstract(tree: Any, sharding: Sharding | None = None) -> Any:
+    """Returns a tree of arrays as abstract arrays, with a sharding if one is given."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
     )

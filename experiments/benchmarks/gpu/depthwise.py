@@ -1,5 +1,7 @@
 """Depthwise convolutions of EfficientNet-B0 and ConvNeXt-Tiny one by one, beside torch's."""
 
+import functools
+import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -56,15 +58,19 @@ def _ours(shape: tuple[int, ...], batch: int) -> dict[tuple[str, str], Callable[
         }
         for name, function in forms.items():
             if function is not None:
-                runs[kind, name] = _repeated(jax.jit(function).lower(a, b).compile(), a, b)
+                compiled = jax.jit(function).lower(a, b).compile()
+                step = functools.partial(compiled, a, b)
+                runs[kind, name] = _repeated(step, jax.block_until_ready)
     return runs
 
 
-def _repeated(function: Any, a: Any, b: Any) -> Callable[[int], None]:
+def _repeated(function: Callable[[], Any], wait: Callable[[Any], Any]) -> Callable[[int], None]:
+    """Returns `run(steps)`, which calls a function so many times and waits for the last result."""
+
     def run(steps: int) -> None:
         for _ in range(steps):
-            result = function(a, b)
-        result.block_until_ready()
+            result = function()
+        wait(result)
 
     return run
 
@@ -96,20 +102,13 @@ def _theirs(
         "kernel_gradient": lambda: gradient(1),
     }
 
-    def repeated(function: Callable[[], torch.Tensor]) -> Callable[[int], None]:
-        def run(steps: int) -> None:
-            for _ in range(steps):
-                result = function()
-            result.flatten()[0].item()  # Waits.
-
-        return run
-
-    return {(kind, PEER): repeated(function) for kind, function in functions.items()}
+    return {
+        (kind, PEER): _repeated(function, lambda result: result.flatten()[0].item())
+        for kind, function in functions.items()
+    }
 
 
 def _median(run: Callable[[int], None], scale: Scale) -> float:
-    import statistics
-
     from experiments.benchmarks import timing
 
     return statistics.median(timing.sample(run, scale.steps).wall for _ in range(scale.blocks))

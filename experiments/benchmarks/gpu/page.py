@@ -5,6 +5,7 @@ from typing import Any
 
 OURS, PEER = "tl_jax", "torch"
 ON, OFF = "deterministic", "without"
+LONGEST = 12  # Operations of a profile that are shown.
 
 
 def headline(kind: str, result: Mapping[str, Any]) -> str:
@@ -171,7 +172,7 @@ def _alone(cases: Mapping[str, Any]) -> Iterator[list[str]]:
 def _profiles(cases: Mapping[str, Any]) -> Iterator[list[str]]:
     yield ["step", "module", "pass", "operation", "ms", "share"]
     for name, result in _of(cases, "profile"):
-        for row in result["operations"][:_LONGEST]:
+        for row in result["operations"][:LONGEST]:
             yield [
                 name,
                 row["module"],
@@ -180,9 +181,6 @@ def _profiles(cases: Mapping[str, Any]) -> Iterator[list[str]]:
                 f"{1e3 * row['seconds']:.3f}",
                 f"{row['seconds'] / result['seconds']:.1%}",
             ]
-
-
-_LONGEST = 12
 
 
 def _depthwise(cases: Mapping[str, Any]) -> Iterator[list[str]]:

@@ -16,7 +16,7 @@ def measure(case: Case, scale: Scale) -> Iterator[dict[str, Any]]:
     import jax
 
     from experiments.benchmarks import programs
-    from tl_jax.run import profile, profile_trace
+    from tl_jax.run import profile
     from tl_jax.training import sharding
 
     setting = scale.setting(case)
@@ -25,16 +25,10 @@ def measure(case: Case, scale: Scale) -> Iterator[dict[str, Any]]:
     compiled, _ = programs.compile_program(program, setting, options)
     run = programs.make_run(program, compiled, setting, programs.random_variables(setting))
     run(scale.warmups)
-    traced = jax.profiler.ProfileOptions()
-    traced.python_tracer_level = 0  # Calls in Python would fill the trace.
+    params = programs.variable_shapes(setting)["params"]
     with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder, profiler_options=traced):
-            run(scale.blocks)
-        operations = profile_trace.operations(
-            Path(folder),
-            compiled.as_text() or "",
-            modules=profile.module_names(programs.variable_shapes(setting)["params"]),
-            steps=scale.blocks,
+        operations = profile.traced(
+            compiled, lambda: run(1), Path(folder), params=params, steps=scale.blocks
         )
     yield {
         "seconds": sum(operation.seconds for operation in operations),
