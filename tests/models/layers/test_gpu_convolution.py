@@ -75,6 +75,15 @@ def test_the_gradient_of_a_kernel_larger_than_the_maps_is_the_same(name):
     compare("kernel_gradient", SMALL_MAPS[name], np.float32, 2e-5)
 
 
+def test_zeros_make_the_maps_one_pixel_larger_than_the_kernel():
+    """Else XLA would take the gradient for a forward convolution."""
+    case = SMALL_MAPS["as large as the kernel"]
+    x, g = operands("kernel_gradient", case)
+    program = jax.jit(fastest("kernel_gradient", case, x, g)).lower(x, g).as_text()
+    barrier = next(line for line in program.splitlines() if "optimization_barrier" in line)
+    assert barrier.count("tensor<2x8x8x8xf32>") == 2
+
+
 def test_half_precision():
     compare("kernel_gradient", SMALL_MAPS["smaller"], jnp.bfloat16, 0.05)
     compare("forward", STEMS["7x7, two steps"], jnp.bfloat16, 0.2)
